@@ -1,0 +1,214 @@
+"""Every error of the runtime, in one tree. Callers catch by class, never by text.
+
+    KrtError
+    ├── ConfigError                    what a person wrote is wrong; nothing has been started
+    │   ├── SettingsError              KRT_* variables
+    │   ├── WorkflowError              workflow.yaml (carries every problem of the file)
+    │   └── HandlerLoadError           handler.py does not import, or does not fit
+    ├── MessageError                   one message cannot be read or written; a retry cannot help
+    │   ├── DecodeError                bytes that are no envelope, or a payload that is not what the handler takes
+    │   ├── EncodeError                a value that has no form on the wire
+    │   └── MessageTooLargeError       larger than the server or the stream takes
+    ├── BusError
+    │   ├── BusUnavailableError        not connected, no leader, no answer in time; passes by itself
+    │   ├── BusClosedError             the connection is closed for good; the process has to end
+    │   ├── StreamFullError            the stream refuses (discard new) until the manager has purged
+    │   ├── WrongStreamError           the subject belongs to another stream than the one expected
+    │   ├── NotFoundError              no such stream, consumer, bucket or key
+    │   ├── NoRespondersError          nobody listens on the subject of a request
+    │   ├── RevisionError              compare-and-set lost: somebody else wrote first
+    │   ├── DriftError                 a stream or consumer differs from the plan in a way that is not updatable
+    │   └── ServerError                no usable nats-server, or one below the floor
+    ├── StoreError                     a document or point could not be stored or found
+    │   ├── StoreUnavailableError      passes by itself; worth a retry
+    │   ├── DuplicateDocumentError     another document has this _id
+    │   ├── DocumentError              this document cannot be stored: type, size, key
+    │   └── QueryError                 this query cannot be answered: operator, type
+    ├── ContextError                   a handler used its context wrongly
+    ├── HandlerTimeoutError            a handler ran longer than its node's timeout
+    └── PredictionError                a request ended without an OK (client side)
+
+Outcomes that a handler may raise *or return* are no failures and stand apart:
+
+    Outcome ── Retry(after) · Reject(reason) · Drop(reason)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+class KrtError(Exception):
+    """Root of everything that the runtime raises on purpose."""
+
+
+class ConfigError(KrtError):
+    """Something a person wrote is wrong; the message says what, where and what to do."""
+
+
+class SettingsError(ConfigError):
+    """The KRT_* variables are wrong; `problems` holds one sentence for each, sorted by variable."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join([f"error reading config: {len(self.problems)} problem(s)", *self.problems]))
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One fault of a workflow file: `FILE:LINE:COLUMN: what; remedy [code]` (line and column count from 1)."""
+
+    line: int
+    column: int
+    file: str
+    what: str
+    remedy: str
+    code: str
+    warning: bool = False
+
+    def __str__(self) -> str:
+        warning = "warning: " if self.warning else ""
+        return f"{self.file}:{self.line}:{self.column}: {warning}{self.what}; {self.remedy} [{self.code}]"
+
+
+class WorkflowError(ConfigError):
+    """The workflow file has faults; `problems` holds all of them, ordered by place."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(str(problem) for problem in self.problems))
+
+
+class HandlerLoadError(ConfigError):
+    """The user's handler module does not import, lacks a handler, or has one with a wrong signature."""
+
+
+class MessageError(KrtError):
+    """One message cannot be read or written. Retrying the same bytes gives the same error."""
+
+
+class DecodeError(MessageError):
+    """The bytes are no envelope, or the payload is not what the handler takes. `reason` is a stable word.
+
+    Reasons: `gzip`, `protobuf`, `wire` (the other wire version), `payload-type`, `payload` (fails validation), `claim`.
+    """
+
+    def __init__(self, message: str, *, reason: str, request_id: str = "") -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.request_id = request_id
+
+
+class EncodeError(MessageError):
+    """A value has no form on the wire: its type is unknown, or it holds NaN or an integer beyond 64 bits."""
+
+
+class MessageTooLargeError(MessageError):
+    """The message with its headers is larger than the server or the stream takes, even compressed."""
+
+
+class BusError(KrtError):
+    """The bus refused or could not be reached."""
+
+
+class BusUnavailableError(BusError):
+    """Not connected, no leader or no answer in time. It passes by itself: back off and try again."""
+
+
+class BusClosedError(BusError):
+    """The connection is closed for good. The process has to end with a non-zero exit code."""
+
+
+class StreamFullError(BusError):
+    """The stream is full and refuses new messages. Backpressure, not a failure: try again later."""
+
+
+class WrongStreamError(BusError):
+    """The subject belongs to another stream than the expected one."""
+
+
+class NotFoundError(BusError):
+    """No such stream, consumer, bucket or key; the message names it."""
+
+
+class NoRespondersError(BusError):
+    """Nobody listens on the subject of a request."""
+
+
+class RevisionError(BusError):
+    """A compare-and-set write lost: the entry has another revision, or exists already."""
+
+
+class DriftError(BusError):
+    """What exists differs from what was asked for, and cannot be updated in place; the message is a diff."""
+
+
+class ServerError(BusError):
+    """There is no usable nats-server, or the one found is below the floor; the message names the ways to get one."""
+
+
+class StoreError(KrtError):
+    """A document or a point could not be stored or found."""
+
+
+class StoreUnavailableError(StoreError):
+    """The store cannot be reached or is busy. It passes by itself: worth a retry."""
+
+
+class DuplicateDocumentError(StoreError):
+    """Another document has this `_id`, with other content."""
+
+
+class DocumentError(StoreError):
+    """This document cannot be stored: a type, a size or a key; the message gives the key path."""
+
+
+class QueryError(StoreError):
+    """This query cannot be answered; the message names the operator and the alternatives."""
+
+
+class ContextError(KrtError):
+    """A handler used a member of its context where, or in a way, it is not available."""
+
+
+class HandlerTimeoutError(KrtError):
+    """A handler ran longer than its node's `timeout`, or beyond the request's deadline."""
+
+
+class PredictionError(KrtError):
+    """A request ended without an OK: `outcome`, `node`, `request_id` and `detail` say how."""
+
+    def __init__(self, detail: str, *, outcome: str, request_id: str = "", node: str = "") -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.outcome = outcome
+        self.request_id = request_id
+        self.node = node
+
+
+class Outcome(Exception):
+    """What a handler may raise or return in place of a result."""
+
+
+class Retry(Outcome):
+    """Deliver this message again after `after_s` seconds (None: the node's own backoff). Counts as an attempt."""
+
+    def __init__(self, after_s: float | None = None, reason: str = "") -> None:
+        super().__init__(reason or "the handler asked for a retry")
+        self.after_s = after_s
+        self.reason = reason
+
+
+class Reject(Outcome):
+    """Give this message up now: dead letter with `reason`, ERROR to the caller, no further attempt."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Drop(Outcome):
+    """Acknowledge this message without an output; `reason` is counted and logged at DEBUG."""
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,103 @@
+"""Every name that another process sees on NATS, made here and nowhere else. Pure: text in, text out.
+
+| name | form | kept |
+|---|---|---|
+| stream | `<runtime>_<version>_<workflow>` | by `stream.keep` and `stream.max_bytes`; the manager purges |
+| subject | `<stream>.entrypoint`, `<stream>.<node>[.<channel>]` | with its stream |
+| durable | `<node>__<source>[_<channel>][__<source>…]` | until the node is removed |
+| dead letters | stream `<stream>_dlq`, subject `<stream>_dlq.<node>` | longest `dead_letter.keep` of the workflow |
+| configuration | KV `key-store_<runtime>_<version>[_<workflow>[_<node>]]` | until changed |
+| writer | subject `mongo_writer`, queue group `krt-writer` | core NATS, nothing kept |
+
+Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
+"""
+
+import re
+
+# A name in a workflow file. 40 characters, so that a stream of three names stays far below the server's limit of 255.
+NAME_PATTERN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
+MAX_NAME_LENGTH = 40
+
+# The virtual source of every workflow, and the channel that outputs without a channel belong to.
+ENTRYPOINT = "entrypoint"
+MAIN_CHANNEL = "main"
+
+# Header of JetStream's deduplication: the one header on the message path.
+MESSAGE_ID_HEADER = "Nats-Msg-Id"
+# Headers of a redriven message: the stream sequence of its first input, and how often it was redriven.
+ORIGIN_HEADER = "Krt-Origin"
+REDRIVE_HEADER = "Krt-Redrive"
+# Header that carries a document's deterministic `_id` to the writer, whose body stays as KRE's writer reads it.
+DOCUMENT_ID_HEADER = "Krt-Doc-Id"
+
+WRITER_SUBJECT = "mongo_writer"
+WRITER_QUEUE = "krt-writer"
+
+
+def is_name(text: str) -> bool:
+    """Say whether `text` can name a workflow, version, node or channel."""
+    return len(text) <= MAX_NAME_LENGTH and NAME_PATTERN.fullmatch(text) is not None
+
+
+def suggest_name(text: str) -> str:
+    """Return the nearest valid name to `text`, or "" when nothing of it is left."""
+    return re.sub(r"[^a-z0-9]+", "-", text.lower())[:MAX_NAME_LENGTH].strip("-")
+
+
+def stream(runtime: str, version: str, workflow: str) -> str:
+    """Return the stream of one deployed workflow."""
+    return f"{runtime}_{version}_{workflow}"
+
+
+def entrypoint_subject(stream: str) -> str:
+    """Return the subject that drivers and clients publish to."""
+    return f"{stream}.{ENTRYPOINT}"
+
+
+def node_subject(stream: str, node: str, channel: str = "") -> str:
+    """Return the subject of a node's output; no channel, or `main`, is the node's own subject."""
+    own = f"{stream}.{node}"
+    return own if channel in ("", MAIN_CHANNEL) else f"{own}.{channel}"
+
+
+def stream_subjects(stream: str) -> list[str]:
+    """Return what the stream listens to: everything below its own name."""
+    return [f"{stream}.>"]
+
+
+def durable(node: str, sources: list[str]) -> str:
+    """Return the durable consumer of a node: unique per (node, source set), whatever the order of the sources.
+
+    A source is `entrypoint`, `node` or `node.channel`. A subject's dot becomes one underscore, which no name holds.
+    """
+    return "__".join([node, *sorted(source.replace(".", "_") for source in sources)])
+
+
+def dead_letter_stream(stream: str) -> str:
+    """Return the stream that keeps a workflow's dead letters."""
+    return f"{stream}_dlq"
+
+
+def dead_letter_subject(stream: str, node: str) -> str:
+    """Return the subject of one node's dead letters."""
+    return f"{stream}_dlq.{node}"
+
+
+def configuration_bucket(runtime: str, version: str, workflow: str = "", node: str = "") -> str:
+    """Return the KV bucket of a configuration scope: project, workflow (workflow given) or node (both given)."""
+    return "_".join(part for part in ("key-store", runtime, version, workflow, node) if part)
+
+
+def message_id(node: str, origin: int, number: int, *, mark: str = "", redrive: int = 0) -> str:
+    """Return the `Nats-Msg-Id` of an output: the same for every delivery of the same input.
+
+    origin: stream sequence of the (first) input. number: position among the delivery's outputs, from 0.
+    mark: `e` for an ERROR, `r` for an early reply, `x` for an early exit.
+    """
+    base = f"{node}.{origin}.{mark}{number}"
+    return f"{base}#r{redrive}" if redrive else base
+
+
+def dead_letter_id(node: str, origin: int, redrive: int = 0) -> str:
+    """Return the `Nats-Msg-Id` of a dead letter, so that giving one message up twice stores it once."""
+    return message_id(node, origin, 0, mark="dlq", redrive=redrive)

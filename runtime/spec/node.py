@@ -1,0 +1,48 @@
+"""What one runner is told about its node: the JSON of `KRT_NODE_SPEC`, made by `deploy/plan.py`, read by `node/`.
+
+Everything here is resolved: durations are seconds, sources are subjects and the durable is named, so that a runner
+needs neither the workflow file nor a rule of naming.
+"""
+
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Seconds that one delivery may take on a node that says nothing about `timeout`.
+DEFAULT_TIMEOUT_S = 60.0
+# Messages that an `async def` handler works on at once when the file does not say; a plain `def` gets one.
+DEFAULT_ASYNC_CONCURRENCY = 16
+
+
+class Frozen(BaseModel):
+    """Base of the models in `spec/`: unknown keys are faults, values cannot be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class RetryPolicy(Frozen):
+    """When a handler that raised is called again: `attempts` in all, delays from `first_s` growing by `factor`."""
+
+    attempts: Annotated[int, Field(ge=1)] = 5
+    first_s: Annotated[float, Field(ge=0)] = 1.0
+    factor: Annotated[float, Field(ge=1)] = 2.0
+    max_s: Annotated[float, Field(ge=0)] = 60.0
+    jitter: Annotated[float, Field(ge=0, le=1)] = 0.2
+    never: tuple[str, ...] = ()
+
+
+class NodeSpec(Frozen):
+    """One planned runner. Field units stand in their names; `None` for a timeout means no limit."""
+
+    durable: str
+    retry: RetryPolicy = RetryPolicy()
+    timeout_s: float | None = DEFAULT_TIMEOUT_S
+    concurrency: int | None = None
+    # Set on the workflow's output node: the channel whose messages answer the caller ("main" for the plain output).
+    exit_channel: str | None = None
+    # Where an ERROR is published so that it reaches the exit node: the own output, or the channel that leads there.
+    error_subject: str | None = None
+    # False: a given-up message is logged and counted, but not stored.
+    keep_dead_letters: bool = True
+    # Version of the handler's code, for dead letters.
+    handler_version: str = ""
