@@ -1,0 +1,133 @@
+"""The workflow as the rest of the runtime sees it: resolved, checked and frozen.
+
+`spec/load.py` makes these from a workflow file. Durations are seconds, sizes are bytes, every default is filled in and
+every source is written out, so that nobody behind the loader knows the rules of the file.
+"""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import Field
+
+from runtime import errors
+from runtime.spec import names
+from runtime.spec.node import DEFAULT_TIMEOUT_S, Frozen, RetryPolicy
+
+# Seconds after which the server delivers again what nobody has acknowledged; long deliveries are kept alive before.
+ACK_WAIT_S = 30.0
+# Bounds of the dedup window in seconds: below, a restart may publish twice; above, the server's memory suffers.
+MIN_DEDUP_WINDOW_S = 120.0
+MAX_DEDUP_WINDOW_S = 1800.0
+# Seconds that handled messages stay readable, and that dead letters are kept, when the file does not say.
+DEFAULT_KEEP_S = 24 * 3600.0
+DEFAULT_DEAD_LETTER_KEEP_S = 14 * 24 * 3600.0
+# Bytes of a workflow's stream when the file does not say.
+DEFAULT_MAX_BYTES = 1024**3
+
+
+class Source(Frozen):
+    """What a node reads: `entrypoint`, a node's output, or one channel of it (`channel` "" is the plain output)."""
+
+    node: str
+    channel: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Return the source written as `node` or `node.channel`."""
+        node, _, channel = text.partition(".")
+        return cls(node=node, channel=channel)
+
+    def __str__(self) -> str:
+        return f"{self.node}.{self.channel}" if self.channel else self.node
+
+
+class Stream(Frozen):
+    """The one stream of a workflow. A full stream refuses new messages, it never discards old ones."""
+
+    replicas: Annotated[int, Field(ge=1, le=5)] = 1
+    storage: Literal["file", "memory"] = "file"
+    keep_s: Annotated[float, Field(ge=0)] = DEFAULT_KEEP_S
+    max_bytes: Annotated[int, Field(ge=1)] = DEFAULT_MAX_BYTES
+
+
+class Node(Frozen):
+    """One step of a workflow.
+
+    handler: path of the module, relative to the workflow's folder, with "/".
+    concurrency: messages handled at once by a replica; None leaves it to the handler (`async def` 16, else 1).
+    timeout_s: limit of one delivery; None is no limit.
+    dead_letter_keep_s: how long a given-up message is kept; None counts and logs it without storing it.
+    secrets: names of variables to pass on to the process, never values.
+    """
+
+    name: str
+    kind: Literal["handler"] = "handler"
+    description: str = ""
+    handler: str
+    sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    replicas: Annotated[int, Field(ge=1)] = 1
+    concurrency: Annotated[int, Field(ge=1)] | None = None
+    timeout_s: Annotated[float, Field(gt=0)] | None = DEFAULT_TIMEOUT_S
+    retry: RetryPolicy = RetryPolicy()
+    dead_letter_keep_s: Annotated[float, Field(gt=0)] | None = DEFAULT_DEAD_LETTER_KEEP_S
+    env: dict[str, str] = Field(default_factory=dict)
+    config: dict[str, str] = Field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+
+    @property
+    def redelivery_span_s(self) -> float:
+        """Seconds from the first delivery of a message to the end of its last at most; infinite without a timeout."""
+        if self.timeout_s is None:
+            return float("inf")
+        in_hand = self.retry.attempts * (self.timeout_s + ACK_WAIT_S)
+        # Beyond the window nobody asks how far: this spares adding up the delays of a million attempts.
+        return in_hand if in_hand > MAX_DEDUP_WINDOW_S else in_hand + _delays_s(self.retry)
+
+
+class Workflow(Frozen):
+    """A named, versioned graph of nodes. `path` is its file, `folder` what the handlers' paths are relative to."""
+
+    name: str
+    version: str = "dev"
+    description: str = ""
+    nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
+    output: Source
+    stream: Stream = Stream()
+    config: dict[str, str] = Field(default_factory=dict)
+    folder: Path
+    path: Path
+
+    def node(self, name: str) -> Node:
+        """Return the node of this name. Raises ConfigError, with the known names, where there is none."""
+        for node in self.nodes:
+            if node.name == name:
+                return node
+        known = ", ".join(node.name for node in self.nodes)
+        raise errors.ConfigError(f'workflow "{self.name}" has no node "{name}"; it has {known}')
+
+    def readers_of(self, source: Source) -> list[Node]:
+        """Return the nodes that read this output, in the order of the file."""
+        return [node for node in self.nodes if source in node.sources]
+
+    @property
+    def dedup_window_s(self) -> float:
+        """Seconds in which the stream recognises a repeated publish: the longest that a message may be retried."""
+        longest = max(node.redelivery_span_s for node in self.nodes)
+        return min(max(longest, MIN_DEDUP_WINDOW_S), MAX_DEDUP_WINDOW_S)
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version} ({', '.join(node.name for node in self.nodes)} → {self.output})"
+
+
+def entrypoint() -> Source:
+    """Return the virtual source that drivers and clients feed."""
+    return Source(node=names.ENTRYPOINT)
+
+
+def _delays_s(retry: RetryPolicy) -> float:
+    """Return the seconds that a message waits between its attempts at most, jitter included."""
+    total, delay = 0.0, min(retry.first_s, retry.max_s)
+    for _ in range(1, retry.attempts):
+        total += delay
+        delay = min(delay * retry.factor, retry.max_s)
+    return total * (1 + retry.jitter)
