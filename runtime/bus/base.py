@@ -1,0 +1,354 @@
+"""Contracts of the bus, with their failures. `nats.py` and `memory.py` implement them; one conformance suite runs on both.
+
+Words: a `Bus` is one connection. A `Reader` takes deliveries from one durable consumer and settles them. A `Publisher`
+stores messages in a stream and reports each one's fate. Everything happens on the event loop's thread; methods that
+are not `async` never block and never fail for the network's sake.
+
+What an implementation guarantees about a message: a delivery that is not settled within the consumer's ack wait (or
+whose process dies) comes again; a message whose `confirm` was called with None is stored and will be delivered to every
+consumer of its subject; the same message id within the stream's duplicate window is stored once.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from runtime.errors import BusError
+
+Headers = Mapping[str, str]
+
+# How long the server waits for an ack before it delivers again; readers keep long deliveries alive within it.
+ACK_WAIT_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamConfig:
+    """A stream: limits retention with discard new, so that a full stream refuses and never discards.
+
+    max_bytes: 0 means no limit. max_age_s: 0 means for ever (only dead letters age; the manager purges the rest).
+    duplicate_window_s: how long a message id is remembered, from its first storing.
+    """
+
+    name: str
+    subjects: tuple[str, ...]
+    storage: Literal["file", "memory"] = "file"
+    replicas: int = 1
+    max_bytes: int = 0
+    max_age_s: float = 0.0
+    duplicate_window_s: float = 120.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConsumerConfig:
+    """A durable pull consumer: deliver all, explicit ack, unlimited deliveries (the runtime counts attempts)."""
+
+    stream: str
+    durable: str
+    filter_subjects: tuple[str, ...]
+    ack_wait_s: float = ACK_WAIT_S
+    max_ack_pending: int = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class StreamState:
+    """What a stream holds now. Sequences count from 1; an empty stream has first = last + 1."""
+
+    messages: int
+    size_bytes: int
+    first_sequence: int
+    last_sequence: int
+    subjects: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class ConsumerState:
+    """How far a consumer is: `pending` not yet delivered, `ack_pending` delivered and not settled."""
+
+    name: str
+    pending: int
+    ack_pending: int
+    redelivered: int
+    ack_floor: int
+    delivered: int
+    waiting: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class StoredMessage:
+    """A message as a stream keeps it."""
+
+    subject: str
+    sequence: int
+    data: bytes
+    headers: Headers
+    time_ns: int
+
+
+@dataclass(frozen=True, slots=True)
+class CoreMessage:
+    """A message without a stream (requests, replies). `reply` is "" when no answer is expected."""
+
+    subject: str
+    data: bytes
+    reply: str
+    headers: Headers
+
+
+class Delivery:
+    """One attempt to process a message. Settled exactly once, through the reader that took it.
+
+    sequence: the message's number in its stream. attempt: deliveries so far, from 1, crashes included.
+    time_ns: when the stream stored it. pending: messages that wait behind it. reply: the reader's own handle; it
+    changes when the same message is delivered again while this process still works on it.
+    """
+
+    __slots__ = (
+        "attempt", "data", "headers", "kept_alive_s", "pending", "reply", "sequence", "settled", "subject", "time_ns",
+    )  # fmt: skip
+
+    def __init__(
+        self, subject: str, data: bytes, headers: Headers | None, sequence: int, attempt: int,
+        time_ns: int, pending: int, reply: str, now_s: float,
+    ) -> None:  # fmt: skip
+        self.subject = subject
+        self.data = data
+        self.headers = headers
+        self.sequence = sequence
+        self.attempt = attempt
+        self.time_ns = time_ns
+        self.pending = pending
+        self.reply = reply
+        self.kept_alive_s = now_s
+        self.settled = False
+
+    def __repr__(self) -> str:
+        return f"<Delivery {self.subject} {self.sequence}#{self.attempt}>"
+
+
+class ReaderClosed(BusError):
+    """`take` on a reader that was drained or closed: there will be no further delivery."""
+
+
+class Reader(Protocol):
+    """Takes deliveries from one durable consumer and never asks for more than its takers and its prefetch can use.
+
+    A reader survives everything that passes: restarts, elections, frozen servers, a consumer that is missing for a
+    while. It keeps every unsettled delivery alive at a third of the ack wait, buffered ones too. A message that comes
+    again while it is in hand is not handed out twice. Settling is a plain write: a lost ack costs a redelivery, which
+    deterministic message ids make harmless; settling late still counts; settling twice does nothing.
+    """
+
+    # Messages asked for beyond the takers that wait; set by whoever knows how long handling takes.
+    prefetch: int
+
+    @property
+    def in_hand(self) -> int:
+        """Deliveries that were received and are not settled, buffered ones included."""
+        ...
+
+    async def start(self) -> None:
+        """Find the consumer and begin to ask. Raises NotFoundError when it is missing for 30 s."""
+        ...
+
+    async def take(self) -> Delivery:
+        """Wait for the next delivery. Each waiting call is a free slot. Cancelling it loses nothing.
+
+        Raises ReaderClosed once drained, BusClosedError when the connection is gone for good.
+        """
+        ...
+
+    def ack(self, delivery: Delivery) -> None:
+        """The message is done."""
+        ...
+
+    def nak(self, delivery: Delivery, delay_s: float) -> None:
+        """Deliver the message again after `delay_s`; until then it fills one place of `max_ack_pending`."""
+        ...
+
+    def term(self, delivery: Delivery) -> None:
+        """Never deliver the message again (its dead letter is stored)."""
+        ...
+
+    def keep_alive(self, delivery: Delivery) -> None:
+        """Restart the ack wait now."""
+        ...
+
+    def hold(self, held: bool) -> None:
+        """While held the reader asks for nothing, but keeps alive what is in hand."""
+        ...
+
+    async def drain(self) -> None:
+        """Stop asking, give back what was not taken, and end every `take` with ReaderClosed. Settling goes on."""
+        ...
+
+    async def close(self) -> None:
+        """Drain, then nak whatever is still unsettled and forget it."""
+        ...
+
+
+Confirm = Callable[[BusError | None], None]
+
+
+class Publisher(Protocol):
+    """Stores messages and confirms each one.
+
+    A publisher retries by itself, under the same message id, what passes: no leader, no answer, a full stream, a lost
+    connection. While it does, `held` is true and `on_hold` was called. After `give_up_s` it confirms with the error.
+    """
+
+    @property
+    def held(self) -> bool: ...
+
+    @property
+    def limit_bytes(self) -> int:
+        """Largest message that the server takes, headers included."""
+        ...
+
+    async def publish(
+        self, subject: str, payload: bytes, *, message_id: str, confirm: Confirm, headers: Headers | None = None
+    ) -> None:
+        """Hand over one message; returns when it is in the in-flight window, which bounds count and bytes.
+
+        `confirm` is called exactly once, on the loop: with None once stored (a duplicate counts as stored), else with
+        StreamFullError, BusUnavailableError, WrongStreamError or BusClosedError.
+        Raises MessageTooLargeError (nothing is sent, `confirm` is not called).
+        """
+        ...
+
+    async def flush(self) -> None:
+        """Wait until everything handed over is confirmed."""
+        ...
+
+    async def close(self) -> None:
+        """Give up what is unconfirmed: each `confirm` is called with BusClosedError."""
+        ...
+
+
+class Subscription(Protocol):
+    async def unsubscribe(self) -> None:
+        """Stop; messages that have arrived are still handed over."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A value of a bucket with its revision, for compare-and-set."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+class KeyValue(Protocol):
+    """A bucket. Keys are `[-/_=.a-zA-Z0-9]+` with no dot at either end; values are bytes."""
+
+    async def get(self, key: str) -> Entry:
+        """Raises NotFoundError for a missing or deleted key, BusUnavailableError for an outage: never one for the other."""
+        ...
+
+    async def put(self, key: str, value: bytes) -> int:
+        """Write whatever is there now; returns the revision."""
+        ...
+
+    async def create(self, key: str, value: bytes) -> int:
+        """Write only if the key is missing or deleted, else RevisionError."""
+        ...
+
+    async def update(self, key: str, value: bytes, revision: int) -> int:
+        """Write only over `revision`, else RevisionError."""
+        ...
+
+    async def delete(self, key: str) -> None:
+        """Remove the key; a missing key is no error."""
+        ...
+
+    async def keys(self) -> list[str]:
+        """Every key that has a value, sorted."""
+        ...
+
+
+class Bus(Protocol):
+    """One connection. Reconnects for ever; `closed` ends when it is closed for good."""
+
+    @property
+    def max_payload_bytes(self) -> int: ...
+
+    # --- core: no stream, at most once ---
+
+    def send(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
+        """Write a message that nobody confirms; lost when nobody listens or the connection is down for long."""
+        ...
+
+    async def request(
+        self, subject: str, data: bytes, *, timeout_s: float, headers: Headers | None = None
+    ) -> CoreMessage:
+        """Ask and wait. Raises NoRespondersError (at once), BusUnavailableError (no answer in time)."""
+        ...
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[CoreMessage], None], *, queue: str = ""
+    ) -> Subscription:
+        """Call back for every message, in order, on the loop; the callback only appends or schedules.
+
+        The subscription is known to the server when this returns.
+        """
+        ...
+
+    def new_inbox(self) -> str:
+        """Return a subject prefix that no other connection uses."""
+        ...
+
+    # --- streams ---
+
+    async def ensure_stream(self, config: StreamConfig) -> list[str]:
+        """Create the stream, or update it; returns what changed, one line `field: old -> new` each.
+
+        Raises DriftError with the diff when a field cannot be updated, or the server answers other than asked.
+        """
+        ...
+
+    async def ensure_consumer(self, config: ConsumerConfig) -> list[str]:
+        """Create the consumer, or update it, as `ensure_stream` does."""
+        ...
+
+    async def stream_state(self, stream: str) -> StreamState:
+        """Raises NotFoundError, BusUnavailableError."""
+        ...
+
+    async def consumer_states(self, stream: str) -> list[ConsumerState]:
+        """Every consumer of the stream, sorted by name. Raises NotFoundError, BusUnavailableError."""
+        ...
+
+    async def get_message(self, stream: str, sequence: int) -> StoredMessage:
+        """Read one stored message without any consumer. Raises NotFoundError."""
+        ...
+
+    async def purge(self, stream: str, *, below: int) -> int:
+        """Remove every message with a sequence under `below`; returns how many. Only the manager calls this."""
+        ...
+
+    async def delete_message(self, stream: str, sequence: int) -> None:
+        """Remove one message. Raises NotFoundError."""
+        ...
+
+    def reader(self, config: ConsumerConfig, *, create: bool) -> Reader:
+        """Return a reader of the consumer; with `create` a missing consumer is made, otherwise it is waited for."""
+        ...
+
+    def publisher(self, stream: str, *, on_hold: Callable[[bool], None] | None = None) -> Publisher:
+        """Return a publisher into the stream; `on_hold(True)` when it begins to wait, `on_hold(False)` when it is over."""
+        ...
+
+    async def key_value(self, bucket: str, *, create: bool = False) -> KeyValue:
+        """Open a bucket. Raises NotFoundError unless `create`."""
+        ...
+
+    # --- life ---
+
+    async def wait_closed(self) -> None:
+        """Return when the connection is closed for good; a process whose bus is closed has to end."""
+        ...
+
+    async def close(self) -> None:
+        """Write out what was sent, then close. Readers and publishers are to be closed before."""
+        ...
