@@ -1,0 +1,77 @@
+# Everything a developer and CI call. Each target sets up its own environment first: `.venv` with exactly the locked
+# packages and the `krt` command. The machine needs Python 3.11, make and git; no environment has to be activated.
+
+# The first interpreter on PATH that is a Python 3.11, or the one given: make PYTHON=/path/to/python3.11
+PYTHON ?= $(shell for python in python3.11 python3 python; do \
+	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
+# Processes that the tests are spread over, one test file at a time each; 0 runs them in pytest's own process.
+WORKERS ?= 2
+# Passed on to pytest or the benchmark as it is: make test ARGS="-k 'nak or ack' -x"
+ARGS ?=
+
+PIPENV_VERSION := 2026.10.3
+PIPENV := .tools/bin/pipenv
+# An activated environment would be installed into instead of .venv, and a .env file would change what is installed.
+export PIPENV_IGNORE_VIRTUALENVS := 1
+export PIPENV_VENV_IN_PROJECT := 1
+export PIPENV_DONT_LOAD_ENV := 1
+export PIPENV_NOSPIN := 1
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+BIN := .venv/bin
+KRT := $(BIN)/krt
+READY := .venv/.packages-installed $(KRT)
+
+.DEFAULT_GOAL := all
+.PHONY: all run test lint fmt types bench lock
+.DELETE_ON_ERROR:
+
+all: lint test
+
+run: $(READY)  ## run the example workflow and send it a few requests
+	$(KRT) run workflows/digits --demo
+
+test: $(READY)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=test/bench $(ARGS)
+
+lint: $(READY)
+	$(BIN)/ruff format --check
+	$(BIN)/ruff check
+	$(BIN)/mypy
+
+fmt: $(READY)
+	$(BIN)/ruff format
+	$(BIN)/ruff check --fix
+
+types: $(READY)
+	$(BIN)/mypy
+
+bench: $(READY)
+	$(BIN)/python -m test.bench $(ARGS)
+
+# pipenv writes the package index of this machine into the lock; it is taken out again, for the next machine has its own.
+EMPTY_SOURCES := import json, pathlib; \
+	path = pathlib.Path("Pipfile.lock"); \
+	lock = json.loads(path.read_text()); \
+	lock["_meta"]["sources"] = []; \
+	path.write_text(json.dumps(lock, indent=4) + "\n")
+
+lock: $(PIPENV)
+	$(PIPENV) lock
+	.tools/bin/python -c '$(EMPTY_SOURCES)'
+
+$(PIPENV):
+	@test -n "$(PYTHON)" || { echo "Python 3.11 is needed and not on PATH; install it, or say where it is:" \
+		"make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	$(PYTHON) -m venv --clear .tools
+	.tools/bin/python -m pip install --quiet pipenv==$(PIPENV_VERSION)
+
+# --deploy fails when Pipfile and Pipfile.lock differ, instead of locking anew.
+.venv/.packages-installed: Pipfile Pipfile.lock | $(PIPENV)
+	$(PIPENV) install --dev --deploy
+	touch $@
+
+# The project itself, so that `krt` and `import runtime` work from every folder.
+$(KRT): pyproject.toml .venv/.packages-installed
+	$(BIN)/python -m pip install -qq --no-deps --no-build-isolation --editable .
+	touch $@
