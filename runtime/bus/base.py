@@ -1,4 +1,4 @@
-"""Contracts of the bus, with their failures. `nats.py` and `memory.py` implement them; one conformance suite runs on both.
+"""Contracts of the bus, with their failures. One conformance suite runs on every implementation.
 
 Words: a `Bus` is one connection. A `Reader` takes deliveries from one durable consumer and settles them. A `Publisher`
 stores messages in a stream and reports each one's fate. Everything happens on the event loop's thread; methods that
@@ -243,7 +243,7 @@ class KeyValue(Protocol):
     """A bucket. Keys are `[-/_=.a-zA-Z0-9]+` with no dot at either end; values are bytes."""
 
     async def get(self, key: str) -> Entry:
-        """Raises NotFoundError for a missing or deleted key, BusUnavailableError for an outage: never one for the other."""
+        """Raises NotFoundError for a missing key and BusUnavailableError for an outage, never one for the other."""
         ...
 
     async def put(self, key: str, value: bytes) -> int:
@@ -336,7 +336,7 @@ class Bus(Protocol):
         ...
 
     def publisher(self, stream: str, *, on_hold: Callable[[bool], None] | None = None) -> Publisher:
-        """Return a publisher into the stream; `on_hold(True)` when it begins to wait, `on_hold(False)` when it is over."""
+        """Return a publisher into the stream; `on_hold` gets True when it begins to wait and False when that is over."""
         ...
 
     async def key_value(self, bucket: str, *, create: bool = False) -> KeyValue:

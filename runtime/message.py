@@ -1,0 +1,64 @@
+"""The envelope of a message as a frozen value, and its outcome words. No bytes and no I/O: see `wire.py`."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import IntEnum, StrEnum
+from types import MappingProxyType
+
+
+class MessageType(IntEnum):
+    """What kind of message it is; the numbers are those on the wire. UNDEFINED is handled as OK."""
+
+    UNDEFINED = 0
+    OK = 1
+    ERROR = 2
+    EARLY_REPLY = 3
+    EARLY_EXIT = 4
+
+
+class ReplyOutcome(StrEnum):
+    """How a request ended, as the exit node and the client say it (lower case on the wire)."""
+
+    OK = "ok"
+    INVALID = "invalid"
+    FAILED = "failed"
+    TIMEOUT = "timeout"
+    UNAVAILABLE = "unavailable"
+    BUSY = "busy"
+
+
+_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Message:
+    """One message of a workflow.
+
+    payload: a serialised `google.protobuf.Any`, or b"" for none. error: text of an ERROR. deadline_ms: unix time in
+    milliseconds, 0 for none. reply_to: core subject that the exit node answers, "" for none. outcome: set on the last
+    answer to a request.
+    """
+
+    request_id: str = ""
+    payload: bytes = b""
+    error: str = ""
+    from_node: str = ""
+    type: MessageType = MessageType.OK
+    state_id: str = ""
+    deadline_ms: int = 0
+    reply_to: str = ""
+    traceparent: str = ""
+    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    outcome: str = ""
+
+    @property
+    def deadline(self) -> datetime | None:
+        """The request's deadline as an aware time, or None."""
+        return datetime.fromtimestamp(self.deadline_ms / 1000, UTC) if self.deadline_ms else None
+
+
+def new_request_id() -> str:
+    """Return an id that no other request has: 128 random bits as 32 hex digits."""
+    return secrets.token_hex(16)

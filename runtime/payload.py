@@ -1,0 +1,266 @@
+"""Payloads: what a handler receives for its annotation, and what its results become on the wire.
+
+| annotation of `data` | received |
+|---|---|
+| none, `Any`, `object`, `any_pb2.Any`, `Message` | the raw `google.protobuf.Any`, as KRE handlers expect |
+| a protobuf message class | unpacked; another type is a DecodeError with both names |
+| `bytes` | the bytes |
+| anything else pydantic knows: models, dataclasses, dict, list, str, int, float … | JSON, validated |
+
+Results: protobuf messages are packed, `bytes` travel as `google.protobuf.BytesValue`, everything else as `krt.Json`
+(field 1 = UTF-8 JSON). A payload here is always a serialised `Any`.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+import pydantic
+from google.protobuf import any_pb2, wrappers_pb2
+from google.protobuf.message import DecodeError as ProtobufError
+from google.protobuf.message import Message as ProtobufMessage
+
+from runtime.errors import DecodeError, EncodeError
+
+TYPE_PREFIX = "type.googleapis.com/"
+JSON_TYPE = "krt.Json"
+BYTES_TYPE = wrappers_pb2.BytesValue.DESCRIPTOR.full_name
+
+Decoder = Callable[[bytes], Any]
+
+_RAW = (Any, object, any_pb2.Any, ProtobufMessage)
+_JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
+
+
+def _any_head(type_name: str) -> bytes:
+    """Return the bytes of an Any up to the tag of its value: field 1 with the type, tag of field 2."""
+    url = (TYPE_PREFIX + type_name).encode()
+    return b"\x0a" + bytes([len(url)]) + url + b"\x12"
+
+
+_JSON_HEAD = _any_head(JSON_TYPE)
+_BYTES_HEAD = _any_head(BYTES_TYPE)
+
+
+def decoder_for(annotation: Any) -> Decoder:
+    """Return the function that turns a payload into what `annotation` asks for. Each call may raise DecodeError.
+
+    Raises TypeError when no payload can ever fit the annotation.
+    """
+    if annotation in _RAW:
+        return decode_any
+    if isinstance(annotation, type) and issubclass(annotation, ProtobufMessage):
+        return _protobuf_decoder(annotation)
+    if annotation is bytes:
+        return _decode_bytes
+    if annotation in (dict, list):
+        return _plain_decoder(annotation)
+    try:
+        adapter = pydantic.TypeAdapter(annotation)
+    except pydantic.errors.PydanticUserError as error:
+        raise TypeError(f"no payload can be read as {annotation!r}: {error.message}") from error
+    return _json_decoder(adapter, annotation)
+
+
+def decode_any(payload: bytes) -> any_pb2.Any:
+    """Return the raw `Any` of the default pool, which is what a handler's own generated code works with."""
+    try:
+        return any_pb2.Any.FromString(payload)
+    except ProtobufError as error:
+        raise DecodeError(f"the payload is no google.protobuf.Any: {error}", reason="payload") from error
+
+
+def decode_value(payload: bytes) -> Any:
+    """Return a payload of unknown kind as plainly as possible: JSON value, bytes, else the raw `Any`; b"" is None."""
+    if not payload:
+        return None
+    content = _content(payload, _JSON_HEAD)
+    if content is not None:
+        return _loads(content)
+    content = _content(payload, _BYTES_HEAD)
+    return decode_any(payload) if content is None else content
+
+
+def encode_value(value: Any) -> bytes:
+    """Return the payload of one result. Raises EncodeError naming the type, or the key path of what does not fit."""
+    if isinstance(value, ProtobufMessage):
+        return _encode_protobuf(value)
+    if isinstance(value, (bytes, bytearray, memoryview)):
+        return _wrap(_BYTES_HEAD, bytes(value))
+    try:
+        text = orjson.dumps(value, _plain, _JSON_OPTIONS)
+    except TypeError as error:
+        raise EncodeError(_describe_fault(value) or f"cannot be sent as JSON: {error}") from error
+    if b"null" in text and (fault := _describe_fault(value)):  # orjson writes NaN and infinities as null
+        raise EncodeError(fault)
+    return _wrap(_JSON_HEAD, text)
+
+
+def describe_type(payload: bytes) -> str:
+    """Return the full name of the payload's type, for messages and logs."""
+    return decode_any(payload).type_url.rpartition("/")[2] or "(none)" if payload else "(none)"
+
+
+# --- reading ---
+
+
+def _protobuf_decoder(kind: type[ProtobufMessage]) -> Decoder:
+    expected = kind.DESCRIPTOR.full_name
+
+    def decode(payload: bytes) -> ProtobufMessage:
+        packed = decode_any(payload)
+        if packed.type_url.rpartition("/")[2] != expected:
+            raise _wrong_type(expected, payload)
+        try:
+            return kind.FromString(packed.value)
+        except ProtobufError as error:
+            raise DecodeError(f"the payload is no {expected}: {error}", reason="payload") from error
+
+    return decode
+
+
+def _decode_bytes(payload: bytes) -> bytes:
+    content = _content(payload, _BYTES_HEAD)
+    if content is None:
+        raise _wrong_type(BYTES_TYPE, payload)
+    return content
+
+
+def _plain_decoder(kind: type) -> Decoder:
+    def decode(payload: bytes) -> Any:
+        content = _content(payload, _JSON_HEAD)
+        if content is None:
+            raise _wrong_type(JSON_TYPE, payload)
+        value = _loads(content)
+        if type(value) is not kind:
+            raise DecodeError(
+                f"the handler takes {kind.__name__}, the payload is {_kind(value)}", reason="payload-type"
+            )
+        return value
+
+    return decode
+
+
+def _json_decoder(adapter: pydantic.TypeAdapter[Any], annotation: Any) -> Decoder:
+    name = getattr(annotation, "__name__", str(annotation))
+    # A plain int, str, float or bool is never converted from another type: "5" is no number.
+    strict = annotation in (int, str, float, bool)
+
+    def decode(payload: bytes) -> Any:
+        content = _content(payload, _JSON_HEAD)
+        if content is None:
+            raise _wrong_type(JSON_TYPE, payload)
+        try:
+            return adapter.validate_json(content, strict=strict)
+        except pydantic.ValidationError as error:
+            raise DecodeError(f"the payload does not fit {name}: {_faults(error)}", reason="payload") from error
+
+    return decode
+
+
+def _loads(content: bytes) -> Any:
+    try:
+        return orjson.loads(content)
+    except orjson.JSONDecodeError as error:
+        raise DecodeError(f"the payload is no JSON: {error}", reason="payload") from error
+
+
+def _content(payload: bytes, head: bytes) -> bytes | None:
+    """Return field 1 of the message inside the Any if the Any begins with `head` (its type), else None."""
+    if not payload.startswith(head):
+        return None
+    start = _skip_varint(payload, len(head))
+    if start == len(payload):
+        return b""
+    if payload[start] != 0x0A:
+        raise DecodeError("the payload's inner message has an unexpected field", reason="payload")
+    return payload[_skip_varint(payload, start + 1) :]
+
+
+def _skip_varint(data: bytes, position: int) -> int:
+    while position < len(data) and data[position] >= 0x80:
+        position += 1
+    return position + 1
+
+
+def _wrong_type(expected: str, payload: bytes) -> DecodeError:
+    return DecodeError(f"the handler takes {expected}, the payload is {describe_type(payload)}", reason="payload-type")
+
+
+def _kind(value: Any) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _faults(error: pydantic.ValidationError) -> str:
+    """Return every fault of a validation as `field.path: what`, without the input (it may be secret)."""
+    faults = error.errors(include_url=False, include_input=False)
+    return "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'value'}: {fault['msg']}" for fault in faults)
+
+
+# --- writing ---
+
+
+def _encode_protobuf(value: ProtobufMessage) -> bytes:
+    if isinstance(value, any_pb2.Any):
+        return value.SerializeToString()
+    packed = any_pb2.Any()
+    packed.Pack(value)
+    return packed.SerializeToString()
+
+
+def _wrap(head: bytes, content: bytes) -> bytes:
+    """Return the Any whose inner message holds `content` in field 1."""
+    inner_tag = b"\x0a" + _varint(len(content))
+    return b"".join((head, _varint(len(inner_tag) + len(content)), inner_tag, content))
+
+
+def _varint(number: int) -> bytes:
+    if number < 0x80:
+        return bytes((number,))
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)
+
+
+def _plain(value: Any) -> Any:
+    """Turn what orjson does not know into what it knows; called by orjson."""
+    if isinstance(value, pydantic.BaseModel):
+        return value.model_dump(mode="json")
+    raise TypeError(f"type {type(value).__name__} has no JSON form")
+
+
+def _describe_fault(value: Any, path: str = "") -> str:
+    """Return the first thing in `value` that has no form in JSON, with its key path, or ""."""
+    at = f" at {path}" if path else ""
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{value}{at} has no form in JSON"
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        return f"the integer{at} is beyond 64 bits"
+    if isinstance(value, pydantic.BaseModel):
+        return _describe_fault(value.model_dump(), path)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return _first_fault(value.items(), path)
+    if isinstance(value, (list, tuple)):
+        return _first_fault(enumerate(value), path)
+    try:
+        orjson.dumps(value, _plain, _JSON_OPTIONS)
+    except TypeError:
+        return f"{type(value).__name__}{at} has no form in JSON; return JSON-able values, bytes or a protobuf message"
+    return ""
+
+
+def _first_fault(items: Any, path: str) -> str:
+    for key, item in items:
+        if not isinstance(key, (str, int)) or isinstance(key, bool):
+            return f"key {key!r} at {path or 'the top'} is no text"
+        step = f"{path}.{key}" if path else str(key)
+        if fault := _describe_fault(item, step):
+            return fault
+    return ""

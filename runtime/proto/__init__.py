@@ -1,0 +1,51 @@
+"""The messages of KRT's own on the wire, in a descriptor pool of their own.
+
+KRE handlers bring a `kre_nats_msg_pb2` that registers `KreNatsMessage` in protobuf's default pool; a second
+registration there would make their import fail. So these descriptors live in a private pool, and `payload` is declared
+as bytes, which has the same form on the wire as the `google.protobuf.Any` inside it.
+"""
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
+_Field = descriptor_pb2.FieldDescriptorProto
+
+# (name, number, type) of KreNatsMessage, KRE's second wire version; numbers from 16 on are KRT's own.
+_ENVELOPE_FIELDS = (
+    ("request_id", 1, _Field.TYPE_STRING),
+    ("payload", 2, _Field.TYPE_BYTES),
+    ("error", 3, _Field.TYPE_STRING),
+    ("from_node", 4, _Field.TYPE_STRING),
+    ("message_type", 5, _Field.TYPE_INT32),
+    ("state_id", 16, _Field.TYPE_STRING),
+    ("deadline", 17, _Field.TYPE_INT64),
+    ("reply_to", 18, _Field.TYPE_STRING),
+    ("traceparent", 19, _Field.TYPE_STRING),
+    ("outcome", 21, _Field.TYPE_STRING),
+    ("claim", 22, _Field.TYPE_BYTES),
+)
+_HEADERS_NUMBER = 20
+
+
+def _file() -> descriptor_pb2.FileDescriptorProto:
+    file = descriptor_pb2.FileDescriptorProto(name="krt/envelope.proto", package="krt", syntax="proto3")
+    envelope = file.message_type.add(name="Envelope")
+    for name, number, kind in _ENVELOPE_FIELDS:
+        envelope.field.add(name=name, number=number, type=kind, label=_Field.LABEL_OPTIONAL)
+    entry = envelope.nested_type.add(name="HeadersEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=_Field.TYPE_STRING, label=_Field.LABEL_OPTIONAL)
+    entry.field.add(name="value", number=2, type=_Field.TYPE_STRING, label=_Field.LABEL_OPTIONAL)
+    envelope.field.add(
+        name="headers",
+        number=_HEADERS_NUMBER,
+        type=_Field.TYPE_MESSAGE,
+        label=_Field.LABEL_REPEATED,
+        type_name=".krt.Envelope.HeadersEntry",
+    )
+    return file
+
+
+_pool = descriptor_pool.DescriptorPool()
+_pool.Add(_file())
+
+Envelope = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.Envelope"))

@@ -1,0 +1,154 @@
+"""Envelope bytes <-> `Message`: KRE's second wire version with KRT's fields from 16 on, gzip, and the size limit.
+
+Does not own what is inside the payload: see `payload.py`.
+"""
+
+import gzip
+import zlib
+from collections.abc import Callable
+from typing import Any
+
+from google.protobuf.message import DecodeError as ProtobufError
+
+from runtime.errors import DecodeError, MessageTooLargeError
+from runtime.message import Message, MessageType
+from runtime.proto import Envelope
+
+# The first two bytes of a gzip stream; no envelope begins so (0x1f would be field 3 with the reserved wire type 7).
+GZIP_MAGIC = b"\x1f\x8b"
+# Largest unpacked message, so that a small message cannot fill the memory (KRT_MAX_INFLATED_BYTES).
+MAX_INFLATED_BYTES = 128 * 1024 * 1024
+# What a header block with a message id may add to a message: the version line, the name, the id and the line ends.
+HEADER_ROOM_BYTES = 256
+
+_TYPES = {int(kind): kind for kind in MessageType}
+_parse: Callable[[bytes], Any] = Envelope.FromString
+
+
+def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Message:
+    """Read an envelope, gzipped or not.
+
+    Raises DecodeError with the reason `gzip`, `protobuf`, `wire` (bytes of KRE's first version) or `claim`.
+    """
+    if data.startswith(GZIP_MAGIC):
+        data = inflate(data, max_inflated_bytes)
+    try:
+        envelope = _parse(data)
+    except ProtobufError as error:
+        raise DecodeError(f"{len(data)} bytes that are no envelope: {error}", reason="protobuf") from error
+    kind = envelope.message_type
+    if kind == 0:
+        _refuse_first_version(data)
+    if kind not in _TYPES:
+        raise DecodeError(f"unknown message_type {kind}; this runtime knows 0 to 4", reason="protobuf")
+    if envelope.claim:
+        raise DecodeError(
+            "the payload lies in an object store, which this version does not read",
+            reason="claim",
+            request_id=envelope.request_id,
+        )
+    return Message(
+        request_id=envelope.request_id,
+        payload=envelope.payload,
+        error=envelope.error,
+        from_node=envelope.from_node,
+        type=_TYPES[kind],
+        state_id=envelope.state_id,
+        deadline_ms=envelope.deadline,
+        reply_to=envelope.reply_to,
+        traceparent=envelope.traceparent,
+        headers=dict(envelope.headers) if envelope.headers else {},
+        outcome=envelope.outcome,
+    )
+
+
+def encode(message: Message) -> bytes:
+    """Return the envelope's bytes; the same message always gives the same bytes."""
+    envelope = Envelope(
+        request_id=message.request_id,
+        payload=message.payload,
+        error=message.error,
+        from_node=message.from_node,
+        message_type=message.type,
+        state_id=message.state_id,
+        deadline=message.deadline_ms,
+        reply_to=message.reply_to,
+        traceparent=message.traceparent,
+        headers=message.headers,
+        outcome=message.outcome,
+    )
+    return bytes(envelope.SerializeToString(deterministic=True))
+
+
+def fit(data: bytes, limit_bytes: int) -> bytes:
+    """Return `data`, gzipped if it is larger than `limit_bytes` with room for the headers.
+
+    Raises MessageTooLargeError when that does not help. Compressing the same bytes gives the same bytes.
+    """
+    room = limit_bytes - HEADER_ROOM_BYTES
+    if len(data) <= room:
+        return data
+    packed = gzip.compress(data, mtime=0)
+    if len(packed) <= room:
+        return packed
+    raise MessageTooLargeError(
+        f"compressed message exceeds maximum size allowed: {len(packed):,} of {limit_bytes:,} bytes"
+        f" ({len(data):,} before compression); send less, or raise the server's max_payload"
+    )
+
+
+def inflate(data: bytes, max_bytes: int) -> bytes:
+    """Unpack gzip, never allocating more than `max_bytes`. Raises DecodeError with the reason `gzip`."""
+    unpacker = zlib.decompressobj(wbits=zlib.MAX_WBITS | 16)
+    try:
+        unpacked = unpacker.decompress(data, max_bytes)
+    except zlib.error as error:
+        raise DecodeError(f"broken gzip: {error}", reason="gzip") from error
+    if unpacker.unconsumed_tail:
+        raise DecodeError(f"unpacks to more than {max_bytes:,} bytes (KRT_MAX_INFLATED_BYTES)", reason="gzip")
+    if not unpacker.eof:
+        raise DecodeError("gzip ends in the middle", reason="gzip")
+    return unpacked
+
+
+def _refuse_first_version(data: bytes) -> None:
+    """Raise DecodeError when the fields are those of KRE's first wire version, which parse as ours without an error.
+
+    Its field 5 is text, fields 6 and 7 are booleans that ours does not have, and field 2 is repeated.
+    """
+    payloads = 0
+    for number, wire_type in _fields(data):
+        payloads += number == 2
+        if (number == 5 and wire_type == 2) or number in (6, 7) or payloads > 1:
+            raise DecodeError("this looks like KRE's first wire version; set KRT_WIRE=v1", reason="wire")
+
+
+def _fields(data: bytes) -> list[tuple[int, int]]:
+    """Return (number, wire type) of every top-level field of bytes that protobuf has already accepted."""
+    found = []
+    position = 0
+    while position < len(data):
+        tag, position = _varint(data, position)
+        number, wire_type = tag >> 3, tag & 7
+        found.append((number, wire_type))
+        if wire_type == 0:
+            _, position = _varint(data, position)
+        elif wire_type == 2:
+            length, position = _varint(data, position)
+            position += length
+        elif wire_type in (1, 5):
+            position += 8 if wire_type == 1 else 4
+        else:  # a group; nothing behind it can be told apart without reading it
+            break
+    return found
+
+
+def _varint(data: bytes, position: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[position]
+        position += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position
+        shift += 7
