@@ -158,8 +158,11 @@ class DuplicateDocumentError(StoreError):
     """Another document has this `_id`, with other content."""
 
 
-class DocumentError(StoreError):
-    """This document cannot be stored: a type, a size or a key; the message gives the key path."""
+class DocumentError(StoreError, TypeError):
+    """This document cannot be stored: a type, a size or a key; the message gives the key path.
+
+    Also a TypeError, which is what KRE's handlers know from `json.dumps`.
+    """
 
 
 class QueryError(StoreError):

@@ -15,8 +15,11 @@ Document = dict[str, Any]
 class Insert:
     """One document on its way into a collection.
 
+    document: JSON values only; integers within 64 bits (signed), no NaN and no infinity.
     document_id: the deterministic id (24 hex digits). With it the insert is an upsert that only sets on insert: first
-        write wins, a repeat is success. Without it a document's own `_id` is kept, or the store makes one.
+        write wins, a repeat is success. Without it the store makes an id.
+
+    A document's own `_id` (text or integer) is kept and wins over `document_id`.
     """
 
     collection: str
@@ -33,15 +36,16 @@ class DocumentStore(Protocol):
         One failing document fails no other. Entries are `DuplicateDocumentError` (own `_id` taken by another content;
         the same content again is success), `DocumentError`, or `StoreUnavailableError` (worth a retry).
 
-        Raises StoreUnavailableError: nothing is known about any of them; repeating with the same ids is safe.
-        Cancelling is safe in the same sense.
+        Raises StoreUnavailableError (worth a retry) or StoreError (a person has to act): nothing is known about any
+        of them; repeating with the same ids is safe. Cancelling is safe in the same sense.
         """
         ...
 
     async def find(self, collection: str, query: Mapping[str, Any], *, limit: int = 0) -> list[Document]:
         """Return the matching documents in order of insertion, `_id` first; `limit` 0 means all.
 
-        Raises QueryError for an operator or a value that is not supported, StoreUnavailableError otherwise.
+        `query` is MongoDB's; an empty one matches everything.
+        Raises QueryError for an operator or a value that is not supported, else as `insert_many` does.
         """
         ...
 
@@ -75,11 +79,17 @@ class PointStore(Protocol):
     counts: PointCounts
 
     def save(self, point: Point) -> None:
-        """Queue one point (under 50 µs). A full queue drops its oldest point and counts it. Thread-safe."""
+        """Queue one point (under 50 µs). Thread-safe.
+
+        A full queue drops its oldest point; a point without fields, or saved after `close`, is dropped. All are counted.
+        """
         ...
 
     async def query(self, measurement: str, *, limit: int = 0) -> list[Point]:
-        """Return the stored points of a measurement, oldest first; for tests and the command line."""
+        """Return the stored points of a measurement, oldest first; for tests and the command line.
+
+        Queued points are not among them yet. Raises StoreUnavailableError or StoreError.
+        """
         ...
 
     async def close(self) -> None:
