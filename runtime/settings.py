@@ -1,0 +1,350 @@
+"""Every KRT_* variable, read once into frozen objects; nothing else touches the environment.
+
+One reader per process kind: `read_node`, `read_writer`, `read_manager`. Each reports every missing or wrong variable at
+once, as a SettingsError, before anything is connected.
+"""
+
+import difflib
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from runtime.errors import SettingsError
+from runtime.wire import MAX_INFLATED_BYTES
+
+T = TypeVar("T")
+
+DEFAULT_NATS_PORT = 4222
+# Seconds for a JetStream request or a PubAck.
+DEFAULT_REQUEST_TIMEOUT_S = 5.0
+# Seconds between SIGTERM and giving deliveries back: below the 30 s after which Kubernetes kills.
+DEFAULT_GRACE_S = 25.0
+# KRE's log collector reads this file where its folder exists.
+KRE_LOG_FILE = Path("/var/log/app/app.log")
+# Variables that KRE's manager sets and this runtime has no use for.
+IGNORED = frozenset({"KRT_WORKFLOW_ID", "KRT_NODE_ID", "KRT_MONGO_BUCKET", "KRT_LAST_NODE_NAME"})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LogSettings:
+    """How a process logs: format `text` or `json`, level DEBUG, INFO, WARN or ERROR."""
+
+    format: str
+    level: str
+    file: Path | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NatsSettings:
+    """Where NATS is. request_timeout_s: for API requests and PubAcks."""
+
+    servers: tuple[str, ...]
+    request_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeSettings:
+    """What one runner needs. node_spec: JSON of a `spec.node.NodeSpec`, "" for a bare runner."""
+
+    workflow: str
+    version_id: str
+    version: str
+    node: str
+    runtime_id: str
+    nats: NatsSettings
+    inputs: tuple[str, ...]
+    output: str
+    stream: str
+    writer_subject: str
+    base_path: Path
+    handler_path: str
+    mongo_uri: str
+    mongo_database: str
+    influx_uri: str
+    influx_bucket: str
+    configuration_buckets: Mapping[str, str]
+    object_store: str
+    max_ack_pending: int | None
+    node_spec: str
+    replica: int
+    log: LogSettings
+    is_exit: bool
+    max_inflated_bytes: int
+    grace_s: float
+    ready_fd: int | None
+
+    @property
+    def handler_file(self) -> Path:
+        """The handler module's file."""
+        return self.base_path / self.handler_path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WriterSettings:
+    """What a writer needs."""
+
+    nats: NatsSettings
+    subject: str
+    mongo_uri: str
+    mongo_database: str
+    log: LogSettings
+    grace_s: float
+    ready_fd: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManagerSettings:
+    """What a manager needs. spec: JSON of a `spec.manager.ManagerSpec`."""
+
+    nats: NatsSettings
+    spec: str
+    log: LogSettings
+    ready_fd: int | None
+
+
+def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
+    """Read a runner's variables. Raises SettingsError with every problem."""
+    read = _Reader(environ)
+    settings = NodeSettings(
+        workflow=read.text("KRT_WORKFLOW_NAME", "text, e.g. greeter"),
+        version_id=read.text("KRT_VERSION_ID", "text, e.g. 63a1f5"),
+        version=read.text("KRT_VERSION", "text, e.g. v1"),
+        node=read.text("KRT_NODE_NAME", "text, e.g. classify"),
+        runtime_id=read.text("KRT_RUNTIME_ID", default=""),
+        nats=read.nats(),
+        inputs=read.inputs(),
+        output=read.text("KRT_NATS_OUTPUT", "subject, e.g. prod_v1_greeter.classify"),
+        stream=read.text("KRT_NATS_STREAM", "text, e.g. prod_v1_greeter"),
+        writer_subject=read.text("KRT_NATS_MONGO_WRITER", "subject, e.g. mongo_writer"),
+        base_path=Path(read.text("KRT_BASE_PATH", "folder, e.g. /krt-files")),
+        handler_path=read.handler_path(),
+        mongo_uri=read.uri("KRT_MONGO_URI", ("mongodb", "mongodb+srv", "sqlite"), "mongodb://… or sqlite:///path"),
+        mongo_database=read.database(),
+        influx_uri=read.uri("KRT_INFLUX_URI", ("http", "https", "sqlite"), "http(s)://… or sqlite:///path"),
+        influx_bucket=read.text("KRT_INFLUX_BUCKET", default="") or read.text("KRT_RUNTIME_ID", default="kre"),
+        configuration_buckets={
+            scope: read.text(f"KRT_NATS_KEY_VALUE_STORE_{scope.upper()}", default="")
+            for scope in ("project", "workflow", "node")
+        },
+        object_store=read.text("KRT_NATS_OBJECT_STORE", default=""),
+        max_ack_pending=read.max_ack_pending(),
+        node_spec=read.text("KRT_NODE_SPEC", default=""),
+        replica=read.number("KRT_REPLICA", int, "a whole number, 0 or more", 0, low=0),
+        log=read.log(),
+        is_exit=read.boolean("KRT_IS_EXITPOINT"),
+        max_inflated_bytes=read.number(
+            "KRT_MAX_INFLATED_BYTES", int, "bytes, 1024 or more", MAX_INFLATED_BYTES, low=1024
+        ),
+        grace_s=read.grace(),
+        ready_fd=read.ready_fd(),
+    )
+    read.refuse_first_version()
+    return read.checked(settings)
+
+
+def read_writer(environ: Mapping[str, str] = os.environ) -> WriterSettings:
+    """Read a writer's variables. Raises SettingsError with every problem."""
+    read = _Reader(environ)
+    settings = WriterSettings(
+        nats=read.nats(),
+        subject=read.text("KRT_NATS_MONGO_WRITER", "subject, e.g. mongo_writer"),
+        mongo_uri=read.uri("KRT_MONGO_URI", ("mongodb", "mongodb+srv", "sqlite"), "mongodb://… or sqlite:///path"),
+        mongo_database=read.database(),
+        log=read.log(),
+        grace_s=read.grace(),
+        ready_fd=read.ready_fd(),
+    )
+    return read.checked(settings)
+
+
+def read_manager(environ: Mapping[str, str] = os.environ) -> ManagerSettings:
+    """Read a manager's variables. Raises SettingsError with every problem."""
+    read = _Reader(environ)
+    settings = ManagerSettings(
+        nats=read.nats(),
+        spec=read.text("KRT_MANAGER_SPEC", "JSON, as `krt run` makes it"),
+        log=read.log(),
+        ready_fd=read.ready_fd(),
+    )
+    return read.checked(settings)
+
+
+def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
+    """Return one sentence for each KRT_* variable that nothing reads, with the nearest known name."""
+    found = []
+    for name in sorted(environ):
+        if name.startswith("KRT_") and name not in KNOWN and name not in IGNORED and not name.startswith("KRT_TEST_"):
+            near = difflib.get_close_matches(name, KNOWN, n=1)
+            hint = f"did you mean {near[0]}?" if near else "it has no effect"
+            found.append(f"unknown variable {name}; {hint}")
+    return found
+
+
+def redact(text: str) -> str:
+    """Replace the user part of every URL in `text` by `***`."""
+    return re.sub(r"(\w[\w+.-]*://)[^/@\s,]+@", r"\1***@", text)
+
+
+class _Reader:
+    """Reads variables and remembers what is wrong with them."""
+
+    def __init__(self, environ: Mapping[str, str]) -> None:
+        self._environ = environ
+        self._problems: dict[str, str] = {}
+
+    def checked(self, settings: T) -> T:
+        """Return `settings`, or raise SettingsError if anything was wrong."""
+        if self._problems:
+            raise SettingsError([self._problems[name] for name in sorted(self._problems)])
+        return settings
+
+    def text(self, name: str, expected: str = "", default: str | None = None) -> str:
+        value = self._environ.get(name, "").strip()
+        if value:
+            return value
+        if default is None:
+            self._missing(name, expected)
+            return ""
+        return default
+
+    def boolean(self, name: str) -> bool:
+        value = self.text(name, default="false").lower()
+        if value not in ("true", "false", "1", "0"):
+            self._wrong(name, "true, false, 1 or 0")
+        return value in ("true", "1")
+
+    def number(
+        self, name: str, kind: Callable[[str], T], expected: str, default: T, *, low: T, high: T | None = None
+    ) -> T:
+        text = self.text(name, default="")
+        if not text:
+            return default
+        try:
+            value = kind(text)
+        except ValueError:
+            self._wrong(name, expected)
+            return default
+        if not value >= low or (high is not None and not value <= high):  # type: ignore[operator]  # numbers only
+            self._wrong(name, expected)
+        return value
+
+    def uri(self, name: str, schemes: tuple[str, ...], expected: str) -> str:
+        value = self.text(name, expected)
+        if value and value.partition("://")[0] not in schemes:
+            self._wrong(name, expected)
+        return value
+
+    def nats(self) -> NatsSettings:
+        expected = "a list of host[:port] or nats://…, e.g. nats://localhost:4222"
+        servers = []
+        for item in self.text("KRT_NATS_SERVER", expected).split(","):
+            if not (item := item.strip()):
+                self._wrong_unless_missing("KRT_NATS_SERVER", expected)
+                continue
+            scheme, separator, rest = item.partition("://")
+            if not separator:
+                scheme, rest = "nats", item
+            if scheme not in ("nats", "tls"):
+                self._wrong("KRT_NATS_SERVER", expected)
+            host = rest.rpartition("@")[2]
+            port = "" if re.search(r":\d+$", host) else f":{DEFAULT_NATS_PORT}"
+            servers.append(f"{scheme}://{rest}{port}")
+        timeout_s = self.number(
+            "KRT_JS_REQUEST_TIMEOUT", float, "seconds, 0.1 to 300", DEFAULT_REQUEST_TIMEOUT_S, low=0.1, high=300.0
+        )
+        return NatsSettings(servers=tuple(servers), request_timeout_s=timeout_s)
+
+    def inputs(self) -> tuple[str, ...]:
+        several = self.text("KRT_NATS_INPUTS", default="")
+        if not several:
+            return (self.text("KRT_NATS_INPUT", "subject, e.g. prod_v1_greeter.entrypoint"),)
+        items = tuple(item.strip() for item in several.split(","))
+        if "" in items:
+            self._wrong("KRT_NATS_INPUTS", "a comma list without an empty item")
+        return items
+
+    def handler_path(self) -> str:
+        path = self.text("KRT_HANDLER_PATH", "file below KRT_BASE_PATH, e.g. src/handler.py")
+        if path and os.path.normpath(path).startswith(("..", os.sep)):
+            self._wrong("KRT_HANDLER_PATH", "a file below KRT_BASE_PATH")
+        return path
+
+    def database(self) -> str:
+        """Return the database of save and find, by the rule that KRE's writer follows too."""
+        name = self.text("KRT_MONGO_DB_NAME", default="")
+        if name and not self.text("KRT_MONGO_BUCKET", default=""):
+            return name
+        writer = self.text("KRT_NATS_MONGO_WRITER", default="")
+        return f"{writer.rpartition('.')[2]}-data" if "." in writer else "data"
+
+    def max_ack_pending(self) -> int | None:
+        for name in ("KRT_NATS_MAX_ACK_PENDING", "KRT_MAX_PENDING_ACK"):
+            if self.text(name, default=""):
+                value = self.number(name, int, "a whole number, 1 or more, or -1 for no limit", 1, low=-1)
+                if value == 0:
+                    self._wrong(name, "a whole number, 1 or more, or -1 for no limit")
+                return value
+        return None
+
+    def log(self) -> LogSettings:
+        log_format = self.text("KRT_LOG_FORMAT", default="text")
+        if log_format not in ("text", "json"):
+            self._wrong("KRT_LOG_FORMAT", "text or json")
+        level = self.text("KRT_LOG_LEVEL", default="INFO").upper().replace("WARNING", "WARN")
+        if level not in ("DEBUG", "INFO", "WARN", "ERROR"):
+            self._wrong("KRT_LOG_LEVEL", "DEBUG, INFO, WARN or ERROR")
+        file = self.text("KRT_LOG_FILE", default="")
+        return LogSettings(format=log_format, level=level, file=Path(file) if file else _kre_log_file())
+
+    def grace(self) -> float:
+        expected = "seconds, 0 to 3600"
+        return self.number("KRT_SHUTDOWN_GRACE", float, expected, DEFAULT_GRACE_S, low=0.0, high=3600.0)
+
+    def ready_fd(self) -> int | None:
+        return (
+            self.number("KRT_READY_FD", int, "the number of an open pipe", -1, low=-1) if self.has_ready_fd() else None
+        )
+
+    def has_ready_fd(self) -> bool:
+        return bool(self.text("KRT_READY_FD", default=""))
+
+    def refuse_first_version(self) -> None:
+        """Refuse KRE's first wire version, which this version does not speak."""
+        wire = self.text("KRT_WIRE", default="v2")
+        if wire not in ("v1", "v2"):
+            self._wrong("KRT_WIRE", "v1 or v2")
+        first = [name for name in ("KRT_NATS_ENTRYPOINT_SUBJECT", "KRT_IS_LAST_NODE") if name in self._environ]
+        if wire == "v1" or (first and "KRT_WIRE" not in self._environ):
+            name = "KRT_WIRE" if wire == "v1" else first[0]
+            self._problems[name] = f"the '{name}' env var asks for KRE's first wire version, which does not run yet"
+
+    def _missing(self, name: str, expected: str) -> None:
+        self._problems[name] = f"the '{name}' env var is missing ({expected})"
+
+    def _wrong(self, name: str, expected: str) -> None:
+        self._problems[name] = f"the '{name}' env var is '{redact(self.text(name, default=''))}': expected {expected}"
+
+    def _wrong_unless_missing(self, name: str, expected: str) -> None:
+        if name not in self._problems:
+            self._wrong(name, expected)
+
+
+def _kre_log_file() -> Path | None:
+    folder = KRE_LOG_FILE.parent
+    return KRE_LOG_FILE if folder.is_dir() and os.access(folder, os.W_OK) else None
+
+
+# Every variable that some process kind reads; `unknown_variables` warns of others.
+KNOWN = frozenset(
+    f"KRT_{name}"
+    for name in """
+    WORKFLOW_NAME VERSION_ID VERSION NODE_NAME NATS_SERVER NATS_INPUT NATS_INPUTS NATS_OUTPUT NATS_STREAM
+    NATS_MONGO_WRITER BASE_PATH HANDLER_PATH MONGO_URI INFLUX_URI RUNTIME_ID NATS_ENTRYPOINT_SUBJECT IS_LAST_NODE
+    IS_EXITPOINT NATS_KEY_VALUE_STORE_PROJECT NATS_KEY_VALUE_STORE_WORKFLOW NATS_KEY_VALUE_STORE_NODE NATS_OBJECT_STORE
+    NATS_MAX_ACK_PENDING MAX_PENDING_ACK JS_REQUEST_TIMEOUT MONGO_DB_NAME NODE_SPEC WIRE REPLICA LOG_FORMAT LOG_LEVEL
+    LOG_FILE INFLUX_BUCKET MAX_INFLATED_BYTES SHUTDOWN_GRACE READY_FD MANAGER_SPEC NATS_SERVER_BIN
+    """.split()
+)
