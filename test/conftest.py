@@ -1,8 +1,14 @@
-"""What every layer of tests shares: the time limit of the layer that a test lives in."""
+"""What every layer of tests shares: the time limits of the layers, and a nats-server for those tests that need one."""
 
+import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from runtime.bus.embedded import EmbeddedServer, find_binary
+from runtime.errors import ServerError
 
 TEST_ROOT = Path(__file__).parent
 # Seconds that one test may take, by layer. A test marked with `timeout` has its own limit.
@@ -16,3 +22,40 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         layer = item.path.relative_to(TEST_ROOT).parts[0]
         if layer in LAYER_TIMEOUT_S:
             item.add_marker(pytest.mark.timeout(LAYER_TIMEOUT_S[layer]))
+
+
+@pytest.fixture(scope="session")
+def nats_server_binary() -> Path:
+    """The server that tests run; without one they are skipped, but not in CI, where it must not go unnoticed."""
+    try:
+        return find_binary(os.environ.get("KRT_NATS_SERVER_BIN", ""))
+    except ServerError as err:
+        if os.environ.get("CI"):
+            raise
+        pytest.skip(str(err))
+
+
+@pytest.fixture
+def start_nats_server(nats_server_binary: Path, tmp_path: Path) -> Iterator[Callable[..., EmbeddedServer]]:
+    """Start servers of this test's own, with configuration where it matters: `start_nats_server(max_payload=4096)`.
+
+    They are stopped after the test, and their logs are shown with the test when it fails.
+    """
+    servers: list[EmbeddedServer] = []
+
+    def start(**options: Any) -> EmbeddedServer:
+        server = EmbeddedServer(tmp_path / f"nats-{len(servers)}", binary=nats_server_binary, options=options)
+        servers.append(server)
+        server.start_blocking()
+        return server
+
+    yield start
+    for server in servers:
+        server.stop_blocking()
+        print(f"log of the nats-server on {server.url}:\n{server.log_tail(lines=100)}")
+
+
+@pytest.fixture
+def nats_server(start_nats_server: Callable[..., EmbeddedServer]) -> EmbeddedServer:
+    """A nats-server of this test's own (20 ms), with an empty store."""
+    return start_nats_server()
