@@ -1,0 +1,361 @@
+"""Every key of the workflow file in tables: type, default, description, and the name of its value in the models.
+
+The loader reads by these tables and `krt schema` prints them, so that the two cannot disagree. Keys that a later
+version brings are listed as well, for a refusal in clear words.
+"""
+
+import re
+from collections.abc import Mapping as Table
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from runtime.spec import names
+from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S
+from runtime.spec.report import Fault, Place, Report, did_you_mean
+from runtime.spec.tree import SHOWN_LENGTH, Entry, Items, Mapping, Text, Value
+from runtime.spec.values import (
+    AnyText,
+    Choice,
+    Configuration,
+    Duration,
+    Environment,
+    ExceptionNames,
+    JsonSchema,
+    Name,
+    Number,
+    Path,
+    SecretNames,
+    Size,
+    Spot,
+    ValueType,
+    WholeNumber,
+    check_name,
+    expect_mapping,
+    expect_text,
+    not_yet,
+    wrong_type,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One key. `default` is written as in the file (None: there is none to show).
+
+    attribute: the name of the value in the models, where it is another one than the key's.
+    """
+
+    type: ValueType
+    description: str
+    default: Any = None
+    required: bool = False
+    attribute: str = ""
+
+    def schema(self) -> JsonSchema:
+        schema = {"description": self.description, **self.type.schema()}
+        return schema if self.default is None else {**schema, "default": self.default}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A mapping with known keys; what it reads is named as in the models.
+
+    planned: keys of a later version, with what they do. owner: how problems name the mapping (default: as around it).
+    """
+
+    fields: Table[str, Field]
+    planned: Table[str, str] = field(default_factory=dict)
+    owner: str = ""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> dict[str, Any]:
+        mapping = expect_mapping(value, spot)
+        inner = Spot("", self.owner) if self.owner else spot
+        found: dict[str, Any] = {}
+        for entry in mapping.entries:
+            with report.collecting():
+                self._check_key(entry, inner)
+                known = self.fields[entry.key.text]
+                here = Spot(entry.key.text, inner.owner)
+                found[known.attribute or entry.key.text] = known.type.read(entry.value, here, report)
+        with report.collecting():
+            self._check_complete(mapping, inner)
+        return found
+
+    def schema(self) -> JsonSchema:
+        return {
+            "type": "object",
+            "properties": {key: known.schema() for key, known in self.fields.items()},
+            "required": [key for key, known in self.fields.items() if known.required],
+            "additionalProperties": False,
+        }
+
+    def _check_key(self, entry: Entry, spot: Spot) -> None:
+        key = entry.key.text
+        if key in self.fields:
+            return
+        if key in self.planned:
+            raise not_yet(f'"{key}" of {spot.owner} {self.planned[key]}', entry.key)
+        remedy = did_you_mean(key, self.fields, self.planned)
+        raise Fault(entry.key.place, f'{spot} has no key "{key[:80]}"', remedy, "unknown-key")
+
+    def _check_complete(self, mapping: Mapping, spot: Spot) -> None:
+        missing = [key for key, known in self.fields.items() if known.required and mapping.get(key) is None]
+        if missing:
+            keys = " and no ".join(f'"{key}"' for key in missing)
+            remedy = "add one" if len(missing) == 1 else "add them"
+            raise Fault(mapping.place, f"{spot} has no {keys}", remedy, "missing-key")
+
+
+class WrittenSource(NamedTuple):
+    """A source as the file has it: not looked up yet."""
+
+    node: str
+    channel: str
+    place: Place
+
+    def __str__(self) -> str:
+        return f"{self.node}.{self.channel}" if self.channel else self.node
+
+
+# Channels that the runtime names itself: the plain output, and the partitions of an ordered one.
+OWN_CHANNELS = re.compile(rf"{names.MAIN_CHANNEL}|p[0-9]+")
+
+
+@dataclass(frozen=True, slots=True)
+class OneSource:
+    """`entrypoint`, `node` or `node.channel`."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> WrittenSource:
+        if isinstance(value, Mapping) and value.get("when"):
+            raise not_yet(f'"when" in {spot} selects messages by header or channel', value)
+        text = expect_text(value, spot, "a node or node.channel")
+        node, dot, channel = text.text.partition(".")
+        if dot:
+            _check_channel(channel, text)
+        return WrittenSource(node, channel, text.place)
+
+    def schema(self) -> JsonSchema:
+        name = names.NAME_PATTERN.pattern
+        return {"type": ["string", "integer"], "pattern": rf"^{name}(\.{name})?$"}
+
+
+def _check_channel(channel: str, at: Text) -> None:
+    if OWN_CHANNELS.fullmatch(channel):
+        remedy = "name the node alone" if channel == names.MAIN_CHANNEL else "choose another name"
+        raise Fault(at.place, f'the channel "{channel}" belongs to the runtime', remedy, "reserved-name")
+    check_name(channel, at)
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """One source, or a list of them: any message of any of them."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> tuple[WrittenSource, ...]:
+        if not isinstance(value, Items):
+            return (OneSource().read(value, spot, report),)
+        if not value.items:
+            remedy = "name a source, or remove the key to read the node above"
+            raise Fault(value.place, f"{spot} is an empty list", remedy, "wrong-type")
+        found: list[WrittenSource] = []
+        for item in value.items:
+            with report.collecting():
+                found.append(OneSource().read(item, spot, report))
+        return tuple(found)
+
+    def schema(self) -> JsonSchema:
+        one = OneSource().schema()
+        return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+
+
+DROP = "drop"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """How long dead letters are kept in seconds; None where the file says `drop`."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> float | None:
+        if isinstance(value, Text) and value.text == DROP:
+            return None
+        if not isinstance(value, Mapping):
+            raise wrong_type(value, spot, "{keep: 14d} or drop")
+        read = KEEP.read(value, spot, report)
+        return float(read.get("keep", DEFAULT_DEAD_LETTER_KEEP_S))
+
+    def schema(self) -> JsonSchema:
+        return {"anyOf": [{"const": DROP}, KEEP.schema()]}
+
+
+ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
+
+
+def node_title(node: Value, number: int) -> str:
+    """Return how problems name a node: `node "score"`, or by its number (from 1) where it has no name."""
+    name = node.get("name") if isinstance(node, Mapping) else None
+    if isinstance(name, Text) and name.text:
+        return f'node "{name.text[:SHOWN_LENGTH]}"'
+    return f"the {ORDINALS[number - 1]} node" if number <= len(ORDINALS) else f"node number {number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """The list of nodes; each is left as it is written, because `defaults` come under it first."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> tuple[Mapping, ...]:
+        if not isinstance(value, Items):
+            raise wrong_type(value, spot, "a list of nodes: [{name: first}]")
+        if not value.items:
+            raise Fault(value.place, "the workflow has no node", "add one: {name: first}", "missing-key")
+        found: list[Mapping] = []
+        for number, item in enumerate(value.items, start=1):
+            with report.collecting():
+                found.append(expect_mapping(item, Spot("", node_title(item, number))))
+        return tuple(found)
+
+    def schema(self) -> JsonSchema:
+        return {"type": "array", "items": NODE.schema(), "minItems": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class NodeDefaults:
+    """Keys of every node: checked here once, and handed on as they are written."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> Mapping:
+        mapping = expect_mapping(value, spot)
+        for entry in mapping.entries:
+            if entry.key.text in NOT_SHARED:
+                what = f'"{entry.key.text}" belongs to one node and has no default'
+                report.add(Fault(entry.key.place, what, "write it at the nodes", "not-shared"))
+        shared = tuple(entry for entry in mapping.entries if entry.key.text not in NOT_SHARED)
+        defaults = Mapping(place=mapping.place, entries=shared, size=mapping.size)
+        DEFAULTS.read(defaults, spot, report)
+        return defaults
+
+    def schema(self) -> JsonSchema:
+        return DEFAULTS.schema()
+
+
+RETRY = Record(
+    {
+        "attempts": Field(
+            type=WholeNumber(most=1_000_000), default=5, description="Deliveries in all, the first included"
+        ),
+        "first": Field(
+            type=Duration(), default="1s", attribute="first_s", description="Delay before the second attempt"
+        ),
+        "factor": Field(type=Number(1, 1000), default=2, description="Growth of the delay from attempt to attempt"),
+        "max": Field(type=Duration(), default="1m", attribute="max_s", description="Longest delay"),
+        "jitter": Field(type=Number(0, 1), default=0.2, description="Share of a delay that is random"),
+        "never": Field(
+            type=ExceptionNames(),
+            default=[],
+            description="Exception classes after which a message is a dead letter at once",
+        ),
+    }
+)
+
+KEEP = Record(
+    {"keep": Field(type=Duration(positive=True), default="14d", description="How long dead letters are kept")}
+)
+
+STREAM = Record(
+    {
+        "replicas": Field(type=WholeNumber(most=5), default=1, description="Servers that hold the stream"),
+        "storage": Field(type=Choice(("file", "memory")), default="file", description="Where the server keeps it"),
+        "keep": Field(
+            type=Duration(),
+            default="24h",
+            attribute="keep_s",
+            description="How long handled messages stay readable, within half of max_bytes",
+        ),
+        "max_bytes": Field(type=Size(), default="1Gi", description="A full stream refuses, it never discards"),
+    },
+    owner="the stream",
+)
+
+# Kinds of nodes of a later version, with what they do.
+PLANNED_KINDS = {
+    "models": "calls the models of a cluster",
+    "dispatch": "hands messages to algorithm runners",
+    "batch": "runs a packaged model",
+}
+
+NODE = Record(
+    {
+        "name": Field(type=Name(), required=True, description="Name of the node, unique in the workflow"),
+        "kind": Field(type=Choice(("handler",), PLANNED_KINDS), default="handler", description="What the node is"),
+        "description": Field(type=AnyText(), description="Text shown by the command line"),
+        "handler": Field(type=Path(), description="Path of the handler beside the file; NAME/handler.py by default"),
+        "from": Field(
+            type=Sources(),
+            attribute="sources",
+            description="entrypoint, node or node.channel, or a list of these; the node above by default",
+        ),
+        "replicas": Field(type=WholeNumber(), default=1, description="Processes that share the work"),
+        "concurrency": Field(
+            type=WholeNumber(most=10_000),
+            description="Messages handled at once by a replica; 16 for async def, else 1",
+        ),
+        "timeout": Field(
+            type=Duration(positive=True, or_none=True),
+            default="60s",
+            attribute="timeout_s",
+            description="Limit of one delivery, or none",
+        ),
+        "retry": Field(type=RETRY, description="When a handler that raised is called again"),
+        "dead_letter": Field(
+            type=DeadLetter(),
+            default={"keep": "14d"},
+            attribute="dead_letter_keep_s",
+            description="How long given-up messages are kept, or drop: counted and logged, not stored",
+        ),
+        "env": Field(type=Environment(), description="Variables of the process: text as written"),
+        "config": Field(type=Configuration(), description="Values of the node's configuration scope"),
+        "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
+    },
+    planned={
+        "join": "waits for all parts of a request",
+        "sink": "stores messages without code",
+        "batch": "groups messages for a handler",
+        "state": "orders messages per state id and keeps a state",
+        "order": "orders messages per state id",
+        "resources": "limits what a process may use",
+        "object_store": "chooses an object store",
+        "image": "chooses a container image",
+        "versions": "runs a second version beside the first",
+    },
+)
+
+# Keys that make no sense for every node at once.
+NOT_SHARED = {"name", "kind", "description", "handler", "from", "join", "sink"}
+DEFAULTS = Record(
+    {key: known for key, known in NODE.fields.items() if key not in NOT_SHARED},
+    {key: what for key, what in NODE.planned.items() if key not in NOT_SHARED},
+    owner="the defaults",
+)
+
+WORKFLOW = Record(
+    {
+        "name": Field(type=Name(), required=True, description="Name of the workflow"),
+        "version": Field(
+            type=Name(),
+            default="dev",
+            description="Version of the code; another version is another deployment beside this one",
+        ),
+        "krt": Field(type=Choice(("1",)), default=1, description="Number of this schema"),
+        "description": Field(type=AnyText(), description="Text shown by the command line"),
+        "nodes": Field(type=Nodes(), required=True, description="The nodes; their order is the wiring without from"),
+        "output": Field(
+            type=OneSource(),
+            description="node or node.channel whose messages answer the callers; the last node by default",
+        ),
+        "defaults": Field(type=NodeDefaults(), description="Keys of every node, mappings merged key by key"),
+        "config": Field(type=Configuration(), description="Values of the workflow's configuration scope"),
+        "stream": Field(type=STREAM, description="The stream that holds every message of the workflow"),
+    },
+    planned={
+        "drivers": "joins the workflow to the outside",
+        "algorithms": "deploys algorithm runners",
+        "objects": "declares object stores",
+    },
+    owner="the workflow",
+)

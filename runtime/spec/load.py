@@ -1,0 +1,231 @@
+"""A workflow file -> `Workflow`, or every problem of the file at once.
+
+| call | gives |
+|---|---|
+| `load("flows/hello")` | the workflow of `flows/hello/workflow.yaml` |
+| `load("flows/hello/other.yaml")` | the workflow of that file |
+| `load(path, check_handlers=True)` | the same, once the handlers' files exist |
+| `load_report(path)` | what there is of it, with errors and warnings |
+"""
+
+import os
+import posixpath
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from runtime import errors
+from runtime.spec import names
+from runtime.spec.fields import NODE, PLANNED_KINDS, WORKFLOW, WrittenSource, node_title
+from runtime.spec.model import MAX_DEDUP_WINDOW_S, Node, Source, Stream, Workflow
+from runtime.spec.node import RetryPolicy
+from runtime.spec.report import START, Fault, Report, nearest
+from runtime.spec.tree import MAX_SIZE, Entry, Mapping, Text, Value, parse, too_large
+from runtime.spec.values import Spot
+from runtime.spec.wiring import NodeDraft, check_output, wire
+
+# Name of the file in a workflow's folder.
+FILE_NAME = "workflow.yaml"
+# Keys by which a manifest of KRE is told from a workflow file.
+KRE_KEYS = ("workflows", "krtVersion")
+# Keys that a node of any kind has; of a kind that is only planned nothing else is read.
+KEYS_OF_ANY_KIND = {"name", "kind", "from"}
+# Folders that are searched for a near name when a handler's file does not exist.
+MAX_FOLDERS_SEARCHED = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loaded:
+    """What was read of a file. `workflow` is None where the report holds errors; `drafts` know the places."""
+
+    path: Path
+    report: Report
+    drafts: tuple[NodeDraft, ...] = ()
+    output: Source | None = None
+    workflow: Workflow | None = None
+
+
+def load(path: Path | str, *, check_handlers: bool = False) -> Workflow:
+    """Return the workflow of a file, or of a folder's `workflow.yaml`.
+
+    check_handlers: every handler's file has to exist. Raises WorkflowError with every problem of the file.
+    """
+    loaded = load_report(path, check_handlers=check_handlers)
+    if loaded.workflow is None:
+        raise errors.WorkflowError(loaded.report.errors)
+    return loaded.workflow
+
+
+def load_report(path: Path | str, *, check_handlers: bool = False) -> Loaded:
+    """Read a workflow file as far as its faults allow; raises nothing for a fault of the file."""
+    file = Path(path)
+    file = file / FILE_NAME if file.is_dir() else file
+    report = Report(str(file))
+    root: Value | None = None
+    with report.collecting():
+        root = parse(_read(file), report)
+    if root is None:
+        return Loaded(path=file, report=report)
+    with report.collecting():
+        return _Loader(file, report, check_handlers).load(_expect_workflow(root))
+    return Loaded(path=file, report=report)
+
+
+def _read(file: Path) -> bytes:
+    try:
+        with file.open("rb") as opened:
+            return opened.read(MAX_SIZE + 1)
+    except (OSError, ValueError) as err:
+        reason = err.strerror if isinstance(err, OSError) else str(err)
+        remedy = f"name a workflow file, or a folder with a {FILE_NAME}"
+        raise Fault(START, f"the file cannot be read: {reason}", remedy, "unreadable") from err
+
+
+def _expect_workflow(root: Value) -> Mapping:
+    if not isinstance(root, Mapping):
+        what = f"the file holds {root if not isinstance(root, Text) else 'a text'}"
+        raise Fault(root.place, what, 'write a mapping with "name" and "nodes"', "wrong-type")
+    for entry in root.entries:
+        if entry.key.text in KRE_KEYS:
+            what = f'"{entry.key.text}" makes this a manifest of KRE, which this version does not read yet'
+            raise Fault(entry.key.place, what, "write it as a workflow file", "not-yet")
+    return root
+
+
+class _Loader:
+    """Reads one file: its keys by the tables, then its nodes with the defaults under them, then the wiring."""
+
+    def __init__(self, file: Path, report: Report, check_handlers: bool) -> None:
+        self._file = file
+        self._report = report
+        self._check_handlers = check_handlers
+
+    def load(self, root: Mapping) -> Loaded:
+        values = WORKFLOW.read(root, Spot("", ""), self._report)
+        nodes: Sequence[Mapping] = values.pop("nodes", ())
+        defaults: Mapping | None = values.pop("defaults", None)
+        _check_merged_size(root, nodes, defaults)
+        drafts = tuple(self._draft(with_defaults(node, defaults), n) for n, node in enumerate(nodes, start=1))
+        wire(drafts, _driver_names(root), self._report)
+        written: WrittenSource | None = values.pop("output", None)
+        if written is not None and drafts:
+            check_output(written, drafts, self._report)
+        output = Source(node=written.node, channel=written.channel) if written else _last(drafts)
+        workflow = None if self._report.errors else self._workflow(values, drafts, output)
+        if workflow is not None:
+            _warn_of_long_retries(drafts, workflow, self._report)
+        return Loaded(path=self._file, report=self._report, drafts=drafts, output=output, workflow=workflow)
+
+    def _draft(self, node: Mapping, number: int) -> NodeDraft:
+        title = node_title(node, number)
+        name, kind = node.get("name"), node.get("kind")
+        planned = isinstance(kind, Text) and kind.text in PLANNED_KINDS
+        readable = _only(node, KEYS_OF_ANY_KIND) if planned else node
+        values = NODE.read(readable, Spot("", title), self._report)
+        draft = NodeDraft(
+            name=name.text if isinstance(name, Text) else "",
+            title=title,
+            place=name.place if name else node.place,
+            values=values,
+            handler="",
+            handler_place=node.place,
+            sources=values.get("sources", ()),
+        )
+        if not planned:
+            with self._report.collecting():
+                self._find_handler(draft, node)
+        return draft
+
+    def _find_handler(self, draft: NodeDraft, node: Mapping) -> None:
+        written: Text | None = draft.values.get("handler")
+        if written is None and (node.get("handler") is not None or not names.is_name(draft.name)):
+            return
+        draft.handler_place = written.place if written else draft.place
+        path = posixpath.normpath(written.text if written else f"{draft.name}/handler.py")
+        if posixpath.isabs(path) or path.split("/")[0] == "..":
+            what = f"handler {path} of {draft.title} lies outside the folder of the file"
+            raise Fault(draft.handler_place, what, "put it into the folder, or below", "outside-folder")
+        if self._check_handlers:
+            self._check_file(path, draft)
+        draft.handler = path
+
+    def _check_file(self, path: str, draft: NodeDraft) -> None:
+        folder = self._file.parent
+        # os.path.isfile answers False where Path.is_file raises: a name that is too long.
+        if os.path.isfile(folder / path):
+            return
+        near = nearest(path, _python_files(folder))
+        remedy = f'did you mean "{near}"?' if near else "create it with a handler(ctx, data)"
+        raise Fault(draft.handler_place, f"handler {path} does not exist", remedy, "missing-file")
+
+    def _workflow(self, values: dict[str, Any], drafts: Sequence[NodeDraft], output: Source) -> Workflow:
+        known = {key: value for key, value in values.items() if key not in {"krt", "stream"}}
+        return Workflow(
+            **known,
+            nodes=tuple(_node(draft) for draft in drafts),
+            output=output,
+            stream=Stream(**values.get("stream", {})),
+            folder=self._file.parent,
+            path=self._file,
+        )
+
+
+def _node(draft: NodeDraft) -> Node:
+    values = {**draft.values, "handler": draft.handler, "sources": draft.resolved}
+    return Node(**{**values, "retry": RetryPolicy(**values.get("retry", {}))})
+
+
+def with_defaults(node: Mapping, defaults: Mapping | None) -> Mapping:
+    """Return the node with the defaults under it: its own keys win, mappings are merged key by key."""
+    if defaults is None:
+        return node
+    entries = [_merged(entry, defaults.get(entry.key.text)) for entry in node.entries]
+    entries += [entry for entry in defaults.entries if node.get(entry.key.text) is None]
+    return Mapping(place=node.place, entries=tuple(entries), size=node.size)
+
+
+def _merged(own: Entry, default: Value | None) -> Entry:
+    if not isinstance(own.value, Mapping) or not isinstance(default, Mapping):
+        return own
+    added = tuple(entry for entry in default.entries if own.value.get(entry.key.text) is None)
+    value = Mapping(place=own.value.place, entries=own.value.entries + added, size=own.value.size)
+    return Entry(key=own.key, value=value)
+
+
+def _check_merged_size(root: Mapping, nodes: Sequence[Mapping], defaults: Mapping | None) -> None:
+    if defaults is not None and root.size + len(nodes) * defaults.size > MAX_SIZE:
+        raise too_large(defaults.place)
+
+
+def _only(node: Mapping, keys: set[str]) -> Mapping:
+    entries = tuple(entry for entry in node.entries if entry.key.text in keys)
+    return Mapping(place=node.place, entries=entries, size=node.size)
+
+
+def _driver_names(root: Mapping) -> list[str]:
+    drivers = root.get("drivers")
+    return [entry.key.text for entry in drivers.entries] if isinstance(drivers, Mapping) else []
+
+
+def _last(drafts: Sequence[NodeDraft]) -> Source:
+    return Source(node=drafts[-1].name if drafts else "")
+
+
+def _warn_of_long_retries(drafts: Sequence[NodeDraft], workflow: Workflow, report: Report) -> None:
+    for draft, node in zip(drafts, workflow.nodes, strict=True):
+        if node.timeout_s is not None and node.redelivery_span_s > MAX_DEDUP_WINDOW_S:
+            what = f"{draft.title} may retry for longer than the dedup window of {MAX_DEDUP_WINDOW_S / 60:g} minutes"
+            remedy = 'lower "attempts" or "timeout", or expect that a late attempt publishes again'
+            report.add(Fault(draft.place, what, remedy, "long-retry"), warning=True)
+
+
+def _python_files(folder: Path) -> list[str]:
+    """Return the paths of the Python files below a folder, without hidden ones, as far as it searches."""
+    found: list[str] = []
+    for parent, folders, files in islice(os.walk(folder), MAX_FOLDERS_SEARCHED):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
+        relative = Path(parent).relative_to(folder)
+        found += [(relative / name).as_posix() for name in sorted(files) if name.endswith(".py")]
+    return found
