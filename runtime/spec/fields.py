@@ -353,8 +353,8 @@ WORKFLOW = Record(
         "stream": Field(type=STREAM, description="The stream that holds every message of the workflow"),
     },
     planned={
-        "drivers": "joins the workflow to the outside",
-        "algorithms": "deploys algorithm runners",
+        "drivers": "joins it to the outside",
+        "algorithms": "deploys algorithm runners with it",
         "objects": "declares object stores",
     },
     owner="the workflow",

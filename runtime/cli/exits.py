@@ -1,0 +1,9 @@
+"""The exit codes of `krt`. Scripts and supervisors read them, so a number never changes its meaning."""
+
+OK = 0
+# Something that was asked for did not work out: a request, a process, a server.
+FAILED = 1
+# What a person wrote is wrong: the command line, KRT_* variables, the workflow file or a handler.
+CONFIG = 2
+# Ended by Ctrl-C, as a shell reports it (128 + SIGINT).
+INTERRUPTED = 130

@@ -1,0 +1,57 @@
+"""The command `krt`: puts the groups of commands together and turns errors into exit codes.
+
+A group is a module beside this one with `register(app)`, listed in `GROUPS`. Groups import what they need inside
+their commands, because every process of a workflow starts through here and pays for each import at the top.
+"""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from runtime import errors
+from runtime.cli import check, exits
+from runtime.version import __version__
+
+# In the order in which the help lists them.
+GROUPS = (check,)
+
+app = typer.Typer(
+    name="krt",
+    help="Run streaming workflows on NATS JetStream.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"krt {__version__}")
+        raise typer.Exit(exits.OK)
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Run streaming workflows on NATS JetStream."""
+
+
+for group in GROUPS:
+    group.register(app)
+
+
+def main() -> None:
+    """Run `krt` with the arguments of this process; ends it with one of the codes in `cli/exits.py`."""
+    try:
+        app()
+    except errors.ConfigError as err:
+        typer.echo(str(err), err=True)
+        sys.exit(exits.CONFIG)
+    except errors.KrtError as err:
+        typer.echo(f"krt: {err}", err=True)
+        sys.exit(exits.FAILED)
