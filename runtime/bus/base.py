@@ -20,6 +20,9 @@ Headers = Mapping[str, str]
 # How long the server waits for an ack before it delivers again; readers keep long deliveries alive within it.
 ACK_WAIT_S = 30.0
 
+# How long a publisher retries one message before it confirms with the error.
+GIVE_UP_S = 30.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StreamConfig:
@@ -210,7 +213,8 @@ class Publisher(Protocol):
         """Hand over one message; returns when it is in the in-flight window, which bounds count and bytes.
 
         `confirm` is called exactly once, on the loop: with None once stored (a duplicate counts as stored), else with
-        StreamFullError, BusUnavailableError, WrongStreamError or BusClosedError.
+        StreamFullError, BusUnavailableError, BusClosedError, or with another BusError for what a retry cannot help
+        (WrongStreamError, or larger than the stream's own limit).
         Raises MessageTooLargeError (nothing is sent, `confirm` is not called).
         """
         ...
@@ -335,8 +339,13 @@ class Bus(Protocol):
         """Return a reader of the consumer; with `create` a missing consumer is made, otherwise it is waited for."""
         ...
 
-    def publisher(self, stream: str, *, on_hold: Callable[[bool], None] | None = None) -> Publisher:
-        """Return a publisher into the stream; `on_hold` gets True when it begins to wait and False when that is over."""
+    def publisher(
+        self, stream: str, *, on_hold: Callable[[bool], None] | None = None, give_up_s: float = GIVE_UP_S
+    ) -> Publisher:
+        """Return a publisher into the stream.
+
+        `on_hold(True)` is called when it begins to wait, `on_hold(False)` when it stores again or has given up all.
+        """
         ...
 
     async def key_value(self, bucket: str, *, create: bool = False) -> KeyValue:

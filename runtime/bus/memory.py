@@ -1,0 +1,299 @@
+"""A bus in memory with the semantics of JetStream, for tests of the runtime and of users.
+
+`MemoryBroker` is the server, `MemoryBus` one connection to it. Nothing is handed over or confirmed inside the call that
+caused it, as on a network; time passes by the broker's clock alone.
+
+    broker = MemoryBroker(FakeClock())
+    bus = broker.connect()
+"""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterable
+from dataclasses import fields
+
+from runtime.bus.base import (
+    GIVE_UP_S,
+    ConsumerConfig,
+    ConsumerState,
+    CoreMessage,
+    Headers,
+    StoredMessage,
+    StreamConfig,
+    StreamState,
+)
+from runtime.bus.memory_consumer import MemoryConsumer
+from runtime.bus.memory_core import MemoryRouter, MemorySubscription
+from runtime.bus.memory_kv import MemoryBucket, MemoryKeyValue
+from runtime.bus.memory_publisher import MemoryPublisher
+from runtime.bus.memory_reader import MemoryReader
+from runtime.bus.memory_stream import MemoryStream
+from runtime.bus.memory_subject import overlap
+from runtime.clock import Clock
+from runtime.errors import (
+    BusClosedError,
+    BusUnavailableError,
+    DriftError,
+    NoRespondersError,
+    NotFoundError,
+    WrongStreamError,
+)
+
+# Largest message with its headers, as a server takes it by default.
+MAX_PAYLOAD_BYTES = 1024 * 1024
+
+
+class MemoryBroker:
+    """The server: streams, buckets and core subscriptions that its connections share."""
+
+    def __init__(self, clock: Clock, *, max_payload_bytes: int = MAX_PAYLOAD_BYTES) -> None:
+        self.clock = clock
+        self.max_payload_bytes = max_payload_bytes
+        self.router = MemoryRouter()
+        self.buckets: dict[str, MemoryBucket] = {}
+        self.paused = False
+        self._streams: dict[str, MemoryStream] = {}
+        self._refused_publishes = 0
+        self._inbox_numbers = itertools.count(1)
+
+    def connect(self) -> "MemoryBus":
+        return MemoryBus(self)
+
+    def stream(self, name: str) -> MemoryStream:
+        """Raises NotFoundError."""
+        stream = self._streams.get(name)
+        if stream is None:
+            raise NotFoundError(f"there is no stream {name}")
+        stream.expire()
+        return stream
+
+    def ensure_stream(self, config: StreamConfig) -> list[str]:
+        for other in self._streams.values():
+            if other.config.name != config.name and _share_subjects(other.config.subjects, config.subjects):
+                raise WrongStreamError(f"stream {config.name} would share subjects with {other.config.name}")
+        stream = self._streams.get(config.name)
+        if stream is None:
+            self._streams[config.name] = MemoryStream(config, self.clock)
+            return []
+        if stream.config.storage != config.storage:
+            raise DriftError(f"stream {config.name}: storage: {stream.config.storage} -> {config.storage}")
+        changes = _changes(stream.config, config)
+        stream.config = config
+        return changes
+
+    def ensure_consumer(self, config: ConsumerConfig) -> list[str]:
+        stream = self.stream(config.stream)
+        consumer = stream.consumers.get(config.durable)
+        if consumer is None:
+            stream.add_consumer(config).paused = self.paused
+            return []
+        changes = _changes(consumer.config, config)
+        consumer.update(config)
+        return changes
+
+    def find_consumer(self, config: ConsumerConfig, *, create: bool) -> MemoryConsumer | None:
+        """Return the consumer as it is; a missing one is made with `create`, else None."""
+        if self.paused or config.stream not in self._streams:
+            return None
+        consumers = self._streams[config.stream].consumers
+        if config.durable not in consumers and create:
+            self.ensure_consumer(config)
+        return consumers.get(config.durable)
+
+    def store(self, expected_stream: str, subject: str, data: bytes, headers: Headers) -> None:
+        """Store a message in the stream of its subject; raises why it is refused."""
+        if self.paused or self._refused_publishes > 0:
+            self._refused_publishes = max(0, self._refused_publishes - 1)
+            raise BusUnavailableError(f"no answer to a publish on {subject}")
+        stream = next((one for one in self._streams.values() if one.listens_to(subject)), None)
+        if stream is None:
+            raise BusUnavailableError(f"no stream has the subject {subject}")
+        if stream.config.name != expected_stream:
+            raise WrongStreamError(f"{subject} belongs to stream {stream.config.name}, not to {expected_stream}")
+        stream.store(subject, data, headers)
+
+    def send(self, message: CoreMessage) -> bool:
+        """Route a core message, unless paused; returns whether anybody listens."""
+        return self.paused or self.router.route(message)
+
+    def new_inbox(self) -> str:
+        return f"_INBOX.{next(self._inbox_numbers)}"
+
+    # --- faults, for tests ---
+
+    def fail_publishes(self, count: int) -> None:
+        """Leave the next `count` attempts to store a message without an answer."""
+        self._refused_publishes = count
+
+    def pause(self) -> None:
+        """Freeze: nothing is stored, delivered or answered until `resume`."""
+        self._set_paused(True)
+
+    def resume(self) -> None:
+        self._set_paused(False)
+
+    def _set_paused(self, paused: bool) -> None:
+        self.paused = paused
+        for stream in self._streams.values():
+            for consumer in stream.consumers.values():
+                consumer.paused = paused
+                consumer.wake()
+
+    def delete_consumer(self, stream: str, durable: str) -> None:
+        """Delete a durable under its readers."""
+        self.stream(stream).consumers.pop(durable).deleted()
+
+    def redeliver(self, stream: str, durable: str, sequence: int) -> None:
+        """Deliver a message again while somebody still works on it."""
+        self.stream(stream).consumers[durable].nak(sequence, 0.0)
+
+
+def _share_subjects(ones: Iterable[str], others: Iterable[str]) -> bool:
+    return any(overlap(one, other) for one, other in itertools.product(ones, others))
+
+
+def _changes(old: StreamConfig | ConsumerConfig, new: StreamConfig | ConsumerConfig) -> list[str]:
+    pairs = [(each.name, getattr(old, each.name), getattr(new, each.name)) for each in fields(old)]
+    return [f"{name}: {was} -> {becomes}" for name, was, becomes in pairs if was != becomes]
+
+
+class MemoryBus:
+    """See `base.Bus`: one connection to a `MemoryBroker`."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        self._broker = broker
+        self._closed = asyncio.Event()
+        self._readers: list[MemoryReader] = []
+        self._publishers: list[MemoryPublisher] = []
+        self._subscriptions: list[MemorySubscription] = []
+
+    @property
+    def max_payload_bytes(self) -> int:
+        return self._broker.max_payload_bytes
+
+    def _check(self) -> None:
+        if self._closed.is_set():
+            raise BusClosedError("the connection is closed")
+        if self._broker.paused:
+            raise BusUnavailableError("the server does not answer")
+
+    # --- core ---
+
+    def send(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
+        if not self._closed.is_set():
+            self._broker.send(CoreMessage(subject, data, reply, headers or {}))
+
+    async def request(
+        self, subject: str, data: bytes, *, timeout_s: float, headers: Headers | None = None
+    ) -> CoreMessage:
+        if self._closed.is_set():
+            raise BusClosedError("the connection is closed")
+        answer: asyncio.Future[CoreMessage] = asyncio.get_running_loop().create_future()
+        late = BusUnavailableError(f"no answer to a request on {subject} within {timeout_s} s")
+        inbox = self.new_inbox()
+        subscription = self._broker.router.subscribe(inbox, lambda message: _resolve(answer, message), "")
+        timer = self._broker.clock.call_later(timeout_s, lambda: _fail(answer, late))
+        try:
+            if not self._broker.send(CoreMessage(subject, data, inbox, headers or {})):
+                raise NoRespondersError(f"nobody listens on {subject}")
+            return await answer
+        finally:
+            timer.cancel()
+            subscription.remove()
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[CoreMessage], None], *, queue: str = ""
+    ) -> MemorySubscription:
+        self._check()
+        subscription = self._broker.router.subscribe(subject, callback, queue)
+        self._subscriptions.append(subscription)
+        return subscription
+
+    def new_inbox(self) -> str:
+        return self._broker.new_inbox()
+
+    # --- streams ---
+
+    async def ensure_stream(self, config: StreamConfig) -> list[str]:
+        self._check()
+        return self._broker.ensure_stream(config)
+
+    async def ensure_consumer(self, config: ConsumerConfig) -> list[str]:
+        self._check()
+        return self._broker.ensure_consumer(config)
+
+    async def stream_state(self, stream: str) -> StreamState:
+        self._check()
+        return self._broker.stream(stream).state()
+
+    async def consumer_states(self, stream: str) -> list[ConsumerState]:
+        self._check()
+        consumers = self._broker.stream(stream).consumers
+        return [consumers[name].state() for name in sorted(consumers)]
+
+    async def get_message(self, stream: str, sequence: int) -> StoredMessage:
+        self._check()
+        return self._broker.stream(stream).get(sequence)
+
+    async def purge(self, stream: str, *, below: int) -> int:
+        self._check()
+        return self._broker.stream(stream).purge(below)
+
+    async def delete_message(self, stream: str, sequence: int) -> None:
+        self._check()
+        self._broker.stream(stream).delete(sequence)
+
+    def reader(self, config: ConsumerConfig, *, create: bool) -> MemoryReader:
+        reader = MemoryReader(config, lambda: self._broker.find_consumer(config, create=create), self._broker.clock)
+        self._readers.append(reader)
+        return reader
+
+    def publisher(
+        self, stream: str, *, on_hold: Callable[[bool], None] | None = None, give_up_s: float = GIVE_UP_S
+    ) -> MemoryPublisher:
+        publisher = MemoryPublisher(
+            lambda subject, data, headers: self._broker.store(stream, subject, data, headers),
+            self._broker.clock,
+            limit_bytes=self.max_payload_bytes,
+            give_up_s=give_up_s,
+            on_hold=on_hold,
+        )
+        self._publishers.append(publisher)
+        return publisher
+
+    async def key_value(self, bucket: str, *, create: bool = False) -> MemoryKeyValue:
+        self._check()
+        if bucket not in self._broker.buckets and not create:
+            raise NotFoundError(f"there is no bucket {bucket}")
+        return MemoryKeyValue(self._broker.buckets.setdefault(bucket, MemoryBucket()), self._check)
+
+    # --- life ---
+
+    async def wait_closed(self) -> None:
+        await self._closed.wait()
+
+    async def close(self) -> None:
+        self.kill()
+
+    def kill(self) -> None:
+        """Lose the connection at once, as a killed process does: nothing in hand is settled."""
+        if self._closed.is_set():
+            return
+        self._closed.set()
+        why = BusClosedError("the connection was closed")
+        for subscription in self._subscriptions:
+            subscription.remove()
+        for reader in self._readers:
+            reader.disconnect(why)
+        for publisher in self._publishers:
+            publisher.disconnect(why)
+
+
+def _resolve(answer: "asyncio.Future[CoreMessage]", message: CoreMessage) -> None:
+    if not answer.done():
+        answer.set_result(message)
+
+
+def _fail(answer: "asyncio.Future[CoreMessage]", error: BusUnavailableError) -> None:
+    if not answer.done():
+        answer.set_exception(error)
