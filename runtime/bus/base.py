@@ -19,6 +19,8 @@ Headers = Mapping[str, str]
 
 # How long the server waits for an ack before it delivers again; readers keep long deliveries alive within it.
 ACK_WAIT_S = 30.0
+# How long a publisher tries what cannot be stored before it gives the message back.
+GIVE_UP_S = 30.0
 
 # How long a publisher retries one message before it confirms with the error.
 GIVE_UP_S = 30.0

@@ -1,0 +1,234 @@
+"""One connection to NATS: reconnects for ever, redacts credentials, and is closed only for good.
+
+Owns the nats-py client and the outbox: `write` only appends, and one task hands the outbox to the client. So every
+caller is synchronous, writes of one turn of the loop leave together, and nothing is written while disconnected.
+Streams, consumers and messages of a workflow are the business of `topology.py`, `pull.py` and `publish.py`.
+"""
+
+import asyncio
+import logging
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.js.client import JetStreamContext
+
+from runtime.bus.base import Headers
+from runtime.errors import BusClosedError, BusUnavailableError, ServerError
+from runtime.settings import redact
+
+log = logging.getLogger(__name__)
+
+# The oldest server that knows several filter subjects in one consumer, and stream metadata.
+SERVER_FLOOR = (2, 10, 0)
+# Seconds that the first connect may take in all, and after which a line says what it waits for.
+CONNECT_LIMIT_S = 30.0
+CONNECT_TRY_S = 5.0
+# Seconds between pings; two missed ones end the connection. nats-py's own 120 s would hide a frozen server.
+PING_INTERVAL_S = 10
+# Bytes that the client holds back at most; more than the publisher's in-flight window.
+PENDING_BYTES = 64 * 1024 * 1024
+
+Listener = Callable[[], None]
+Outgoing = tuple[str, bytes, str, Headers | None]
+
+
+class Connection:
+    """A live connection; make it with `await Connection.open(...)`."""
+
+    def __init__(self, name: str, request_timeout_s: float) -> None:
+        self.name = name
+        self.request_timeout_s = request_timeout_s
+        self.client = Client()
+        self.closed = asyncio.Event()
+        self.last_error: Exception | None = None
+        self._outbox: deque[Outgoing] = deque()
+        self._wake: asyncio.Future[None] | None = None
+        self._drained = asyncio.Event()
+        self._drained.set()
+        self._sender: asyncio.Task[None] | None = None
+        self._on_disconnect: list[Listener] = []
+        self._on_reconnect: list[Listener] = []
+        self._closing = False
+
+    @classmethod
+    async def open(
+        cls, servers: list[str], *, name: str, request_timeout_s: float = 5.0, limit_s: float = CONNECT_LIMIT_S
+    ) -> "Connection":
+        """Connect within `limit_s`. Raises BusUnavailableError, or ServerError for a server below the floor."""
+        loop = asyncio.get_running_loop()
+        give_up_s = loop.time() + limit_s
+        while True:
+            connection = cls(name, request_timeout_s)
+            try:
+                async with asyncio.timeout(min(CONNECT_TRY_S, limit_s)):
+                    await connection._connect(servers)
+                break
+            except (TimeoutError, OSError, nats.errors.Error) as error:
+                await connection.client.close()
+                cause = connection.last_error or error
+                where = ", ".join(redact(server) for server in servers)
+                if loop.time() >= give_up_s or _is_refusal(cause):
+                    raise BusUnavailableError(
+                        f"no NATS server lets us in at {where}: {describe(cause)}; start it, or correct KRT_NATS_SERVER"
+                    ) from error
+                log.warning("waiting for NATS at %s: %s", where, describe(cause), extra={"action": "wait-nats"})
+        connection._check_server()
+        connection._sender = loop.create_task(connection._send(), name=f"{name} outbox")
+        return connection
+
+    @property
+    def is_connected(self) -> bool:
+        return bool(self.client.is_connected)
+
+    @property
+    def jetstream(self) -> JetStreamContext:
+        """nats-py's JetStream, for administration only; messages of a workflow never go through it."""
+        return JetStreamContext(self.client, timeout=self.request_timeout_s)
+
+    def new_inbox(self) -> str:
+        return f"_INBOX.{secrets.token_hex(11)}"
+
+    def listen(self, *, on_disconnect: Listener, on_reconnect: Listener) -> Callable[[], None]:
+        """Call back at every disconnect and reconnect; returns the function that ends it."""
+        self._on_disconnect.append(on_disconnect)
+        self._on_reconnect.append(on_reconnect)
+
+        def stop() -> None:
+            self._on_disconnect.remove(on_disconnect)
+            self._on_reconnect.remove(on_reconnect)
+
+        return stop
+
+    def write(self, subject: str, data: bytes, reply: str = "", headers: Headers | None = None) -> None:
+        """Append one message to the outbox; it leaves in the next turn of the loop, or after a reconnect."""
+        self._outbox.append((subject, data, reply, headers))
+        self._drained.clear()
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    def discard(self, reply_prefix: str) -> None:
+        """Drop outbox entries with such a reply; their owner writes them again after the reconnect."""
+        self._outbox = deque(entry for entry in self._outbox if not entry[2].startswith(reply_prefix))
+
+    async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = "") -> Any:
+        """Subscribe without client-side limits; the callback only appends. Known to the server when this returns."""
+        subscription = await self.client.subscribe(
+            subject, queue, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
+        )
+        await self.flush()
+        return subscription
+
+    async def flush(self) -> None:
+        """Wait until the server has seen everything written so far. Raises BusUnavailableError, BusClosedError."""
+        try:
+            async with asyncio.timeout(self.request_timeout_s):
+                await self._drained.wait()
+            await self.client.flush(timeout=self.request_timeout_s)
+        except nats.errors.ConnectionClosedError as error:
+            raise BusClosedError("the connection to NATS is closed") from error
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise BusUnavailableError(f"NATS did not answer a flush: {describe(error)}") from error
+
+    async def close(self) -> None:
+        """Write out what can be written, then close."""
+        self._closing = True
+        if self.is_connected:
+            try:
+                await self.flush()
+            except (BusUnavailableError, BusClosedError) as error:
+                log.warning("closing NATS with unsent messages: %s", error)
+        if self._sender is not None:
+            self._sender.cancel()
+            await asyncio.gather(self._sender, return_exceptions=True)
+        await self.client.close()
+
+    # --- the client's side ---
+
+    async def _connect(self, servers: list[str]) -> None:
+        await self.client.connect(
+            servers=servers,
+            name=self.name,
+            error_cb=self._error,
+            disconnected_cb=self._disconnected,
+            reconnected_cb=self._reconnected,
+            closed_cb=self._closed,
+            max_reconnect_attempts=-1,
+            reconnect_time_wait=0.25,  # seconds
+            ping_interval=PING_INTERVAL_S,
+            pending_size=PENDING_BYTES,
+            skip_subject_validation=True,  # every subject is made in spec/names.py and checked there
+        )
+
+    def _check_server(self) -> None:
+        version = self.client.connected_server_version
+        if (version.major, version.minor, version.patch) < SERVER_FLOOR:
+            floor = ".".join(map(str, SERVER_FLOOR))
+            raise ServerError(
+                f"the NATS server is {version}, below {floor}, and would misread our consumers; update it"
+            )
+
+    async def _send(self) -> None:
+        """Hand the outbox to the client, in order, whenever the connection is up."""
+        loop = asyncio.get_running_loop()
+        while True:
+            if not self._outbox or not self.client.is_connected:
+                self._wake = loop.create_future()
+                await self._wake
+            while self._outbox and self.client.is_connected:
+                subject, data, reply, headers = self._outbox.popleft()
+                try:
+                    await self.client.publish(subject, data, reply, headers)
+                except nats.errors.OutboundBufferLimitError:  # disconnected meanwhile
+                    self._outbox.appendleft((subject, data, reply, headers))
+                    break
+                except nats.errors.ConnectionClosedError:
+                    return
+                except nats.errors.Error as error:
+                    log.error("NATS takes no message on %s: %s", subject, describe(error), extra={"action": "unsent"})
+            if not self._outbox:
+                self._drained.set()
+
+    async def _error(self, error: Exception) -> None:
+        text = describe(error)
+        repeated = self.last_error is not None and describe(self.last_error) == text
+        self.last_error = error
+        if "permissions violation" in text.lower():
+            log.error("NATS refuses: %s", text, extra={"action": "nats-refused"})
+        elif self._sender is not None:
+            log.log(logging.DEBUG if repeated else logging.WARNING, "NATS: %s", text, extra={"action": "nats-error"})
+
+    async def _disconnected(self) -> None:
+        if self._closing or self._sender is None:
+            return
+        log.warning("NATS is away; what runs goes on", extra={"action": "disconnect"})
+        for listener in list(self._on_disconnect):
+            listener()
+
+    async def _reconnected(self) -> None:
+        log.info("NATS is back", extra={"action": "reconnect"})
+        self.last_error = None
+        for listener in list(self._on_reconnect):
+            listener()
+        if self._wake is not None and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def _closed(self) -> None:
+        if not self._closing and self._sender is not None:
+            log.error("NATS has closed the connection for good: %s", describe(self.last_error))
+        self.closed.set()
+
+
+def describe(error: Exception | None) -> str:
+    """Return an error's text without credentials; its class where it has no text."""
+    return redact(str(error) or type(error).__name__) if error is not None else "no reason given"
+
+
+def _is_refusal(error: Exception) -> bool:
+    """Say whether waiting cannot help: the server answered and said no."""
+    text = str(error).lower()
+    return "authorization" in text or "authentication" in text

@@ -1,0 +1,146 @@
+"""`NatsBus`: the contract of `bus/base.py` on one NATS connection. Starts here; each part lives in its own file."""
+
+from collections.abc import Callable
+
+import nats.errors
+from nats.aio.msg import Msg
+
+from runtime.bus.base import (
+    GIVE_UP_S,
+    ConsumerConfig,
+    ConsumerState,
+    CoreMessage,
+    Headers,
+    KeyValue,
+    StoredMessage,
+    StreamConfig,
+    StreamState,
+    Subscription,
+)
+from runtime.bus.connection import CONNECT_LIMIT_S, Connection, describe
+from runtime.bus.kv import NatsKeyValue
+from runtime.bus.publish import NatsPublisher
+from runtime.bus.pull import NatsReader
+from runtime.bus.topology import Topology
+from runtime.clock import Clock, SystemClock
+from runtime.errors import BusClosedError, BusUnavailableError, NoRespondersError
+
+
+class NatsBus:
+    """See `bus.base.Bus`."""
+
+    def __init__(self, connection: Connection, clock: Clock) -> None:
+        self._connection = connection
+        self._clock = clock
+        self._topology = Topology(connection)
+
+    @classmethod
+    async def connect(
+        cls,
+        servers: list[str],
+        *,
+        name: str,
+        clock: Clock | None = None,
+        request_timeout_s: float = 5.0,
+        limit_s: float = CONNECT_LIMIT_S,
+    ) -> "NatsBus":
+        """Connect within `limit_s` seconds; `name` is shown by the server's monitoring.
+
+        Raises BusUnavailableError when no server answers, ServerError for one below the floor.
+        """
+        connection = await Connection.open(servers, name=name, request_timeout_s=request_timeout_s, limit_s=limit_s)
+        return cls(connection, clock or SystemClock())
+
+    @property
+    def max_payload_bytes(self) -> int:
+        return int(self._connection.client.max_payload)
+
+    # --- core ---
+
+    def send(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
+        self._connection.write(subject, data, reply, headers)
+
+    async def request(
+        self, subject: str, data: bytes, *, timeout_s: float, headers: Headers | None = None
+    ) -> CoreMessage:
+        try:
+            answer = await self._connection.client.request(
+                subject, data, timeout=timeout_s, headers=dict(headers) if headers else None
+            )
+        except nats.errors.NoRespondersError as error:
+            raise NoRespondersError(f"nobody listens on {subject}") from error
+        except nats.errors.ConnectionClosedError as error:
+            raise BusClosedError("the connection to NATS is closed") from error
+        except (nats.errors.Error, TimeoutError, OSError) as error:
+            raise BusUnavailableError(f"no answer on {subject} in {timeout_s:g} s: {describe(error)}") from error
+        return _core_message(answer)
+
+    async def subscribe(
+        self, subject: str, callback: Callable[[CoreMessage], None], *, queue: str = ""
+    ) -> Subscription:
+        async def on_message(message: Msg) -> None:
+            callback(_core_message(message))
+
+        return _Subscription(await self._connection.subscribe(subject, on_message, queue))
+
+    def new_inbox(self) -> str:
+        return self._connection.new_inbox()
+
+    # --- streams ---
+
+    async def ensure_stream(self, config: StreamConfig) -> list[str]:
+        return await self._topology.ensure_stream(config)
+
+    async def ensure_consumer(self, config: ConsumerConfig) -> list[str]:
+        return await self._topology.ensure_consumer(config)
+
+    async def stream_state(self, stream: str) -> StreamState:
+        return await self._topology.stream_state(stream)
+
+    async def consumer_states(self, stream: str) -> list[ConsumerState]:
+        return await self._topology.consumer_states(stream)
+
+    async def get_message(self, stream: str, sequence: int) -> StoredMessage:
+        return await self._topology.get_message(stream, sequence)
+
+    async def purge(self, stream: str, *, below: int) -> int:
+        return await self._topology.purge(stream, below=below)
+
+    async def delete_message(self, stream: str, sequence: int) -> None:
+        await self._topology.delete_message(stream, sequence)
+
+    def reader(self, config: ConsumerConfig, *, create: bool) -> NatsReader:
+        return NatsReader(self._connection, self._topology, config, self._clock, create=create)
+
+    def publisher(
+        self, stream: str, *, on_hold: Callable[[bool], None] | None = None, give_up_s: float = GIVE_UP_S
+    ) -> NatsPublisher:
+        return NatsPublisher(self._connection, stream, self._clock, on_hold=on_hold, give_up_s=give_up_s)
+
+    async def key_value(self, bucket: str, *, create: bool = False) -> KeyValue:
+        return await NatsKeyValue.open(self._connection, bucket, create=create)
+
+    # --- life ---
+
+    async def wait_closed(self) -> None:
+        await self._connection.closed.wait()
+
+    async def close(self) -> None:
+        await self._connection.close()
+
+
+class _Subscription:
+    """See `bus.base.Subscription`."""
+
+    def __init__(self, subscription: object) -> None:
+        self._subscription = subscription
+
+    async def unsubscribe(self) -> None:
+        try:
+            await self._subscription.drain()  # type: ignore[attr-defined]  # nats-py is not typed here
+        except (nats.errors.Error, OSError):  # the connection is away, and the subscription with it
+            return
+
+
+def _core_message(message: Msg) -> CoreMessage:
+    return CoreMessage(message.subject, message.data, message.reply, message.headers or {})

@@ -1,0 +1,280 @@
+"""The publish path: pipelined, confirmed, repeated under the same id until it is stored or given up.
+
+Costs per message: one small object and one table entry; no future, task or timer. One wildcard subscription receives
+all PubAcks, one ticker looks for overdue ones.
+"""
+
+import asyncio
+import json
+import logging
+import random
+from collections.abc import Callable
+from typing import Any
+
+from nats.aio.msg import Msg
+
+from runtime.bus.base import GIVE_UP_S, Confirm, Headers
+from runtime.bus.connection import Connection
+from runtime.clock import Clock
+from runtime.errors import (
+    BusClosedError,
+    BusError,
+    BusUnavailableError,
+    MessageTooLargeError,
+    StreamFullError,
+    WrongStreamError,
+)
+
+log = logging.getLogger(__name__)
+
+# Bounds of what is handed over and not confirmed; beyond them `publish` waits.
+MAX_IN_FLIGHT = 4_000
+MAX_IN_FLIGHT_BYTES = 32 * 1024 * 1024
+# Seconds between looks at what is overdue or due again.
+TICK_S = 0.05
+# Delays of a repeated publish: an election answers "no stream" at once, and a hot loop would make thousands of tries.
+BACKOFF_FIRST_S = 0.05
+BACKOFF_MAX_S = 2.0
+# What the header block adds besides names and values: the version line and the line ends.
+HEADER_LINE_BYTES = 14
+
+# JetStream's err_code: https://github.com/nats-io/nats-server/blob/main/server/errors.json
+_FULL = 10077
+_TOO_LARGE = 10054
+_WRONG_STREAM = 10060
+
+
+class _Unconfirmed:
+    __slots__ = ("confirm", "due_s", "error", "first_s", "headers", "payload", "size", "subject", "tries")
+
+    def __init__(
+        self, subject: str, payload: bytes, headers: Headers, size: int, confirm: Confirm, now_s: float
+    ) -> None:
+        self.subject = subject
+        self.payload = payload
+        self.headers = headers
+        self.size = size
+        self.confirm = confirm
+        self.first_s = now_s
+        self.tries = 0
+        self.due_s = 0.0
+        self.error: BusError | None = None
+
+
+class NatsPublisher:
+    """See `bus.base.Publisher`."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        stream: str,
+        clock: Clock,
+        *,
+        on_hold: Callable[[bool], None] | None = None,
+        give_up_s: float = GIVE_UP_S,
+    ) -> None:
+        self._connection = connection
+        self._stream = stream
+        self._clock = clock
+        self._on_hold = on_hold
+        self._give_up_s = give_up_s
+        self._timeout_s = connection.request_timeout_s
+        self._prefix = ""
+        self._number = 0
+        self._bytes = 0
+        # What waits for its PubAck, oldest first, and what was refused and is sent again when due.
+        self._sent: dict[int, _Unconfirmed] = {}
+        self._refused: dict[int, _Unconfirmed] = {}
+        self._checked_subjects: set[str] = set()
+        self._room: asyncio.Event = asyncio.Event()
+        self._idle: asyncio.Event = asyncio.Event()
+        self._idle.set()
+        # Unconfirmed messages that were refused at least once; while there are any, the publisher is held.
+        self._troubled = 0
+        self._held = False
+        self._closed = False
+        self._opening = asyncio.Lock()
+        self._subscription: Any = None
+        self._ticker: asyncio.Task[None] | None = None
+        self._stop_listening: Callable[[], None] = lambda: None
+
+    def __repr__(self) -> str:
+        return f"<NatsPublisher {self._stream} sent={len(self._sent)} refused={len(self._refused)} held={self._held}>"
+
+    @property
+    def held(self) -> bool:
+        return self._held
+
+    @property
+    def limit_bytes(self) -> int:
+        return int(self._connection.client.max_payload)
+
+    async def publish(
+        self, subject: str, payload: bytes, *, message_id: str, confirm: Confirm, headers: Headers | None = None
+    ) -> None:
+        block = {"Nats-Msg-Id": message_id} if headers is None else {"Nats-Msg-Id": message_id, **headers}
+        # The server counts headers too, and an overrun costs the connection (nats.md, section 4).
+        size = len(payload) + HEADER_LINE_BYTES + sum(len(name) + len(value) + 4 for name, value in block.items())
+        if size > self.limit_bytes:
+            raise MessageTooLargeError(
+                f"a message for {subject} has {size:,} bytes with its headers, the server takes {self.limit_bytes:,}"
+            )
+        if self._subscription is None:
+            await self._open()
+        while len(self._sent) + len(self._refused) >= MAX_IN_FLIGHT or self._bytes + size > MAX_IN_FLIGHT_BYTES:
+            self._room.clear()
+            await self._room.wait()
+        if self._closed:
+            raise BusClosedError(f"the publisher into {self._stream} is closed")
+        self._bytes += size
+        self._idle.clear()
+        self._write(_Unconfirmed(subject, payload, block, size, confirm, self._clock.monotonic()))
+
+    async def flush(self) -> None:
+        await self._idle.wait()
+
+    async def close(self) -> None:
+        self._closed = True
+        self._stop_listening()
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        if self._subscription is not None and self._connection.is_connected:
+            await self._subscription.unsubscribe()
+        error = BusClosedError(f"the publisher into {self._stream} was closed before this message was confirmed")
+        for table in (self._sent, self._refused):
+            for number in list(table):
+                self._finish(table.pop(number), error)
+        self._room.set()
+
+    # --- sending ---
+
+    async def _open(self) -> None:
+        async with self._opening:
+            if self._subscription is not None:
+                return
+            self._prefix = f"{self._connection.new_inbox()}."
+            subscription = await self._connection.subscribe(f"{self._prefix}*", self._on_answer)
+            self._stop_listening = self._connection.listen(
+                on_disconnect=self._on_disconnect, on_reconnect=self._on_reconnect
+            )
+            self._ticker = asyncio.create_task(self._tick(), name=f"publisher {self._stream}")
+            self._subscription = subscription
+
+    def _write(self, message: _Unconfirmed) -> None:
+        self._number = number = self._number + 1
+        message.tries += 1
+        message.due_s = self._clock.monotonic() + self._timeout_s
+        self._sent[number] = message
+        self._connection.write(message.subject, message.payload, f"{self._prefix}{number}", message.headers)
+
+    def _on_disconnect(self) -> None:
+        self._connection.discard(self._prefix)
+
+    def _on_reconnect(self) -> None:
+        """Send everything unconfirmed again, in its order: what became of it is not known, its id makes it harmless."""
+        unknown = list(self._sent.values())
+        self._sent.clear()
+        for message in unknown:
+            self._write(message)
+
+    # --- answers ---
+
+    async def _on_answer(self, answer: Msg) -> None:
+        message = self._sent.pop(int(answer.subject[len(self._prefix) :]), None)
+        if message is None:  # answered already, after it was sent again
+            return
+        data = answer.data
+        if not data:  # status 503: no stream on this subject, or its leader is being elected
+            self._refuse(message, BusUnavailableError(f"no stream takes {message.subject}; its leader may be missing"))
+        elif b'"error"' in data:
+            self._on_error(message, json.loads(data)["error"])
+        elif message.subject in self._checked_subjects or self._is_our_stream(message, data):
+            self._finish(message, None)
+
+    def _is_our_stream(self, message: _Unconfirmed, data: bytes) -> bool:
+        stored_in = json.loads(data)["stream"]
+        if stored_in == self._stream:
+            self._checked_subjects.add(message.subject)
+            return True
+        self._finish(message, WrongStreamError(f"{message.subject} went into {stored_in}, not into {self._stream}"))
+        return False
+
+    def _on_error(self, message: _Unconfirmed, error: dict[str, Any]) -> None:
+        code, text = error.get("err_code"), error.get("description", "")
+        if code == _FULL:
+            self._refuse(message, StreamFullError(f"stream {self._stream} is full: {text}"))
+        elif code == _WRONG_STREAM:
+            self._finish(message, WrongStreamError(f"stream {self._stream} refuses {message.subject}: {text}"))
+        elif code == _TOO_LARGE:
+            self._finish(message, BusError(f"stream {self._stream} refuses {message.size:,} bytes: {text}"))
+        else:
+            self._refuse(message, BusUnavailableError(f"stream {self._stream} refuses {message.subject}: {text}"))
+
+    def _finish(self, message: _Unconfirmed, error: BusError | None) -> None:
+        self._bytes -= message.size
+        if message.error is not None:
+            self._troubled -= 1
+            self._hold(self._troubled > 0)
+        if not self._sent and not self._refused:
+            self._idle.set()
+        self._room.set()
+        message.confirm(error)
+
+    # --- repeating ---
+
+    def _refuse(self, message: _Unconfirmed, error: BusError) -> None:
+        now_s = self._clock.monotonic()
+        if now_s - message.first_s >= self._give_up_s:
+            self._finish(message, error)
+            return
+        backoff_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(message.tries - 1, 10))
+        message.due_s = now_s + backoff_s * random.uniform(0.8, 1.2)
+        if message.error is None:
+            self._troubled += 1
+        message.error = error
+        self._number += 1
+        self._refused[self._number] = message
+        self._hold(True)
+
+    async def _tick(self) -> None:
+        while True:
+            await self._clock.sleep(TICK_S)
+            now_s = self._clock.monotonic()
+            if self._connection.is_connected:
+                self._repeat_due(now_s)
+                self._find_overdue(now_s)
+            self._give_up(now_s)
+
+    def _repeat_due(self, now_s: float) -> None:
+        due = [number for number, message in self._refused.items() if message.due_s <= now_s]
+        for number in due:
+            self._write(self._refused.pop(number))
+
+    def _find_overdue(self, now_s: float) -> None:
+        while self._sent:
+            number = next(iter(self._sent))
+            message = self._sent[number]
+            if message.due_s > now_s:
+                return
+            del self._sent[number]
+            self._refuse(message, BusUnavailableError(f"no PubAck for {message.subject} in {self._timeout_s:g} s"))
+
+    def _give_up(self, now_s: float) -> None:
+        for table in (self._refused, self._sent if not self._connection.is_connected else {}):
+            late = [number for number, message in table.items() if now_s - message.first_s >= self._give_up_s]
+            for number in late:
+                message = table.pop(number)
+                away = BusUnavailableError(f"NATS is away, {message.subject} is not confirmed")
+                self._finish(message, message.error or away)
+
+    def _hold(self, held: bool) -> None:
+        if held == self._held:
+            return
+        self._held = held
+        if held:
+            log.warning("stream %s takes nothing now; trying again", self._stream, extra={"action": "hold"})
+        else:
+            log.info("stream %s takes messages again", self._stream, extra={"action": "resume"})
+        if self._on_hold is not None:
+            self._on_hold(held)

@@ -1,0 +1,258 @@
+"""Streams and consumers: create, update, compare with what the server answers, and read their state.
+
+A server may silently ignore what it does not know (2.9 ignores `filter_subjects`). So what it answers is compared with
+what was asked, and any difference is a DriftError that names the field.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import nats.errors
+import nats.js.errors
+from nats.js import api
+from nats.js.client import JetStreamContext
+
+from runtime.bus.base import ConsumerConfig, ConsumerState, StoredMessage, StreamConfig, StreamState
+from runtime.bus.connection import Connection, describe
+from runtime.errors import BusClosedError, BusError, BusUnavailableError, DriftError, NotFoundError, RevisionError
+
+T = TypeVar("T")
+
+# Tries of an API request whose leader is just being elected (a new cluster answers the first add_stream late).
+API_TRIES = 4
+# Names that one page of the consumers' list holds at the server.
+CONSUMER_PAGE = 256
+
+
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """One compared field: its name, what was asked, what is there, and whether an update can change it."""
+
+    name: str
+    asked: Any
+    found: Any
+    fixed: bool = False
+
+    @property
+    def differs(self) -> bool:
+        return bool(self.asked != self.found)
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.found} -> {self.asked}"
+
+
+class Topology:
+    """Administration of streams and consumers over one connection."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    @property
+    def _js(self) -> JetStreamContext:
+        return self._connection.jetstream
+
+    # --- streams ---
+
+    async def ensure_stream(self, config: StreamConfig) -> list[str]:
+        asked = _stream_config(config)
+        try:
+            found = (await self._call(lambda: self._js.stream_info(config.name))).config
+        except NotFoundError:
+            answer = await self._call(lambda: self._js.add_stream(asked))
+            _refuse_differences(f"stream {config.name}", _stream_fields(config, answer.config))
+            return [f"stream {config.name}: created"]
+        changes = _changes(f"stream {config.name}", _stream_fields(config, found))
+        if changes:
+            answer = await self._call(lambda: self._js.update_stream(asked))
+            _refuse_differences(f"stream {config.name}", _stream_fields(config, answer.config))
+        return changes
+
+    async def stream_state(self, stream: str) -> StreamState:
+        info = await self._call(lambda: self._js.stream_info(stream, subjects_filter=">"))
+        state = info.state
+        return StreamState(
+            messages=state.messages,
+            size_bytes=state.bytes,
+            first_sequence=state.first_seq or 1,
+            last_sequence=state.last_seq,
+            subjects=dict(state.subjects or {}),
+        )
+
+    async def get_message(self, stream: str, sequence: int) -> StoredMessage:
+        message = await self._call(lambda: self._js.get_msg(stream, sequence))
+        return StoredMessage(
+            subject=message.subject or "",
+            sequence=message.seq or sequence,
+            data=message.data or b"",
+            headers=dict(message.headers or {}),
+            time_ns=round(message.time.timestamp() * 1e9) if message.time else 0,
+        )
+
+    async def purge(self, stream: str, *, below: int) -> int:
+        before = await self.stream_state(stream)
+        if below <= before.first_sequence:
+            return 0
+        await self._call(lambda: self._js.purge_stream(stream, seq=below))
+        return before.messages - (await self.stream_state(stream)).messages
+
+    async def delete_message(self, stream: str, sequence: int) -> None:
+        await self._call(lambda: self._js.delete_msg(stream, sequence))
+
+    # --- consumers ---
+
+    async def ensure_consumer(self, config: ConsumerConfig) -> list[str]:
+        title = f"consumer {config.durable} of stream {config.stream}"
+        try:
+            found = (await self._call(lambda: self._js.consumer_info(config.stream, config.durable))).config
+        except NotFoundError:
+            await self._add_consumer(config)
+            return [f"{title}: created"]
+        changes = _changes(title, _consumer_fields(config, found))
+        if changes:
+            await self._add_consumer(config)
+        return changes
+
+    async def create_consumer_if_missing(self, config: ConsumerConfig) -> None:
+        try:
+            await self._call(lambda: self._js.consumer_info(config.stream, config.durable))
+        except NotFoundError:
+            await self._add_consumer(config)
+
+    async def ack_wait_s(self, stream: str, durable: str) -> float:
+        """Return the consumer's ack wait. Raises NotFoundError, BusUnavailableError."""
+        info = await self._call(lambda: self._js.consumer_info(stream, durable), tries=1)
+        return float(info.config.ack_wait or 30.0)
+
+    async def consumer_states(self, stream: str) -> list[ConsumerState]:
+        infos: list[api.ConsumerInfo] = []
+        while True:
+            page = await self._call(lambda: self._js.consumers_info(stream, offset=len(infos)))
+            infos.extend(page)
+            if len(page) < CONSUMER_PAGE:
+                return sorted((_consumer_state(info) for info in infos), key=lambda state: state.name)
+
+    async def _add_consumer(self, config: ConsumerConfig) -> None:
+        # Always the full configuration: a field left out of an update falls back to its default.
+        answer = await self._call(lambda: self._js.add_consumer(config.stream, _consumer_config(config)))
+        title = f"consumer {config.durable} of stream {config.stream}"
+        _refuse_differences(title, _consumer_fields(config, answer.config))
+
+    async def _call(self, request: Callable[[], Awaitable[T]], tries: int = API_TRIES) -> T:
+        """Make an API request, trying again while no leader answers."""
+        for number in range(1, tries + 1):
+            try:
+                async with translated(self._connection):
+                    return await request()
+            except BusUnavailableError:
+                if number == tries:
+                    raise
+                await asyncio.sleep(0.2 * number)
+        raise AssertionError("unreachable")
+
+
+@asynccontextmanager
+async def translated(connection: Connection) -> AsyncIterator[None]:
+    """Turn nats-py's errors into ours; the cause is kept."""
+    try:
+        yield
+    except nats.js.errors.KeyWrongLastSequenceError as error:
+        raise RevisionError(f"somebody else wrote first: {describe(error)}") from error
+    except nats.js.errors.NotFoundError as error:
+        raise NotFoundError(describe(error)) from error
+    except nats.js.errors.ServiceUnavailableError as error:
+        raise BusUnavailableError(f"JetStream does not answer: {describe(error)}") from error
+    except nats.js.errors.APIError as error:
+        raise BusError(f"JetStream refuses: {error.description or describe(error)}") from error
+    except nats.errors.ConnectionClosedError as error:
+        raise BusClosedError("the connection to NATS is closed") from error
+    except (nats.errors.Error, TimeoutError, OSError) as error:
+        where = "NATS" if connection.is_connected else "NATS, which is away,"
+        raise BusUnavailableError(f"{where} does not answer: {describe(error)}") from error
+
+
+# --- comparing ---
+
+
+def _changes(title: str, fields: list[_Field]) -> list[str]:
+    """Return one line per field that differs. Raises DriftError when one of them cannot be updated."""
+    fixed = [field for field in fields if field.differs and field.fixed]
+    if fixed:
+        diff = "; ".join(map(str, fixed))
+        raise DriftError(f"{title} cannot be changed in place ({diff}); use another version, or delete it by hand")
+    return [f"{title}: {field}" for field in fields if field.differs]
+
+
+def _refuse_differences(title: str, fields: list[_Field]) -> None:
+    if different := [field for field in fields if field.differs]:
+        diff = "; ".join(f"{field.name} is {field.found}, asked was {field.asked}" for field in different)
+        raise DriftError(f"the server answers other than asked for {title}: {diff}; is it older than 2.10?")
+
+
+def _stream_config(config: StreamConfig) -> api.StreamConfig:
+    return api.StreamConfig(
+        name=config.name,
+        subjects=list(config.subjects),
+        retention=api.RetentionPolicy.LIMITS,
+        discard=api.DiscardPolicy.NEW,
+        storage=api.StorageType(config.storage),
+        num_replicas=config.replicas,
+        max_bytes=config.max_bytes or -1,
+        max_age=config.max_age_s,
+        duplicate_window=config.duplicate_window_s,
+        allow_direct=True,
+    )
+
+
+def _stream_fields(config: StreamConfig, found: api.StreamConfig) -> list[_Field]:
+    return [
+        _Field("storage", config.storage, api.StorageType(found.storage).value, fixed=True),
+        _Field("retention", "limits", api.RetentionPolicy(found.retention).value, fixed=True),
+        _Field("subjects", sorted(config.subjects), sorted(found.subjects or [])),
+        _Field("discard", "new", api.DiscardPolicy(found.discard).value),
+        _Field("replicas", config.replicas, found.num_replicas),
+        _Field("max_bytes", config.max_bytes or -1, found.max_bytes),
+        _Field("max_age", config.max_age_s, float(found.max_age or 0)),
+        _Field("duplicate_window", config.duplicate_window_s, float(found.duplicate_window)),
+    ]
+
+
+def _consumer_config(config: ConsumerConfig) -> api.ConsumerConfig:
+    subjects = list(config.filter_subjects)
+    return api.ConsumerConfig(
+        durable_name=config.durable,
+        deliver_policy=api.DeliverPolicy.ALL,
+        ack_policy=api.AckPolicy.EXPLICIT,
+        ack_wait=config.ack_wait_s,
+        max_deliver=-1,
+        filter_subject=subjects[0] if len(subjects) == 1 else None,
+        filter_subjects=subjects if len(subjects) > 1 else None,
+        max_ack_pending=config.max_ack_pending,
+    )
+
+
+def _consumer_fields(config: ConsumerConfig, found: api.ConsumerConfig) -> list[_Field]:
+    subjects = found.filter_subjects or ([found.filter_subject] if found.filter_subject else [])
+    return [
+        _Field("deliver_policy", "all", api.DeliverPolicy(found.deliver_policy).value, fixed=True),
+        _Field("ack_policy", "explicit", api.AckPolicy(found.ack_policy).value, fixed=True),
+        _Field("push", False, found.deliver_subject is not None, fixed=True),
+        _Field("filter_subjects", sorted(config.filter_subjects), sorted(subjects)),
+        _Field("ack_wait", config.ack_wait_s, float(found.ack_wait or 0)),
+        _Field("max_deliver", -1, found.max_deliver),
+        _Field("max_ack_pending", config.max_ack_pending, found.max_ack_pending),
+    ]
+
+
+def _consumer_state(info: api.ConsumerInfo) -> ConsumerState:
+    return ConsumerState(
+        name=info.name,
+        pending=info.num_pending or 0,
+        ack_pending=info.num_ack_pending or 0,
+        redelivered=info.num_redelivered or 0,
+        ack_floor=info.ack_floor.stream_seq if info.ack_floor else 0,
+        delivered=info.delivered.stream_seq if info.delivered else 0,
+        waiting=info.num_waiting or 0,
+    )
