@@ -9,8 +9,7 @@ caused it, as on a network; time passes by the broker's clock alone.
 
 import asyncio
 import itertools
-from collections.abc import Callable, Iterable
-from dataclasses import fields
+from collections.abc import Callable
 
 from runtime.bus.base import (
     GIVE_UP_S,
@@ -22,22 +21,13 @@ from runtime.bus.base import (
     StreamConfig,
     StreamState,
 )
-from runtime.bus.memory_consumer import MemoryConsumer
 from runtime.bus.memory_core import MemoryRouter, MemorySubscription
 from runtime.bus.memory_kv import MemoryBucket, MemoryKeyValue
 from runtime.bus.memory_publisher import MemoryPublisher
 from runtime.bus.memory_reader import MemoryReader
-from runtime.bus.memory_stream import MemoryStream
-from runtime.bus.memory_subject import overlap
+from runtime.bus.memory_streams import MemoryStreams
 from runtime.clock import Clock
-from runtime.errors import (
-    BusClosedError,
-    BusUnavailableError,
-    DriftError,
-    NoRespondersError,
-    NotFoundError,
-    WrongStreamError,
-)
+from runtime.errors import BusClosedError, BusUnavailableError, NoRespondersError, NotFoundError
 
 # Largest message with its headers, as a server takes it by default.
 MAX_PAYLOAD_BYTES = 1024 * 1024
@@ -50,71 +40,24 @@ class MemoryBroker:
         self.clock = clock
         self.max_payload_bytes = max_payload_bytes
         self.router = MemoryRouter()
+        self.streams = MemoryStreams(clock)
         self.buckets: dict[str, MemoryBucket] = {}
-        self.paused = False
-        self._streams: dict[str, MemoryStream] = {}
         self._refused_publishes = 0
         self._inbox_numbers = itertools.count(1)
 
     def connect(self) -> "MemoryBus":
         return MemoryBus(self)
 
-    def stream(self, name: str) -> MemoryStream:
-        """Raises NotFoundError."""
-        stream = self._streams.get(name)
-        if stream is None:
-            raise NotFoundError(f"there is no stream {name}")
-        stream.expire()
-        return stream
-
-    def ensure_stream(self, config: StreamConfig) -> list[str]:
-        for other in self._streams.values():
-            if other.config.name != config.name and _share_subjects(other.config.subjects, config.subjects):
-                raise WrongStreamError(f"stream {config.name} would share subjects with {other.config.name}")
-        stream = self._streams.get(config.name)
-        if stream is None:
-            self._streams[config.name] = MemoryStream(config, self.clock)
-            return []
-        if stream.config.storage != config.storage:
-            raise DriftError(f"stream {config.name}: storage: {stream.config.storage} -> {config.storage}")
-        changes = _changes(stream.config, config)
-        stream.config = config
-        return changes
-
-    def ensure_consumer(self, config: ConsumerConfig) -> list[str]:
-        stream = self.stream(config.stream)
-        consumer = stream.consumers.get(config.durable)
-        if consumer is None:
-            stream.add_consumer(config).paused = self.paused
-            return []
-        changes = _changes(consumer.config, config)
-        consumer.update(config)
-        return changes
-
-    def find_consumer(self, config: ConsumerConfig, *, create: bool) -> MemoryConsumer | None:
-        """Return the consumer as it is; a missing one is made with `create`, else None."""
-        if self.paused or config.stream not in self._streams:
-            return None
-        consumers = self._streams[config.stream].consumers
-        if config.durable not in consumers and create:
-            self.ensure_consumer(config)
-        return consumers.get(config.durable)
-
     def store(self, expected_stream: str, subject: str, data: bytes, headers: Headers) -> None:
         """Store a message in the stream of its subject; raises why it is refused."""
-        if self.paused or self._refused_publishes > 0:
+        if self.streams.paused or self._refused_publishes > 0:
             self._refused_publishes = max(0, self._refused_publishes - 1)
             raise BusUnavailableError(f"no answer to a publish on {subject}")
-        stream = next((one for one in self._streams.values() if one.listens_to(subject)), None)
-        if stream is None:
-            raise BusUnavailableError(f"no stream has the subject {subject}")
-        if stream.config.name != expected_stream:
-            raise WrongStreamError(f"{subject} belongs to stream {stream.config.name}, not to {expected_stream}")
-        stream.store(subject, data, headers)
+        self.streams.store(expected_stream, subject, data, headers)
 
     def send(self, message: CoreMessage) -> bool:
         """Route a core message, unless paused; returns whether anybody listens."""
-        return self.paused or self.router.route(message)
+        return self.streams.paused or self.router.route(message)
 
     def new_inbox(self) -> str:
         return f"_INBOX.{next(self._inbox_numbers)}"
@@ -127,34 +70,18 @@ class MemoryBroker:
 
     def pause(self) -> None:
         """Freeze: nothing is stored, delivered or answered until `resume`."""
-        self._set_paused(True)
+        self.streams.set_paused(True)
 
     def resume(self) -> None:
-        self._set_paused(False)
-
-    def _set_paused(self, paused: bool) -> None:
-        self.paused = paused
-        for stream in self._streams.values():
-            for consumer in stream.consumers.values():
-                consumer.paused = paused
-                consumer.wake()
+        self.streams.set_paused(False)
 
     def delete_consumer(self, stream: str, durable: str) -> None:
         """Delete a durable under its readers."""
-        self.stream(stream).consumers.pop(durable).deleted()
+        self.streams.stream(stream).consumers.pop(durable).deleted()
 
     def redeliver(self, stream: str, durable: str, sequence: int) -> None:
         """Deliver a message again while somebody still works on it."""
-        self.stream(stream).consumers[durable].nak(sequence, 0.0)
-
-
-def _share_subjects(ones: Iterable[str], others: Iterable[str]) -> bool:
-    return any(overlap(one, other) for one, other in itertools.product(ones, others))
-
-
-def _changes(old: StreamConfig | ConsumerConfig, new: StreamConfig | ConsumerConfig) -> list[str]:
-    pairs = [(each.name, getattr(old, each.name), getattr(new, each.name)) for each in fields(old)]
-    return [f"{name}: {was} -> {becomes}" for name, was, becomes in pairs if was != becomes]
+        self.streams.stream(stream).consumers[durable].nak(sequence, 0.0)
 
 
 class MemoryBus:
@@ -174,7 +101,7 @@ class MemoryBus:
     def _check(self) -> None:
         if self._closed.is_set():
             raise BusClosedError("the connection is closed")
-        if self._broker.paused:
+        if self._broker.streams.paused:
             raise BusUnavailableError("the server does not answer")
 
     # --- core ---
@@ -216,35 +143,37 @@ class MemoryBus:
 
     async def ensure_stream(self, config: StreamConfig) -> list[str]:
         self._check()
-        return self._broker.ensure_stream(config)
+        return self._broker.streams.ensure_stream(config)
 
     async def ensure_consumer(self, config: ConsumerConfig) -> list[str]:
         self._check()
-        return self._broker.ensure_consumer(config)
+        return self._broker.streams.ensure_consumer(config)
 
     async def stream_state(self, stream: str) -> StreamState:
         self._check()
-        return self._broker.stream(stream).state()
+        return self._broker.streams.stream(stream).state()
 
     async def consumer_states(self, stream: str) -> list[ConsumerState]:
         self._check()
-        consumers = self._broker.stream(stream).consumers
+        consumers = self._broker.streams.stream(stream).consumers
         return [consumers[name].state() for name in sorted(consumers)]
 
     async def get_message(self, stream: str, sequence: int) -> StoredMessage:
         self._check()
-        return self._broker.stream(stream).get(sequence)
+        return self._broker.streams.stream(stream).get(sequence)
 
     async def purge(self, stream: str, *, below: int) -> int:
         self._check()
-        return self._broker.stream(stream).purge(below)
+        return self._broker.streams.stream(stream).purge(below)
 
     async def delete_message(self, stream: str, sequence: int) -> None:
         self._check()
-        self._broker.stream(stream).delete(sequence)
+        self._broker.streams.stream(stream).delete(sequence)
 
     def reader(self, config: ConsumerConfig, *, create: bool) -> MemoryReader:
-        reader = MemoryReader(config, lambda: self._broker.find_consumer(config, create=create), self._broker.clock)
+        reader = MemoryReader(
+            config, lambda: self._broker.streams.find_consumer(config, create=create), self._broker.clock
+        )
         self._readers.append(reader)
         return reader
 

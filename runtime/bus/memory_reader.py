@@ -114,6 +114,7 @@ class MemoryReader:
         known = self._in_hand.get(message.sequence)
         if known is not None:
             known.reply = reply
+            known.attempt = attempt
             known.kept_alive_s = now_s
             return
         delivery = Delivery(
