@@ -24,6 +24,7 @@ from runtime.spec.values import (
     Name,
     Number,
     Path,
+    Replicas,
     SecretNames,
     Size,
     Spot,
@@ -290,7 +291,7 @@ NODE = Record(
             attribute="sources",
             description="entrypoint, node or node.channel, or a list of these; the node above by default",
         ),
-        "replicas": Field(type=WholeNumber(), default=1, description="Processes that share the work"),
+        "replicas": Field(type=Replicas(), default=1, description="Processes that share the work"),
         "concurrency": Field(
             type=WholeNumber(most=10_000),
             description="Messages handled at once by a replica; 16 for async def, else 1",
@@ -330,7 +331,7 @@ NOT_SHARED = {"name", "kind", "description", "handler", "from", "join", "sink"}
 DEFAULTS = Record(
     {key: known for key, known in NODE.fields.items() if key not in NOT_SHARED},
     {key: what for key, what in NODE.planned.items() if key not in NOT_SHARED},
-    owner="the defaults",
+    owner='"defaults"',
 )
 
 WORKFLOW = Record(

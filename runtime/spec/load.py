@@ -143,9 +143,10 @@ class _Loader:
         if written is None and (node.get("handler") is not None or not names.is_name(draft.name)):
             return
         draft.handler_place = written.place if written else draft.place
-        path = posixpath.normpath(written.text if written else f"{draft.name}/handler.py")
+        text = written.text if written else f"{draft.name}/handler.py"
+        path = posixpath.normpath(text)
         if posixpath.isabs(path) or path.split("/")[0] == "..":
-            what = f"handler {path} of {draft.title} lies outside the folder of the file"
+            what = f"handler {text} of {draft.title} lies outside the folder of the file"
             raise Fault(draft.handler_place, what, "put it into the folder, or below", "outside-folder")
         if self._check_handlers:
             self._check_file(path, draft)

@@ -6,7 +6,7 @@ that one fault never hides the next.
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from runtime.errors import Problem
 
@@ -15,6 +15,47 @@ MAX_EDITS = 2
 # Known names that a remedy lists, and names that are searched for a near one: both keep a huge file's report small.
 MAX_LISTED = 16
 MAX_SEARCHED = 1000
+
+
+# The stable codes of problems: scripts and documentation refer to them, so that none is renamed.
+Code = Literal[
+    "bad-duration",
+    "bad-name",
+    "bad-size",
+    "cycle",
+    "driver-source",
+    "duplicate-key",
+    "duplicate-name",
+    "duplicate-source",
+    "edge-type",
+    "empty-file",
+    "encoding",
+    "handler-import",
+    "handler-signature",
+    "long-retry",
+    "merge-key",
+    "missing-file",
+    "missing-key",
+    "not-shared",
+    "not-yet",
+    "out-of-range",
+    "outside-folder",
+    "reserved-name",
+    "secret-value",
+    "too-deep",
+    "too-large",
+    "too-many-sources",
+    "unchecked-edge",
+    "unknown-channel",
+    "unknown-key",
+    "unknown-source",
+    "unread",
+    "unreadable",
+    "wrong-type",
+    "wrong-value",
+    "yaml-syntax",
+    "yaml-tag",
+]
 
 
 class Place(NamedTuple):
@@ -30,7 +71,7 @@ START = Place(1, 1)
 class Fault(Exception):
     """One thing that is wrong at one place: what it is, what to do about it, and its stable code."""
 
-    def __init__(self, place: Place, what: str, remedy: str, code: str) -> None:
+    def __init__(self, place: Place, what: str, remedy: str, code: Code) -> None:
         super().__init__(what)
         self.place = place
         self.what = what

@@ -139,7 +139,8 @@ class _Builder:
             return
         assert isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent)
         if event.tag is not None:
-            what = f'the tag "{event.tag}" asks for a type'
+            tag = event.tag.replace("tag:yaml.org,2002:", "!!")
+            what = f'the tag "{tag}" asks for a type'
             self._report.add(Fault(place, what, "remove it: the key says which type its value has", "yaml-tag"))
         if isinstance(event, yaml.ScalarEvent):
             text = Text(place=place, text=_text(event, place), plain=event.style is None)

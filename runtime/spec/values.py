@@ -34,6 +34,9 @@ BYTES = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4}
 MAX_DURATION_S = 36500 * 86400.0
 MAX_SIZE_BYTES = 1024**5
 
+# How problems end that name something a later version brings.
+NOT_YET = "which this version does not do yet"
+
 # Prefix of the variables that the runtime itself gives to its processes.
 RESERVED_VARIABLES = "KRT_"
 
@@ -154,6 +157,19 @@ class WholeNumber:
 
 
 @dataclass(frozen=True, slots=True)
+class Replicas:
+    """How many processes share the work."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> int:
+        if isinstance(value, Mapping):
+            raise Fault(value.place, f"{spot} is a range to scale in, {NOT_YET}", "give a whole number", "not-yet")
+        return WholeNumber().read(value, spot, report)
+
+    def schema(self) -> JsonSchema:
+        return WholeNumber().schema()
+
+
+@dataclass(frozen=True, slots=True)
 class Number:
     """A number within bounds."""
 
@@ -249,7 +265,7 @@ class Choice:
 
 def not_yet(what: str, at: Value) -> Fault:
     """Return the fault of something that a later version of the runtime will do."""
-    return Fault(at.place, f"{what}, which this version does not do yet", "remove it", "not-yet")
+    return Fault(at.place, f"{what}, {NOT_YET}", "remove it", "not-yet")
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class NodeDraft:
 def wire(drafts: Sequence[NodeDraft], drivers: Sequence[str], report: Report) -> None:
     """Give every draft its sources: those written, else the node above, else the entrypoint."""
     _check_names(drafts, report)
-    nodes = {draft.name: draft for draft in drafts if draft.name}
+    nodes = _by_name(drafts)
     above = names.ENTRYPOINT
     for draft in drafts:
         # A node above without a name has been reported; what is read from it is not known.
@@ -49,9 +49,18 @@ def wire(drafts: Sequence[NodeDraft], drivers: Sequence[str], report: Report) ->
         report.add(loop)
 
 
+def _by_name(drafts: Sequence[NodeDraft]) -> dict[str, NodeDraft]:
+    """Return the nodes that a source may name: of two with one name the first, and never the virtual source."""
+    nodes: dict[str, NodeDraft] = {}
+    for draft in drafts:
+        if draft.name not in ("", names.ENTRYPOINT):
+            nodes.setdefault(draft.name, draft)
+    return nodes
+
+
 def check_output(output: WrittenSource, drafts: Sequence[NodeDraft], report: Report) -> None:
     """Report an output that no node provides."""
-    known = [draft.name for draft in drafts if draft.name]
+    known = _by_name(drafts)
     if output.node not in known:
         what = f'the output is "{output}", which no node provides'
         report.add(Fault(output.place, what, did_you_mean(output.node, known), "unknown-source"))
@@ -97,8 +106,9 @@ def _check_source(
     if written.node in drivers:
         remedy = f'drivers feed "{names.ENTRYPOINT}": write from: {names.ENTRYPOINT}'
         raise Fault(written.place, f"{reads}, a driver", remedy, "driver-source")
-    near = did_you_mean(written.node, [*nodes, names.ENTRYPOINT])
-    raise Fault(written.place, f"{reads}, which no node provides", near, "unknown-source")
+    others = [name for name in nodes if name != draft.name]
+    remedy = did_you_mean(written.node, [*others, names.ENTRYPOINT])
+    raise Fault(written.place, f"{reads}, which no node provides", remedy, "unknown-source")
 
 
 def _check_durable(draft: NodeDraft, report: Report) -> None:

@@ -1,0 +1,2 @@
+def handler(ctx: object, data: str) -> str:
+    return data.strip()

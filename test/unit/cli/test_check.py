@@ -1,0 +1,108 @@
+"""`krt check` and `krt schema`: what they print, and how they exit."""
+
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from runtime.cli import exits
+from runtime.cli.main import app
+from runtime.spec.schema import workflow_schema
+from runtime.version import __version__
+
+GOOD = "name: hello\nnodes: [{name: count, handler: count.py}]\n"
+FAULTY = "name: Hello\nnodes: [{name: count, handler: count.py, timeout: 30}]\n"
+DOUBTFUL = "name: hello\nnodes: [{name: count, handler: count.py, retry: {attempts: 50}}]\n"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "count.py").write_text("def handler(ctx, data):\n    return None\n")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def krt(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, arguments)
+    return result.exit_code, result.output
+
+
+def test_a_good_workflow_is_counted_and_exits_with_zero(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(GOOD)
+
+    assert krt("check", "--no-import") == (exits.OK, "workflow hello: 1 node, ok\n")
+
+
+def test_problems_are_lines_and_the_last_line_counts_them(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(FAULTY)
+
+    code, output = krt("check", ".", "--no-import")
+
+    assert code == exits.CONFIG
+    first, second, last = output.splitlines()
+    assert first.startswith('workflow.yaml:1:7: "Hello" is no name; ') and first.endswith(" [bad-name]")
+    assert second.startswith('workflow.yaml:2:51: "timeout" of node "count" is \'30\'; ')
+    assert last == "2 problems"
+
+
+def test_a_file_may_be_named_in_place_of_a_folder(folder: Path) -> None:
+    (folder / "other.yaml").write_text(GOOD)
+
+    assert krt("check", "other.yaml", "--no-import")[0] == exits.OK
+
+
+def test_warnings_fail_only_a_strict_check(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(DOUBTFUL)
+
+    relaxed, relaxed_output = krt("check", "--no-import")
+    strict, strict_output = krt("check", "--no-import", "--strict")
+
+    assert (relaxed, strict) == (exits.OK, exits.CONFIG)
+    assert ": warning: " in relaxed_output
+    assert relaxed_output.splitlines()[-1] == "workflow hello: 1 node, ok, 1 warning"
+    assert strict_output.splitlines()[-1] == "1 warning"
+
+
+def test_json_has_the_same_as_fields(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(FAULTY)
+
+    code, output = krt("check", "--no-import", "--json")
+
+    report = json.loads(output)
+    assert code == exits.CONFIG
+    assert (report["file"], report["workflow"]) == ("workflow.yaml", None)
+    assert [(p["line"], p["column"], p["code"], p["warning"]) for p in report["problems"]] == [
+        (1, 7, "bad-name", False),
+        (2, 51, "bad-duration", False),
+    ]
+
+
+def test_a_folder_without_a_workflow_file_is_a_problem(folder: Path) -> None:
+    code, output = krt("check", "nowhere")
+
+    assert code == exits.CONFIG
+    assert output.startswith("nowhere:1:1: the file cannot be read: ")
+
+
+def test_a_handler_without_its_file_is_a_problem(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(GOOD.replace("count.py", "cuont.py"))
+
+    code, output = krt("check", "--no-import")
+
+    assert code == exits.CONFIG
+    assert 'handler cuont.py does not exist; did you mean "count.py"? [missing-file]' in output
+
+
+def test_schema_prints_the_json_schema() -> None:
+    code, output = krt("schema")
+
+    assert (code, json.loads(output)) == (exits.OK, workflow_schema())
+
+
+def test_version_is_printed() -> None:
+    assert krt("--version") == (exits.OK, f"krt {__version__}\n")
+
+
+def test_an_unknown_option_is_a_fault_of_the_command_line() -> None:
+    assert krt("check", "--loud")[0] == exits.CONFIG
