@@ -81,7 +81,7 @@ class PointStore(Protocol):
     def save(self, point: Point) -> None:
         """Queue one point (under 50 µs). Thread-safe.
 
-        A full queue drops its oldest point; a point without fields, or saved after `close`, is dropped. All are counted.
+        Dropped and counted: the oldest point of a full queue, a point without fields, one saved after `close`.
         """
         ...
 

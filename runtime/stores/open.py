@@ -1,0 +1,39 @@
+"""From a URI to a store. The one place that knows every implementation."""
+
+from runtime.errors import ConfigError
+from runtime.stores.base import DocumentStore, PointStore
+from runtime.stores.sqlite import SqliteDocumentStore
+from runtime.stores.sqlite_points import SqlitePointStore
+
+_SQLITE = "sqlite:///"
+
+
+def open_documents(uri: str, database: str = "data") -> DocumentStore:
+    """Return the store of documents of KRT_MONGO_URI; it is not contacted before its first use.
+
+    Raises ConfigError for a URI that this version cannot use.
+    """
+    return SqliteDocumentStore(_path(uri, "KRT_MONGO_URI", "documents"), database)
+
+
+def open_points(uri: str) -> PointStore:
+    """Return the store of measurements of KRT_INFLUX_URI; it is not contacted before its first use.
+
+    Raises ConfigError for a URI that this version cannot use.
+    """
+    return SqlitePointStore(_path(uri, "KRT_INFLUX_URI", "measurements"))
+
+
+def _path(uri: str, variable: str, what: str) -> str:
+    """Return the file of `sqlite:///relative/path` or `sqlite:////absolute/path`. Nothing of a user part is shown."""
+    if not uri.startswith(_SQLITE):
+        scheme = uri.partition("://")[0] if "://" in uri else ""
+        given = f"has the scheme '{scheme}'" if scheme else "has no scheme"
+        raise ConfigError(
+            f"{variable} {given}: this version stores {what} only in 'sqlite:///<path>' (relative)"
+            " or 'sqlite:////<path>' (absolute)"
+        )
+    path = uri.removeprefix(_SQLITE)
+    if not path or path.startswith(":"):
+        raise ConfigError(f"{variable} names no file: write 'sqlite:///<path>'; several processes have to open it")
+    return path
