@@ -1,0 +1,270 @@
+"""One child process, started again when it ends: take its lines, hear that it is ready, decide about its next start.
+
+Which processes there are, and in which order they start and end, is the supervisor's.
+"""
+
+import asyncio
+import collections
+import contextlib
+import logging
+import os
+import signal
+import subprocess
+from collections.abc import Callable, Sequence
+
+from runtime.children import die_with_parent
+from runtime.deploy.process import (
+    CONFIGURATION_EXIT_CODE,
+    Process,
+    Readiness,
+    ReplicaStatus,
+    RestartPolicy,
+    RestartRecord,
+    State,
+    describe_exit,
+)
+
+log = logging.getLogger(__name__)
+
+# What the supervisor and its children agree on; see supervisor.py.
+READY_VARIABLE = "KRT_READY_FD"
+READY_LINE = "ready"
+
+# Exit code of a command that could not be started at all, as shells have it.
+CANNOT_START_EXIT_CODE = 127
+# Lines of a process that the report of its failure quotes.
+QUOTED_LINES = 20
+# Bytes of one read from a pipe, and of a line that is handed over without waiting for its end.
+CHUNK_BYTES = 65_536
+MAX_LINE_BYTES = 1_048_576
+# Reads from the pipe of a process that has ended; a grandchild that got away could go on writing for ever.
+LAST_READS = 64
+
+
+class LinePipe:
+    """A pipe for a child to inherit; what comes out of it is handed over line by line on the event loop."""
+
+    def __init__(self, on_line: Callable[[str], None]) -> None:
+        self._on_line = on_line
+        self._rest = b""
+        self._read_fd, self.write_fd = os.pipe()
+        os.set_blocking(self._read_fd, False)
+        asyncio.get_running_loop().add_reader(self._read_fd, self._read)
+
+    def close_write_end(self) -> None:
+        """Close this process's copy, once the child has its own."""
+        os.close(self.write_fd)
+
+    def close(self) -> None:
+        """Hand over what the child has left, and release the pipe."""
+        for _ in range(LAST_READS):
+            if not self._read():
+                break
+        if self._rest:
+            self._hand_over(self._rest)
+        asyncio.get_running_loop().remove_reader(self._read_fd)
+        os.close(self._read_fd)
+
+    def _read(self) -> bool:
+        """Hand over the complete lines of one read; False when there was nothing."""
+        try:
+            chunk = os.read(self._read_fd, CHUNK_BYTES)
+        except BlockingIOError:
+            return False
+        if not chunk:
+            # The end of a pipe stays readable, and would call back for ever.
+            asyncio.get_running_loop().remove_reader(self._read_fd)
+            return False
+        *lines, self._rest = (self._rest + chunk).split(b"\n")
+        for line in lines:
+            self._hand_over(line)
+        if len(self._rest) > MAX_LINE_BYTES:
+            self._hand_over(self._rest)
+            self._rest = b""
+        return True
+
+    def _hand_over(self, line: bytes) -> None:
+        self._on_line(line.decode(errors="replace").removesuffix("\r"))
+
+
+class Replica:
+    """One replica of a process. `run` does the work; the other methods return at once and are heard by it."""
+
+    def __init__(
+        self,
+        process: Process,
+        name: str,
+        *,
+        command: Sequence[str],
+        policy: RestartPolicy,
+        on_line: Callable[[str, str], None],
+        on_change: Callable[[], None],
+    ) -> None:
+        self.process = process
+        self.name = name
+        self._command = [*command, *process.arguments]
+        self._on_line = on_line
+        self._on_change = on_change
+        self._record = RestartRecord(policy)
+        self._last_lines: collections.deque[str] = collections.deque(maxlen=QUOTED_LINES)
+        self._state = State.STARTING
+        self._child: asyncio.subprocess.Process | None = None
+        self._starts = 0
+        self._last_exit: int | None = None
+        self._stop_requested = False
+        self._restart_requested = False
+        # Ends a pause between two starts.
+        self._woken = asyncio.Event()
+
+    def status(self) -> ReplicaStatus:
+        return ReplicaStatus(
+            name=self.name,
+            process=self.process.name,
+            state=self._state,
+            pid=self._child.pid if self._child is not None else None,
+            restarts=max(self._starts - 1, 0),
+            last_exit=self._last_exit,
+        )
+
+    @property
+    def restart_pending(self) -> bool:
+        """Say whether a restart was requested that has not been done, and still will be."""
+        return self._restart_requested and self._state is not State.STOPPED
+
+    async def run(self) -> None:
+        """Keep the process running until a stop is requested. Cancelling it kills the process."""
+        try:
+            while not self._stop_requested:
+                exit_code, lived_s = await self._run_once()
+                if not self._stop_requested and not self._restart_requested:
+                    await self._pause(exit_code, lived_s)
+        finally:
+            self._enter(State.STOPPED)
+
+    def request_stop(self) -> None:
+        """Ask the process to end, and do not start it again."""
+        self._stop_requested = True
+        self._woken.set()
+        self._signal_child(signal.SIGTERM)
+
+    def request_restart(self) -> None:
+        """Ask the process to end if it runs, and start it at once with a clean record."""
+        self._restart_requested = True
+        self._record.forget()
+        self._woken.set()
+        self._signal_child(signal.SIGTERM)
+
+    def kill(self) -> None:
+        """End the process, if it runs, without asking it."""
+        self._signal_child(signal.SIGKILL)
+
+    async def _run_once(self) -> tuple[int, float]:
+        """Run the process to its end, and return its exit code and the seconds it lived."""
+        self._restart_requested = False
+        self._woken.clear()
+        self._starts += 1
+        loop = asyncio.get_running_loop()
+        started_s = loop.time()
+        output, readiness = LinePipe(self._take_line), LinePipe(self._take_readiness)
+        try:
+            self._last_exit = await self._run_child(output, readiness)
+        finally:
+            output.close()
+            readiness.close()
+        return self._last_exit, loop.time() - started_s
+
+    async def _run_child(self, output: LinePipe, readiness: LinePipe) -> int:
+        try:
+            self._child = child = await self._spawn(output.write_fd, readiness.write_fd)
+        except OSError as err:
+            self._take_line(f"cannot be started: {err}")
+            return CANNOT_START_EXIT_CODE
+        finally:
+            output.close_write_end()
+            readiness.close_write_end()
+        self._note_start(child.pid)
+        if self._stop_requested or self._restart_requested:
+            # The request came before there was a process to signal.
+            self.kill()
+        try:
+            return await child.wait()
+        finally:
+            self._child = None
+            # What the process has left behind in its group, and the process itself when this task is cancelled.
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(child.pid, signal.SIGKILL)
+            await child.wait()
+
+    async def _spawn(self, output_fd: int, ready_fd: int) -> asyncio.subprocess.Process:
+        # Not asyncio's own pipes: with them `wait` returns only when every grandchild has closed its copy too.
+        return await asyncio.create_subprocess_exec(
+            *self._command,
+            stdin=subprocess.DEVNULL,
+            stdout=output_fd,
+            stderr=subprocess.STDOUT,
+            pass_fds=[ready_fd],
+            env={**os.environ, "PYTHONUNBUFFERED": "1", **self.process.environment, READY_VARIABLE: str(ready_fd)},
+            start_new_session=True,
+            # Not SIGTERM: nobody is left who would enforce a grace period.
+            preexec_fn=die_with_parent(signal.SIGKILL),
+        )
+
+    def _note_start(self, pid: int) -> None:
+        log.info("%s started (process %d)", self.name, pid, extra={"action": "process-started"})
+        if self.process.ready is Readiness.STARTED:
+            self._enter(State.RUNNING)
+        else:
+            self._enter(State.CRASH_LOOPING if self._record.crash_looping else State.STARTING)
+
+    async def _pause(self, exit_code: int, lived_s: float) -> None:
+        """Return when the process, which has ended by itself, is to be started again."""
+        if exit_code == CONFIGURATION_EXIT_CODE:
+            self._enter(State.FAILED)
+            self._report_failure(exit_code, "its configuration is wrong, so it stays down until it is restarted")
+            await self._woken.wait()
+            return
+        was_crash_looping = self._record.crash_looping
+        delay_s = self._record.note_exit(at_s=asyncio.get_running_loop().time(), lived_s=lived_s)
+        self._enter(State.CRASH_LOOPING if self._record.crash_looping else State.BACKOFF)
+        if not self._record.crash_looping:
+            reason = describe_exit(exit_code)
+            extra = {"action": "process-ended"}
+            log.warning("%s ended with %s; it is started again in %.1f s", self.name, reason, delay_s, extra=extra)
+        elif not was_crash_looping:
+            self._report_failure(exit_code, f"it does so again and again, and is now tried every {delay_s:g} s")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(delay_s):
+                await self._woken.wait()
+
+    def _report_failure(self, exit_code: int, consequence: str) -> None:
+        log.error(
+            "%s ended with %s; %s. Its last lines:\n%s",
+            self.name,
+            describe_exit(exit_code),
+            consequence,
+            "\n".join(self._last_lines) or "(it printed nothing)",
+            extra={"action": f"process-{self._state}"},
+        )
+
+    def _enter(self, state: State) -> None:
+        self._state = state
+        self._on_change()
+
+    def _signal_child(self, signal_number: signal.Signals) -> None:
+        """Send the signal to the process; SIGKILL goes to its whole group."""
+        if self._child is None:
+            return
+        with contextlib.suppress(ProcessLookupError):
+            if signal_number is signal.SIGKILL:
+                os.killpg(self._child.pid, signal.SIGKILL)
+            else:
+                self._child.send_signal(signal_number)
+
+    def _take_line(self, line: str) -> None:
+        self._last_lines.append(line)
+        self._on_line(self.name, line)
+
+    def _take_readiness(self, line: str) -> None:
+        if line == READY_LINE and self._state is not State.READY:
+            log.info("%s is ready", self.name, extra={"action": "process-ready"})
+            self._enter(State.READY)
