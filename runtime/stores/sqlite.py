@@ -33,6 +33,8 @@ CREATE INDEX IF NOT EXISTS documents_in_order ON documents (database, collection
 """
 # Largest document as JSON, in bytes: MongoDB's own limit, so that what fits here fits there.
 MAX_DOCUMENT_BYTES = 16 * 1024 * 1024
+# How long a statement waits for another process that writes, in seconds. A batch of 500 takes about 10 ms.
+BUSY_TIMEOUT_S = 5.0
 
 _INSERT = "INSERT INTO documents (database, collection, id, body) VALUES (?, ?, ?, ?) ON CONFLICT DO NOTHING"
 _SELECT = "SELECT body FROM documents WHERE database = ? AND collection = ?"
@@ -55,9 +57,11 @@ class SqliteDocumentStore:
     neither a killed process nor a power cut loses them.
     """
 
-    def __init__(self, path: str, database: str = "data") -> None:
+    def __init__(self, path: str, database: str = "data", *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
         self._database = database
-        self._file = SqliteFile(path, SCHEMA, synchronous="FULL", thread_name="sqlite-documents")
+        self._file = SqliteFile(
+            path, SCHEMA, synchronous="FULL", busy_timeout_s=busy_timeout_s, thread_name="sqlite-documents"
+        )
 
     async def insert_many(self, inserts: Sequence[Insert]) -> list[Exception | None]:
         if not inserts:

@@ -18,8 +18,6 @@ T = TypeVar("T")
 # but a power cut can.
 Synchronous = Literal["FULL", "NORMAL"]
 
-# How long a statement waits for another process that writes, in seconds.
-BUSY_TIMEOUT_S = 5.0
 # Pause between attempts to switch a file to WAL while another process does the same (SQLite does not wait there).
 _WAL_RETRY_S = 0.01
 
@@ -40,11 +38,10 @@ _LASTING = {
 }
 
 
-def connect(
-    path: str, schema: str, *, synchronous: Synchronous, busy_timeout_s: float = BUSY_TIMEOUT_S
-) -> sqlite3.Connection:
+def connect(path: str, schema: str, *, synchronous: Synchronous, busy_timeout_s: float) -> sqlite3.Connection:
     """Open the file and create what is missing of the schema. Blocks; belongs in a thread.
 
+    busy_timeout_s: how long a statement waits for another process that writes.
     Raises StoreUnavailableError or StoreError. The connection may be used in any thread, by one at a time.
     """
     try:
@@ -93,10 +90,13 @@ class SqliteFile:
     After an error of SQLite the connection is given up (which rolls back), and the next work begins with a fresh one.
     """
 
-    def __init__(self, path: str, schema: str, *, synchronous: Synchronous, thread_name: str) -> None:
+    def __init__(
+        self, path: str, schema: str, *, synchronous: Synchronous, busy_timeout_s: float, thread_name: str
+    ) -> None:
         self.path = path
         self._schema = schema
         self._synchronous: Synchronous = synchronous
+        self._busy_timeout_s = busy_timeout_s
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=thread_name)
         self._connection: sqlite3.Connection | None = None
         self._closed = False
@@ -120,7 +120,9 @@ class SqliteFile:
 
     def _guarded(self, work: Callable[[sqlite3.Connection], T]) -> T:
         if self._connection is None:
-            self._connection = connect(self.path, self._schema, synchronous=self._synchronous)
+            self._connection = connect(
+                self.path, self._schema, synchronous=self._synchronous, busy_timeout_s=self._busy_timeout_s
+            )
         try:
             return work(self._connection)
         except sqlite3.Error as error:
