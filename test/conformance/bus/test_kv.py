@@ -1,0 +1,126 @@
+"""Buckets: values, revisions and compare-and-set."""
+
+import asyncio
+
+import pytest
+
+from runtime.bus.base import Bus, Entry, KeyValue
+from runtime.errors import BusError, NotFoundError, RevisionError
+from test.conformance.bus.backends import Backend
+
+
+@pytest.fixture
+async def bucket(bus: Bus) -> KeyValue:
+    return await bus.key_value("settings", create=True)
+
+
+async def test_a_missing_bucket_is_made_only_on_request(bus: Bus) -> None:
+    with pytest.raises(NotFoundError):
+        await bus.key_value("settings")
+
+    await bus.key_value("settings", create=True)
+
+    assert await (await bus.key_value("settings")).keys() == []
+
+
+async def test_connections_share_a_bucket(backend: Backend, bucket: KeyValue) -> None:
+    revision = await bucket.put("colour", b"red")
+
+    other = await (await backend.connect()).key_value("settings", create=True)
+
+    assert await other.get("colour") == Entry("colour", b"red", revision)
+
+
+async def test_buckets_are_apart(bus: Bus, bucket: KeyValue) -> None:
+    other = await bus.key_value("others", create=True)
+    await bucket.put("colour", b"red")
+
+    with pytest.raises(NotFoundError):
+        await other.get("colour")
+
+
+async def test_put_replaces_and_revisions_grow(bucket: KeyValue) -> None:
+    first = await bucket.put("colour", b"red")
+    other = await bucket.put("size", b"")
+
+    second = await bucket.put("colour", b"blue")
+
+    assert first < other < second
+    assert await bucket.get("colour") == Entry("colour", b"blue", second)
+    assert await bucket.get("size") == Entry("size", b"", other)
+
+
+async def test_create_writes_only_a_missing_key(bucket: KeyValue) -> None:
+    revision = await bucket.create("colour", b"red")
+
+    with pytest.raises(RevisionError):
+        await bucket.create("colour", b"blue")
+
+    assert await bucket.get("colour") == Entry("colour", b"red", revision)
+
+
+async def test_create_writes_a_deleted_key(bucket: KeyValue) -> None:
+    first = await bucket.create("colour", b"red")
+    await bucket.delete("colour")
+
+    second = await bucket.create("colour", b"blue")
+
+    assert second > first
+    assert await bucket.get("colour") == Entry("colour", b"blue", second)
+
+
+async def test_update_writes_only_over_its_revision(bucket: KeyValue) -> None:
+    first = await bucket.put("colour", b"red")
+    second = await bucket.update("colour", b"blue", first)
+
+    with pytest.raises(RevisionError):
+        await bucket.update("colour", b"green", first)
+
+    assert await bucket.get("colour") == Entry("colour", b"blue", second)
+
+
+async def test_update_of_a_missing_key_fails(bucket: KeyValue) -> None:
+    with pytest.raises(RevisionError):
+        await bucket.update("colour", b"green", 7)
+
+    assert await bucket.keys() == []
+
+
+async def test_of_many_writers_over_one_revision_exactly_one_wins(bucket: KeyValue) -> None:
+    revision = await bucket.put("leader", b"nobody")
+
+    ends = await asyncio.gather(
+        *(bucket.update("leader", b"%d" % number, revision) for number in range(10)), return_exceptions=True
+    )
+
+    assert len([end for end in ends if isinstance(end, RevisionError)]) == 9
+    [winner] = [number for number, end in enumerate(ends) if isinstance(end, int)]
+    assert (await bucket.get("leader")).value == b"%d" % winner
+
+
+async def test_a_deleted_key_is_missing_and_deleting_again_is_no_error(bucket: KeyValue) -> None:
+    await bucket.put("colour", b"red")
+
+    await bucket.delete("colour")
+    await bucket.delete("colour")
+    await bucket.delete("never-there")
+
+    with pytest.raises(NotFoundError):
+        await bucket.get("colour")
+    assert await bucket.keys() == []
+
+
+async def test_keys_are_sorted_and_only_those_with_a_value(bucket: KeyValue) -> None:
+    for key in ("b", "a.x", "c/d=e_f-g", "gone"):
+        await bucket.put(key, b"1")
+    await bucket.delete("gone")
+
+    assert await bucket.keys() == ["a.x", "b", "c/d=e_f-g"]
+
+
+@pytest.mark.parametrize("key", ["", ".a", "a.", "a b", "ä", "a*", "a>"])
+async def test_a_key_that_nats_would_not_take_is_refused(bucket: KeyValue, key: str) -> None:
+    with pytest.raises(BusError):
+        await bucket.put(key, b"1")
+
+    assert await bucket.keys() == []
