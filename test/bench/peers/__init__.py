@@ -1,0 +1,1 @@
+"""What our node is measured against: one program per file, each a process of its own like a node."""
