@@ -29,6 +29,11 @@ def check(
     Example: krt check workflows/hello --strict
     """
     loaded = load_report(path, check_handlers=True)
+    if not no_import:
+        # Imported here: no other command needs it, and this module is part of every process's start.
+        from runtime.cli.imports import check_handlers
+
+        check_handlers(loaded)
     passed = not (loaded.report.problems if strict else loaded.report.errors)
     typer.echo(_as_json(loaded) if as_json else _as_text(loaded, passed))
     raise typer.Exit(exits.OK if passed else exits.CONFIG)

@@ -38,12 +38,12 @@ MAX_FOLDERS_SEARCHED = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What was read of a file. `workflow` is None where the report holds errors; `drafts` know the places."""
+    """What was read of a file. `workflow` is None where it has errors; `drafts` and `output` know their places."""
 
     path: Path
     report: Report
     drafts: tuple[NodeDraft, ...] = ()
-    output: Source | None = None
+    output: WrittenSource | None = None
     workflow: Workflow | None = None
 
 
@@ -110,9 +110,9 @@ class _Loader:
         drafts = tuple(self._draft(with_defaults(node, defaults), n) for n, node in enumerate(nodes, start=1))
         wire(drafts, _driver_names(root), self._report)
         written: WrittenSource | None = values.pop("output", None)
+        output = written or _last(drafts)
         if written is not None and drafts:
             check_output(written, drafts, self._report)
-        output = Source(node=written.node, channel=written.channel) if written else _last(drafts)
         workflow = None if self._report.errors else self._workflow(values, drafts, output)
         if workflow is not None:
             _warn_of_long_retries(drafts, workflow, self._report)
@@ -161,12 +161,12 @@ class _Loader:
         remedy = f'did you mean "{near}"?' if near else "create it with a handler(ctx, data)"
         raise Fault(draft.handler_place, f"handler {path} does not exist", remedy, "missing-file")
 
-    def _workflow(self, values: dict[str, Any], drafts: Sequence[NodeDraft], output: Source) -> Workflow:
+    def _workflow(self, values: dict[str, Any], drafts: Sequence[NodeDraft], output: WrittenSource) -> Workflow:
         known = {key: value for key, value in values.items() if key not in {"krt", "stream"}}
         return Workflow(
             **known,
             nodes=tuple(_node(draft) for draft in drafts),
-            output=output,
+            output=Source(node=output.node, channel=output.channel),
             stream=Stream(**values.get("stream", {})),
             folder=self._file.parent,
             path=self._file,
@@ -190,7 +190,8 @@ def with_defaults(node: Mapping, defaults: Mapping | None) -> Mapping:
 def _merged(own: Entry, default: Value | None) -> Entry:
     if not isinstance(own.value, Mapping) or not isinstance(default, Mapping):
         return own
-    added = tuple(entry for entry in default.entries if own.value.get(entry.key.text) is None)
+    given = {entry.key.text for entry in own.value.entries}
+    added = tuple(entry for entry in default.entries if entry.key.text not in given)
     value = Mapping(place=own.value.place, entries=own.value.entries + added, size=own.value.size)
     return Entry(key=own.key, value=value)
 
@@ -210,8 +211,8 @@ def _driver_names(root: Mapping) -> list[str]:
     return [entry.key.text for entry in drivers.entries] if isinstance(drivers, Mapping) else []
 
 
-def _last(drafts: Sequence[NodeDraft]) -> Source:
-    return Source(node=drafts[-1].name if drafts else "")
+def _last(drafts: Sequence[NodeDraft]) -> WrittenSource:
+    return WrittenSource(drafts[-1].name, "", drafts[-1].place) if drafts else WrittenSource("", "", START)
 
 
 def _warn_of_long_retries(drafts: Sequence[NodeDraft], workflow: Workflow, report: Report) -> None:

@@ -7,6 +7,7 @@
 | durable | `<node>__<source>[_<channel>][__<source>…]` | until the node is removed |
 | dead letters | stream `<stream>_dlq`, subject `<stream>_dlq.<node>` | longest `dead_letter.keep` of the workflow |
 | configuration | KV `key-store_<runtime>_<version>[_<workflow>[_<node>]]` | until changed |
+| failed attempts | KV `attempts_<stream>`, key `<node>/<sequence>` | until the message is done |
 | writer | subject `mongo_writer`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
@@ -81,6 +82,11 @@ def dead_letter_stream(stream: str) -> str:
 def dead_letter_subject(stream: str, node: str) -> str:
     """Return the subject of one node's dead letters."""
     return f"{stream}_dlq.{node}"
+
+
+def attempts_bucket(stream: str) -> str:
+    """Return the KV bucket of failed attempts, by `<node>/<sequence>`: kept until the message is done."""
+    return f"attempts_{stream}"
 
 
 def configuration_bucket(runtime: str, version: str, workflow: str = "", node: str = "") -> str:

@@ -94,6 +94,24 @@ def test_a_handler_without_its_file_is_a_problem(folder: Path) -> None:
     assert 'handler cuont.py does not exist; did you mean "count.py"? [missing-file]' in output
 
 
+def test_handlers_are_imported_unless_told_not_to(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(GOOD)
+    (folder / "count.py").write_text("raise RuntimeError('no model')\n")
+
+    imported, output = krt("check")
+    left_alone, _ = krt("check", "--no-import")
+
+    assert (imported, left_alone) == (exits.CONFIG, exits.OK)
+    assert "count.py:1: RuntimeError: no model; " in output and output.endswith("[handler-import]\n1 problem\n")
+
+
+def test_a_handler_sees_the_variables_of_its_node(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(GOOD.replace("count.py", "count.py, env: {MODE: exact}"))
+    (folder / "count.py").write_text("import os\nassert os.environ['MODE'] == 'exact'\ndef handler(ctx, data): ...\n")
+
+    assert krt("check") == (exits.OK, "workflow hello: 1 node, ok\n")
+
+
 def test_schema_prints_the_json_schema() -> None:
     code, output = krt("schema")
 

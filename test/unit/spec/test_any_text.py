@@ -34,7 +34,7 @@ WORKFLOWS = st.fixed_dictionaries(
 # Characters that mean something in YAML, far more often than chance brings them.
 YAML_TEXT = st.text(st.sampled_from("ab:-[]{}&*!|>'\"%@#,?\\ \n\t~<x0\u00e9"), max_size=60)
 
-same_folder = settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+same_folder = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -1,0 +1,150 @@
+"""The part of `krt check` that looks into the handlers: do they import, do they fit, do the edges between them.
+
+Each handler is imported by a child process (`cli/probe.py`). What the children find becomes problems at the places of
+the workflow file.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from runtime.cli.probe import Finding
+from runtime.spec.edges import EdgeType, HandlerTypes, compare
+from runtime.spec.fields import WrittenSource
+from runtime.spec.load import Loaded
+from runtime.spec.report import Fault, did_you_mean
+from runtime.spec.wiring import NodeDraft
+
+# Seconds that one handler may take to import: models are loaded in `init`, which is not called here.
+IMPORT_TIMEOUT_S = 60.0
+# Handlers that are imported at once.
+MAX_CHILDREN = 4
+
+UNKNOWN = EdgeType(kind="unknown")
+
+
+def check_handlers(loaded: Loaded) -> None:
+    """Import the handlers of a workflow and add what is wrong with them, and with the edges, to its report."""
+    drafts = [draft for draft in loaded.drafts if draft.handler]
+    folder = loaded.path.parent.absolute()
+    with ThreadPoolExecutor(min(MAX_CHILDREN, os.cpu_count() or 1)) as pool:
+        findings = list(pool.map(lambda draft: _probe(folder, draft), drafts))
+    known: dict[str, HandlerTypes] = {}
+    for draft, finding in zip(drafts, findings, strict=True):
+        if finding.types is None:
+            loaded.report.add(_handler_fault(draft, finding, folder))
+        else:
+            known[draft.name] = finding.types
+    _Edges(loaded, known).check()
+
+
+def _probe(folder: Path, draft: NodeDraft) -> Finding:
+    try:
+        child = subprocess.run(
+            [sys.executable, "-m", "runtime.cli.probe", str(folder), draft.handler],
+            env=_environment(draft),
+            capture_output=True,
+            timeout=IMPORT_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        fault = f"Error loading handler script {folder / draft.handler}: not done after {IMPORT_TIMEOUT_S:g} s"
+        return Finding(fault=f"{fault}; move what takes so long into init(ctx)")
+    try:
+        return Finding.model_validate_json(child.stdout)
+    except ValidationError:
+        words = child.stderr.decode(errors="replace").strip().splitlines()
+        fault = f"Error loading handler script {folder / draft.handler}: it ended the process ({child.returncode})"
+        return Finding(fault=f"{fault}: {words[-1]}" if words else fault)
+
+
+def _environment(draft: NodeDraft) -> dict[str, str]:
+    """Return the variables of the child: the node's own, and a path on which it finds this package."""
+    own: Mapping[str, str] = draft.values.get("env", {})
+    root = str(Path(__file__).parents[2])
+    path = os.pathsep.join(part for part in (root, os.environ.get("PYTHONPATH", "")) if part)
+    return {**os.environ, "PYTHONPATH": path, **own}
+
+
+def _handler_fault(draft: NodeDraft, finding: Finding, folder: Path) -> Fault:
+    """Return the fault with the first line of the child's words; the paths in it become relative."""
+    words = finding.fault.splitlines()[0].replace(f"{folder}{os.sep}", "")
+    what, found, remedy = words.rpartition("; ")
+    if not found:
+        what, remedy = words, "correct it, or install what it imports"
+    return Fault(draft.handler_place, what, remedy, finding.code)
+
+
+class _Edges:
+    """Compares what handlers declare along the wiring."""
+
+    def __init__(self, loaded: Loaded, known: Mapping[str, HandlerTypes]) -> None:
+        self._loaded = loaded
+        self._known = known
+        self._handlers = {draft.name: draft.handler for draft in loaded.drafts}
+        self._read = {(source.node, source.channel) for draft in loaded.drafts for source in draft.sources}
+        if loaded.output is not None:
+            self._read.add((loaded.output.node, loaded.output.channel))
+
+    def check(self) -> None:
+        report = self._loaded.report
+        for draft in self._loaded.drafts:
+            for written in draft.sources:
+                with report.collecting():
+                    self._check_channel(f'{draft.title} reads "{written}"', written)
+                    self._check_edge(draft, written)
+            if unread := self._unread(draft):
+                what = f"nobody reads {' and '.join(unread)}"
+                fault = Fault(draft.place, what, "let a node read it, or take it out of the handler", "unread")
+                report.add(fault, warning=True)
+        if self._loaded.output is not None:
+            with report.collecting():
+                self._check_channel(f'the output is "{self._loaded.output}"', self._loaded.output)
+
+    def _check_channel(self, reading: str, written: WrittenSource) -> None:
+        producer = self._known.get(written.node)
+        if not written.channel or producer is None or producer.channels is None:
+            return
+        if written.channel in producer.channels:
+            return
+        handler = self._handlers[written.node]
+        declared = ", ".join(producer.channels) or "none"
+        what = f"{reading}, but {handler} declares {declared}"
+        sources = [f"{written.node}.{channel}" for channel in producer.channels]
+        raise Fault(written.place, what, did_you_mean(str(written), sources), "unknown-channel")
+
+    def _check_edge(self, draft: NodeDraft, written: WrittenSource) -> None:
+        consumer, producer = self._known.get(draft.name), self._known.get(written.node)
+        if consumer is None or producer is None:
+            return
+        sent_at, read_at = f"{self._handlers[written.node]}:{producer.line}", f"{draft.handler}:{consumer.line}"
+        verdict = compare(_sent(producer, written.channel), consumer.input_from(written.node), sent_at, read_at)
+        if verdict.mismatch:
+            what = f'"{draft.name}" cannot read what "{written}" sends: {verdict.mismatch}'
+            raise Fault(written.place, what, f'change one, or convert in "{draft.name}"', "edge-type")
+        if not verdict.checked:
+            what = f'whether "{draft.name}" can read what "{written}" sends is not known'
+            remedy = f"annotate the result ({sent_at}) and the second argument ({read_at}) with types that say more"
+            self._loaded.report.add(Fault(written.place, what, remedy, "unchecked-edge"), warning=True)
+
+    def _unread(self, draft: NodeDraft) -> list[str]:
+        """Return what a handler declares to send while nobody reads it."""
+        types = self._known.get(draft.name)
+        if types is None:
+            return []
+        returns = types.output is not None and types.output.kind != "unknown"
+        sent = {f'the results of "{draft.name}"': ""} if returns else {}
+        sent |= {f'"{draft.name}.{channel}"': channel for channel in types.channels or {}}
+        return [shown for shown, channel in sent.items() if (draft.name, channel) not in self._read]
+
+
+def _sent(producer: HandlerTypes, channel: str) -> EdgeType:
+    if channel:
+        return (producer.channels or {}).get(channel, UNKNOWN)
+    # A handler that returns nothing may still send through its context.
+    return producer.output or UNKNOWN

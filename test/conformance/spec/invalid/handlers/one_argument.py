@@ -1,0 +1,2 @@
+def handler(data: str) -> str:
+    return data

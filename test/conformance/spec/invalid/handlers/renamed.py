@@ -1,0 +1,2 @@
+def handle(data: str) -> str:
+    return data

@@ -1,0 +1,95 @@
+"""The probe: what the annotations of a handler say about its edges."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Annotated, Any
+
+import pytest
+from google.protobuf import any_pb2, struct_pb2
+from google.protobuf.message import Message
+from pydantic import BaseModel, Field
+
+from runtime import errors
+from runtime.cli.probe import input_type, output_type
+from runtime.spec.edges import EdgeType
+
+TEXT = EdgeType(kind="json", json_schema={"type": "string"})
+UNKNOWN = EdgeType(kind="unknown")
+
+
+class Score(BaseModel):
+    amount: float = 0
+    inner: Annotated[str, Field(exclude=True)] = ""
+
+
+def taking(annotation: Any) -> Callable[..., Any]:
+    def handler(ctx: Any, data: Any) -> None: ...
+
+    handler.__annotations__["data"] = annotation
+    return handler
+
+
+def returning(annotation: Any) -> Callable[..., Any]:
+    def handler(ctx: Any, data: Any) -> None: ...
+
+    handler.__annotations__["return"] = annotation
+    return handler
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        (str, TEXT),
+        ("str", TEXT),
+        (bytes, EdgeType(kind="bytes")),
+        (struct_pb2.Struct, EdgeType(kind="protobuf", message="google.protobuf.Struct")),
+        (any_pb2.Any, EdgeType(kind="raw")),
+        (Message, EdgeType(kind="raw")),
+        (Any, UNKNOWN),
+        (object, UNKNOWN),
+        (Callable[[], int], UNKNOWN),
+    ],
+)
+def test_input_is_the_annotation_of_the_second_parameter(annotation: Any, expected: EdgeType) -> None:
+    assert input_type(taking(annotation)) == expected
+
+
+@pytest.mark.parametrize(
+    ("annotation", "expected"),
+    [
+        (str, TEXT),
+        (str | None, TEXT),
+        (str | errors.Reject | errors.Drop | errors.Retry, TEXT),
+        (list[str], TEXT),
+        (Iterator[str], TEXT),
+        (AsyncIterator[str] | None, TEXT),
+        (None, None),
+        (None | errors.Drop, None),
+        (list, UNKNOWN),
+        (Any, UNKNOWN),
+        ("NotDefined", UNKNOWN),
+    ],
+)
+def test_output_is_the_returned_type_without_outcomes(annotation: Any, expected: EdgeType | None) -> None:
+    assert output_type(returning(annotation)) == expected
+
+
+def test_a_field_with_a_default_is_always_sent_and_never_required() -> None:
+    sent, read = output_type(returning(Score)), input_type(taking(Score))
+
+    assert sent is not None
+    assert (sent.json_schema.get("required"), read.json_schema.get("required")) == (["amount"], None)
+
+
+def test_a_callable_object_is_read_by_its_call() -> None:
+    class Handler:
+        def __call__(self, ctx: object, data: str) -> str:
+            return data
+
+    assert (input_type(Handler()), output_type(Handler())) == (TEXT, TEXT)
+
+
+def test_a_handler_without_annotations_is_unknown() -> None:
+    def handler(ctx, data):  # type: ignore[no-untyped-def]  # what users write
+        return data
+
+    assert (input_type(handler), output_type(handler)) == (UNKNOWN, UNKNOWN)
