@@ -362,7 +362,7 @@ async def test_a_publisher_waits_while_its_window_is_full(
     assert confirmed == [None] * (WINDOW_MESSAGES + 2)
 
 
-async def test_a_message_that_comes_again_while_in_hand_only_changes_the_reply(
+async def test_a_message_that_comes_again_while_in_hand_changes_its_reply_and_attempt(
     broker: MemoryBroker, bus: MemoryBus, reader: MemoryReader
 ) -> None:
     await store(bus, "x")
@@ -394,3 +394,15 @@ async def test_a_taker_that_is_cancelled_after_it_was_served_loses_nothing(
     assert (taking.cancelled(), reader.in_hand) == (True, 1)
     delivery = await asyncio.wait_for(reader.take(), timeout=1.0)
     assert (delivery.data, delivery.attempt) == (b"x", 1)
+
+
+async def test_what_had_arrived_before_unsubscribe_is_still_handed_over(bus: MemoryBus) -> None:
+    heard: list[bytes] = []
+    subscription = await bus.subscribe("news", lambda message: heard.append(message.data))
+    bus.send("news", b"before")
+
+    await subscription.unsubscribe()
+    bus.send("news", b"after")
+    await settle()
+
+    assert heard == [b"before"]
