@@ -3,13 +3,14 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from runtime.cli import exits
-from runtime.spec.load import Loaded, load_report
-from runtime.spec.schema import workflow_schema
+
+if TYPE_CHECKING:
+    from runtime.spec.load import Loaded
 
 
 def register(app: typer.Typer) -> None:
@@ -28,9 +29,10 @@ def check(
 
     Example: krt check workflows/hello --strict
     """
+    from runtime.spec.load import load_report
+
     loaded = load_report(path, check_handlers=True)
     if not no_import:
-        # Imported here: no other command needs it, and this module is part of every process's start.
         from runtime.cli.imports import check_handlers
 
         check_handlers(loaded)
@@ -44,14 +46,16 @@ def schema() -> None:
 
     Example: krt schema > workflow.schema.json
     """
+    from runtime.spec.schema import workflow_schema
+
     typer.echo(json.dumps(workflow_schema(), indent=2))
 
 
-def _as_text(loaded: Loaded, passed: bool) -> str:
+def _as_text(loaded: "Loaded", passed: bool) -> str:
     return "\n".join([*(str(problem) for problem in loaded.report.problems), _last_line(loaded, passed)])
 
 
-def _last_line(loaded: Loaded, passed: bool) -> str:
+def _last_line(loaded: "Loaded", passed: bool) -> str:
     failures = len(loaded.report.errors)
     warnings = len(loaded.report.problems) - failures
     parts = [_counted(failures, "problem")] if failures else []
@@ -64,7 +68,7 @@ def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def _as_json(loaded: Loaded) -> str:
+def _as_json(loaded: "Loaded") -> str:
     workflow = loaded.workflow
     fields = {
         "file": str(loaded.path),

@@ -112,6 +112,17 @@ def test_a_handler_sees_the_variables_of_its_node(folder: Path) -> None:
     assert krt("check") == (exits.OK, "workflow hello: 1 node, ok\n")
 
 
+def test_a_handler_that_does_not_finish_its_import_is_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "workflow.yaml").write_text(GOOD)
+    (folder / "count.py").write_text("import threading\nthreading.Event().wait()\n")
+    monkeypatch.setattr("runtime.cli.imports.IMPORT_TIMEOUT_S", 0.5)
+
+    code, output = krt("check")
+
+    assert code == exits.CONFIG
+    assert "count.py: not done after 0.5 s; move what takes so long into init(ctx) [handler-import]" in output
+
+
 def test_schema_prints_the_json_schema() -> None:
     code, output = krt("schema")
 

@@ -107,6 +107,10 @@ def test_a_missing_file_is_one_problem(tmp_path: Path) -> None:
     assert (problem.code, problem.file) == ("unreadable", str(tmp_path / "workflow.yaml"))
 
 
+def test_a_workflow_needs_a_node(tmp_path: Path) -> None:
+    assert codes(load_report(write(tmp_path, "name: hello\nnodes: []\n"))) == ["missing-key"]
+
+
 def test_a_manifest_of_kre_is_one_problem(tmp_path: Path) -> None:
     file = write(tmp_path, "krtVersion: v2\nversion: a\ndescription: b\nworkflows: [{name: c, nodes: []}]\n")
 
