@@ -80,6 +80,29 @@ def encode(message: Message) -> bytes:
     return bytes(envelope.SerializeToString(deterministic=True))
 
 
+def encode_output(
+    source: Message, payload: bytes, *, from_node: str, kind: MessageType, error: str = "", outcome: str = ""
+) -> bytes:
+    """Return the envelope of an output of `source`: its ids, deadline and headers with another payload."""
+    envelope = Envelope(request_id=source.request_id, payload=payload, from_node=from_node, message_type=kind)
+    if source.reply_to:
+        envelope.reply_to = source.reply_to
+    if source.state_id:
+        envelope.state_id = source.state_id
+    if source.deadline_ms:
+        envelope.deadline = source.deadline_ms
+    if source.traceparent:
+        envelope.traceparent = source.traceparent
+    if source.headers:
+        envelope.headers.update(source.headers)
+    if error:
+        envelope.error = error
+    if outcome:
+        envelope.outcome = outcome
+    # Map entries have no order of their own; a retry must have the same bytes.
+    return bytes(envelope.SerializeToString(deterministic=True) if source.headers else envelope.SerializeToString())
+
+
 def fit(data: bytes, limit_bytes: int) -> bytes:
     """Return `data`, gzipped if it is larger than `limit_bytes` with room for the headers.
 

@@ -9,9 +9,10 @@ whose process dies) comes again; a message whose `confirm` was called with None 
 consumer of its subject; the same message id within the stream's duplicate window is stored once.
 """
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from runtime.errors import BusError
 
@@ -194,6 +195,24 @@ class Reader(Protocol):
 Confirm = Callable[[BusError | None], None]
 
 
+class Confirmation:
+    """A `confirm` that can be awaited: returns once the message is stored, raises the error otherwise."""
+
+    def __init__(self) -> None:
+        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def __call__(self, error: BusError | None) -> None:
+        if self._done.done():  # nobody waits any more
+            return
+        if error is None:
+            self._done.set_result(None)
+        else:
+            self._done.set_exception(error)
+
+    def __await__(self) -> Generator[Any, None, None]:
+        return self._done.__await__()
+
+
 class Publisher(Protocol):
     """Stores messages and confirms each one.
 
@@ -307,8 +326,9 @@ class Bus(Protocol):
     # --- streams ---
 
     async def ensure_stream(self, config: StreamConfig) -> list[str]:
-        """Create the stream, or update it; returns what changed, one line `field: old -> new` each.
+        """Create the stream, or update it; returns what changed, one line each.
 
+        The lines are `stream NAME: created`, or `stream NAME: field: old -> new`; none when all is as asked.
         Raises DriftError with the diff when a field cannot be updated, or the server answers other than asked.
         """
         ...

@@ -5,6 +5,8 @@ registration there would make their import fail. So these descriptors live in a 
 as bytes, which has the same form on the wire as the `google.protobuf.Any` inside it.
 """
 
+from typing import Any
+
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 
 _Field = descriptor_pb2.FieldDescriptorProto
@@ -48,4 +50,5 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
 _pool = descriptor_pool.DescriptorPool()
 _pool.Add(_file())
 
-Envelope = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.Envelope"))
+# Made at run time, so the type checker knows nothing of its fields.
+Envelope: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.Envelope"))

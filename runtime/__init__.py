@@ -1,0 +1,1 @@
+"""KRT: a streaming workflow runtime on NATS JetStream."""

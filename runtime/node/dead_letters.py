@@ -1,0 +1,75 @@
+"""Where a node puts the messages that it gives up."""
+
+import logging
+import traceback
+from pathlib import Path
+
+import runtime
+from runtime.bus.base import Confirmation, Publisher
+from runtime.deadletter import HEADER, Attempt, DeadLetter
+from runtime.node.work import Work
+from runtime.spec import names
+
+log = logging.getLogger(__name__)
+
+_OUR_FILES = str(Path(runtime.__file__).parent)
+
+# Bytes that the id header and the header block's own lines add beside the dead letter's header.
+_HEADER_ROOM_BYTES = 512
+
+
+class DeadLetters:
+    """Stores dead letters in the workflow's own stream for them; with `keep` False it only logs."""
+
+    def __init__(self, publisher: Publisher, *, stream: str, node: str, handler_version: str, keep: bool) -> None:
+        self._publisher = publisher
+        self._stream = stream
+        self._node = node
+        self._handler_version = handler_version
+        self._keep = keep
+
+    async def store(self, work: Work, reason: str, failure: BaseException, attempts: list[Attempt]) -> None:
+        """Store one message with everything about its end; returns once it is stored. Raises BusError."""
+        delivery = work.delivery
+        where = (
+            f"{names.dead_letter_subject(self._stream, self._node)}" if self._keep else "nowhere (dead_letter: drop)"
+        )
+        fields = {"request_id": work.message.request_id, "attempt": delivery.attempt, "action": "dead"}
+        log.error(
+            "message %d of %s is given up (%s): %s; dead letter in %s",
+            delivery.sequence, self._stream, reason, failure, where, extra=fields,
+        )  # fmt: skip
+        if not self._keep:
+            return
+        letter = DeadLetter(
+            node=self._node,
+            reason=reason,
+            error=f"{type(failure).__name__}: {failure}",
+            traceback=_user_traceback(failure),
+            request_id=work.message.request_id,
+            stream=self._stream,
+            subject=delivery.subject,
+            sequence=delivery.sequence,
+            stored_ns=delivery.time_ns,
+            attempts=tuple(attempts),
+            handler_version=self._handler_version,
+            headers=dict(delivery.headers or {}),
+        )
+        room_bytes = self._publisher.limit_bytes - len(delivery.data) - _HEADER_ROOM_BYTES
+        stored = Confirmation()
+        await self._publisher.publish(
+            names.dead_letter_subject(self._stream, self._node),
+            delivery.data,
+            message_id=names.dead_letter_id(self._node, work.origin, work.redrive),
+            confirm=stored,
+            headers={HEADER: letter.to_header(room_bytes)},
+        )
+        await stored
+
+
+def _user_traceback(failure: BaseException) -> str:
+    """Return the traceback from the first frame that is not ours on: how the runtime got there is of no use."""
+    report = traceback.TracebackException.from_exception(failure)
+    while report.stack and report.stack[0].filename.startswith(_OUR_FILES):
+        del report.stack[0]
+    return "".join(report.format())

@@ -1,0 +1,51 @@
+"""The record of a message's failed attempts, so that retries count what the handler did and not what the bus did.
+
+A crash, a restart or a full stream makes the server deliver again, too; its counter knows no difference. So each
+failure of the handler is written down before the message is given back, where every replica finds it. The path of a
+message that does not fail never comes here.
+"""
+
+import json
+import logging
+from dataclasses import asdict
+
+from runtime.bus.base import Delivery, KeyValue
+from runtime.deadletter import Attempt
+from runtime.errors import BusError, NotFoundError
+
+log = logging.getLogger(__name__)
+
+
+class History:
+    """Failed attempts by message, in a bucket that all replicas share; without one (bare runner) there are none."""
+
+    def __init__(self, node: str, bucket: KeyValue | None) -> None:
+        self._node = node
+        self._bucket = bucket
+
+    async def read(self, delivery: Delivery) -> list[Attempt]:
+        """Return what failed before this delivery. Raises BusUnavailableError."""
+        if self._bucket is None or delivery.attempt == 1:
+            return []
+        try:
+            entry = await self._bucket.get(self._key(delivery))
+        except NotFoundError:
+            return []
+        return [Attempt(**attempt) for attempt in json.loads(entry.value)]
+
+    async def write(self, delivery: Delivery, attempts: list[Attempt]) -> None:
+        """Keep the failures of a message that is about to be given back. Raises BusUnavailableError."""
+        if self._bucket is not None:
+            await self._bucket.put(self._key(delivery), json.dumps([asdict(attempt) for attempt in attempts]).encode())
+
+    async def forget(self, delivery: Delivery) -> None:
+        """Remove the record of a message that is done; what cannot be removed now is only untidy."""
+        if self._bucket is None:
+            return
+        try:
+            await self._bucket.delete(self._key(delivery))
+        except BusError as error:
+            log.debug("the attempts of message %d stay recorded: %s", delivery.sequence, error)
+
+    def _key(self, delivery: Delivery) -> str:
+        return f"{self._node}/{delivery.sequence}"

@@ -1,0 +1,141 @@
+"""What a node measures of itself: the built-in measurement, the minute's summary line, and the prefetch.
+
+Costs per message: one addition each and, up to a bound, one entry of a list. No metric can fail or delay a message.
+"""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from runtime.clock import Clock
+from runtime.stores.base import Point, PointStore
+
+log = logging.getLogger(__name__)
+
+# Handler calls a second that are written one by one; beyond, one point a second says it all.
+MAX_POINTS_PER_SECOND = 100
+# Calls of one second that are kept for percentiles.
+MAX_SAMPLES = 1_000
+SUMMARY_S = 60.0
+# Weight of the newest call in the mean handling time.
+MEAN_WEIGHT = 0.05
+# Seconds of work that a runner keeps at hand: enough to hide a round trip, too little to hoard from other replicas.
+PREFETCH_S = 0.25
+MAX_PREFETCH = 1_000
+
+MEASUREMENT = "node_elapsed_time"
+
+
+@dataclass(slots=True)
+class _Second:
+    """The calls of the current second."""
+
+    calls: list[tuple[float, bool, str]] = field(default_factory=list)
+    count: int = 0
+    errors: int = 0
+    sum_ms: float = 0.0
+    max_ms: float = 0.0
+
+
+@dataclass(slots=True)
+class Counts:
+    """Deliveries of this process by their end."""
+
+    taken: int = 0
+    ok: int = 0
+    retried: int = 0
+    dead: int = 0
+
+
+class NodeMetrics:
+    """Fed by the runner, flushed by its ticker about once a second."""
+
+    def __init__(self, points: PointStore, clock: Clock, tags: Mapping[str, str], *, every_call: bool) -> None:
+        self.counts = Counts()
+        self.mean_s = 0.0
+        self._points = points
+        self._clock = clock
+        self._tags = dict(tags)
+        self._every_call = every_call
+        self._second = _Second()
+        self._minute_ms: list[float] = []
+        self._flushed_s = clock.monotonic()
+        self._summed_s = self._flushed_s
+        self._last = Counts()
+
+    def observe(self, elapsed_s: float, ok: bool, from_node: str) -> None:
+        """One handler call is over."""
+        self.mean_s += (elapsed_s - self.mean_s) * MEAN_WEIGHT
+        second = self._second
+        elapsed_ms = elapsed_s * 1000
+        second.count += 1
+        second.sum_ms += elapsed_ms
+        if elapsed_ms > second.max_ms:
+            second.max_ms = elapsed_ms
+        if not ok:
+            second.errors += 1
+        if second.count <= MAX_SAMPLES or self._every_call:
+            second.calls.append((elapsed_ms, ok, from_node))
+
+    def prefetch(self, concurrency: int) -> int:
+        """Return how many messages beyond the free slots are worth having at hand."""
+        if self.counts.ok == 0:
+            return 0
+        return min(MAX_PREFETCH, int(concurrency * PREFETCH_S / max(self.mean_s, 1e-6)))
+
+    def tick(self, in_hand: int) -> None:
+        """Write the second's points and, once a minute, the summary."""
+        now_s = self._clock.monotonic()
+        if now_s - self._flushed_s >= 1.0:
+            self._flushed_s = now_s
+            self.flush()
+        if now_s - self._summed_s >= SUMMARY_S:
+            self._summed_s = now_s
+            self._log_summary(in_hand)
+
+    def flush(self) -> None:
+        """Hand everything measured so far to the point store."""
+        second, self._second = self._second, _Second()
+        if not second.count:
+            return
+        time_ns = self._clock.time_ns()
+        self._minute_ms.extend(call[0] for call in second.calls[:MAX_SAMPLES])
+        if self._every_call or second.count <= MAX_POINTS_PER_SECOND:
+            for number, (elapsed_ms, ok, from_node) in enumerate(second.calls):
+                fields: dict[str, float | int | bool | str] = {"elapsed_ms": elapsed_ms, "success": ok}
+                # Points of one series and time replace each other, so each gets a nanosecond of its own.
+                self._save(fields, from_node, time_ns + number)
+        else:
+            self._save(_summary(second), second.calls[0][2], time_ns)
+
+    def _save(self, fields: Mapping[str, float | int | bool | str], from_node: str, time_ns: int) -> None:
+        self._points.save(Point(MEASUREMENT, fields, {**self._tags, "from_node": from_node}, time_ns))
+
+    def _log_summary(self, in_hand: int) -> None:
+        counts, last = self.counts, self._last
+        times = sorted(self._minute_ms)
+        self._minute_ms = []
+        if counts != last:
+            log.info(
+                "last minute: %d taken, %d ok, %d retried, %d dead; %d in flight; p50 %.1f ms, p95 %.1f ms",
+                counts.taken - last.taken, counts.ok - last.ok, counts.retried - last.retried, counts.dead - last.dead,
+                in_hand, _percentile(times, 0.5), _percentile(times, 0.95), extra={"action": "summary"},
+            )  # fmt: skip
+        self._last = Counts(counts.taken, counts.ok, counts.retried, counts.dead)
+
+
+def _summary(second: _Second) -> dict[str, float | int | bool | str]:
+    times = sorted(call[0] for call in second.calls)
+    return {
+        "elapsed_ms": second.sum_ms / second.count,
+        "success": second.errors == 0,
+        "count": second.count,
+        "errors": second.errors,
+        "p50_ms": _percentile(times, 0.5),
+        "p95_ms": _percentile(times, 0.95),
+        "max_ms": second.max_ms,
+    }
+
+
+def _percentile(ordered: list[float], share: float) -> float:
+    return ordered[min(len(ordered) - 1, int(len(ordered) * share))] if ordered else 0.0

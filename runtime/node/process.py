@@ -1,0 +1,287 @@
+"""A node's process from its settings to its end: connect, load, `init`, run, stop in order.
+
+Start: load and check the handler, connect, open stores and buckets, `init` to its end, bind the consumers, ready. A
+failure anywhere ends the process with a non-zero code, never as a live process that does nothing.
+"""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pydantic
+
+from runtime import log as logs
+from runtime.bus.base import Bus, ConsumerConfig, Reader, StreamConfig
+from runtime.clock import Clock, SystemClock
+from runtime.errors import ConfigError, SettingsError
+from runtime.node.configuration import Configuration
+from runtime.node.context import Context, Services
+from runtime.node.dead_letters import DeadLetters
+from runtime.node.handler import HandlerFunction, LoadedHandler, load_handler
+from runtime.node.history import History
+from runtime.node.metrics import NodeMetrics
+from runtime.node.runner import Parts, Runner
+from runtime.node.threads import HandlerThreads
+from runtime.node.work import Outputs
+from runtime.settings import NodeSettings
+from runtime.spec import names
+from runtime.spec.node import DEFAULT_ASYNC_CONCURRENCY, NodeSpec, RetryPolicy
+from runtime.stores.base import DocumentStore, PointStore
+from runtime.stores.documents import DocumentClient
+
+log = logging.getLogger(__name__)
+
+# Exit codes of the process: everything in order; failed; wrong configuration or handler, which a restart cannot help.
+EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
+# How long the dead letters of a bare runner are kept: the default of `dead_letter.keep`, 14 days.
+BARE_DEAD_LETTER_KEEP_S = 14 * 86_400.0
+
+
+@dataclass(frozen=True, slots=True)
+class Stores:
+    """The stores of one process."""
+
+    documents: DocumentStore
+    points: PointStore
+
+
+class NodeProcess:
+    """One runner with everything that it needs; made by `start`, ended by `stop`."""
+
+    def __init__(
+        self, settings: NodeSettings, bus: Bus, stores: Stores, handler: LoadedHandler, clock: Clock | None = None
+    ) -> None:
+        self._settings = settings
+        self._bus = bus
+        self._stores = stores
+        self._handler = handler
+        self._clock = clock or SystemClock()
+        self.spec = read_spec(settings)
+        self._publisher = bus.publisher(settings.stream, on_hold=self._on_hold)
+        self._dead_letter_publisher = bus.publisher(names.dead_letter_stream(settings.stream))
+        self._readers: list[Reader] = []
+        self._runner: Runner | None = None
+        self._services: Services | None = None
+        self._threads: HandlerThreads | None = None
+
+    @property
+    def failed(self) -> asyncio.Future[None]:
+        """Raises when an essential task of the runner has died."""
+        assert self._runner is not None, "start first"
+        return self._runner.failed
+
+    async def start(self) -> None:
+        """Run `init`, bind the consumers and begin to take messages."""
+        settings, spec = self._settings, self.spec
+        concurrency = spec.concurrency or (DEFAULT_ASYNC_CONCURRENCY if self._handler.is_async and self._planned else 1)
+        self._threads = HandlerThreads(concurrency, settings.node)
+        outputs = Outputs(
+            self._bus,
+            self._publisher,
+            stream=settings.stream,
+            node=settings.node,
+            subject=settings.output,
+            exit_channel=spec.exit_channel,
+            channels=self._handler.channels if self._planned else None,
+        )
+        self._services = await self._make_services(outputs)
+        await self._call(self._handler.init)
+        self._readers = [self._bus.reader(config, create=not self._planned) for config in self._consumers()]
+        tags = {"version": settings.version, "workflow": settings.workflow, "node": settings.node}
+        self._runner = Runner(
+            Parts(
+                spec=spec,
+                handler=self._handler,
+                services=self._services,
+                outputs=outputs,
+                publisher=self._publisher,
+                readers=self._readers,
+                dead_letters=DeadLetters(
+                    self._dead_letter_publisher,
+                    stream=settings.stream,
+                    node=settings.node,
+                    handler_version=spec.handler_version or settings.version_id,
+                    keep=spec.keep_dead_letters,
+                ),
+                history=await self._open_history(),
+                metrics=NodeMetrics(self._stores.points, self._clock, tags, every_call=not self._planned),
+                threads=self._threads,
+                concurrency=concurrency,
+                error_subject=spec.error_subject or settings.output,
+                forward_subject=settings.output,
+                max_inflated_bytes=settings.max_inflated_bytes,
+                clock=self._clock,
+            )
+        )
+        await self._runner.start()
+
+    async def stop(self) -> None:
+        """Drain within the grace time, run `teardown`, flush and close; the bus stays open. Every step is tried."""
+        if self._runner is not None:
+            await self._runner.stop(self._settings.grace_s)
+        try:
+            await self._call(self._handler.teardown)
+        except Exception:  # teardown is the user's; the rest has to be closed all the same
+            log.exception("teardown failed", extra={"action": "teardown"})
+        await self._publisher.close()
+        await self._dead_letter_publisher.close()
+        await self._stores.points.close()
+        await self._stores.documents.close()
+        if self._threads is not None:
+            self._threads.close()
+
+    @property
+    def _planned(self) -> bool:
+        return bool(self._settings.node_spec)
+
+    def _on_hold(self, held: bool) -> None:
+        for reader in self._readers:
+            reader.hold(held)
+
+    def _consumers(self) -> list[ConsumerConfig]:
+        """Return the planned consumer with all its subjects; a bare runner has one consumer per input."""
+        settings = self._settings
+        limit: Mapping[str, Any] = (
+            {} if settings.max_ack_pending is None else {"max_ack_pending": settings.max_ack_pending}
+        )
+        if self._planned:
+            return [
+                ConsumerConfig(
+                    stream=settings.stream, durable=self.spec.durable, filter_subjects=settings.inputs, **limit
+                )
+            ]
+        return [
+            ConsumerConfig(
+                stream=settings.stream,
+                durable=names.durable(settings.node, [subject.removeprefix(f"{settings.stream}.")]),
+                filter_subjects=(subject,),
+                **limit,
+            )
+            for subject in settings.inputs
+        ]
+
+    async def _make_services(self, outputs: Outputs) -> Services:
+        settings = self._settings
+
+        async def request(subject: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> bytes:
+            return (await self._bus.request(subject, body, headers=headers, timeout_s=timeout_s)).data
+
+        return Services(
+            workflow=settings.workflow,
+            version_id=settings.version_id,
+            version=settings.version,
+            node=settings.node,
+            base_path=settings.base_path,
+            clock=self._clock,
+            loop=asyncio.get_running_loop(),
+            documents=self._stores.documents,
+            document_client=DocumentClient(
+                request,
+                settings.writer_subject,
+                self._clock,
+                id_header=names.DOCUMENT_ID_HEADER,
+                limit_bytes=lambda: self._bus.max_payload_bytes,
+            ),
+            points=self._stores.points,
+            configuration=await Configuration.open(self._bus, settings.configuration_buckets),
+            outputs=outputs,
+            logger=logging.getLogger(f"{settings.version}-{settings.node}"),
+        )
+
+    async def _open_history(self) -> History:
+        """Planned runners share their record of failed attempts; a bare one never tries twice and needs none."""
+        if not self._planned or self.spec.retry.attempts == 1:
+            return History(self._settings.node, None)
+        bucket = await self._bus.key_value(names.attempts_bucket(self._settings.stream), create=True)
+        return History(self._settings.node, bucket)
+
+    async def _call(self, function: HandlerFunction | None) -> None:
+        """Run `init` or `teardown`."""
+        assert self._threads is not None and self._services is not None
+        if function is None:
+            return
+        context = Context(self._services, None)
+        if function.kind.is_async:
+            await function.function(context)
+        else:
+            await self._threads.call(function.function, context)
+
+
+def read_spec(settings: NodeSettings) -> NodeSpec:
+    """Return the planned spec, or that of a bare runner. Raises SettingsError with every problem of it."""
+    if not settings.node_spec:
+        # KRE handlers are written for one message at a time, and their callers hear of an error at once.
+        return NodeSpec(
+            durable="",
+            retry=RetryPolicy(attempts=1),
+            timeout_s=None,
+            concurrency=1,
+            exit_channel=names.MAIN_CHANNEL if settings.is_exit else None,
+        )
+    try:
+        return NodeSpec.model_validate(json.loads(settings.node_spec))
+    except json.JSONDecodeError as error:
+        raise SettingsError([f"the 'KRT_NODE_SPEC' env var is no JSON: {error}"]) from error
+    except pydantic.ValidationError as error:
+        faults = [f"{'.'.join(map(str, fault['loc']))}: {fault['msg']}" for fault in error.errors()]
+        raise SettingsError([f"the 'KRT_NODE_SPEC' env var is wrong at {fault}" for fault in faults]) from error
+
+
+async def run_node(settings: NodeSettings, stop: asyncio.Event) -> int:
+    """Run one node until `stop` is set; returns the exit code."""
+    from runtime.bus.nats import NatsBus
+    from runtime.stores.open import open_documents, open_points
+
+    try:
+        read_spec(settings)
+        handler = load_handler(settings.base_path, settings.handler_path, use_annotations=bool(settings.node_spec))
+        stores = Stores(open_documents(settings.mongo_uri, settings.mongo_database), open_points(settings.influx_uri))
+    except ConfigError as error:
+        log.error("%s", error, extra={"action": "refused"})
+        return EXIT_CONFIG
+    bus = await NatsBus.connect(
+        list(settings.nats.servers),
+        name=f"{settings.workflow}/{settings.node}/{settings.replica}",
+        request_timeout_s=settings.nats.request_timeout_s,
+    )
+    try:
+        if not settings.node_spec:
+            await bus.ensure_stream(_dead_letter_stream(settings.stream))
+        return await _run_until(NodeProcess(settings, bus, stores, handler), bus, settings, stop)
+    finally:
+        await bus.close()
+
+
+def _dead_letter_stream(stream: str) -> StreamConfig:
+    """Return the stream of dead letters that a bare runner makes for itself; otherwise the manager does."""
+    name = names.dead_letter_stream(stream)
+    return StreamConfig(name=name, subjects=(f"{name}.>",), max_age_s=BARE_DEAD_LETTER_KEEP_S)
+
+
+async def _run_until(process: NodeProcess, bus: Bus, settings: NodeSettings, stop: asyncio.Event) -> int:
+    """Start, be ready, wait for the end of anything, stop."""
+    closed = asyncio.create_task(bus.wait_closed(), name="bus closed")
+    stopped = asyncio.create_task(stop.wait(), name="stop")
+    code = EXIT_OK
+    try:
+        await process.start()
+        logs.tell_ready(settings.ready_fd)
+        log.info("ready", extra={"action": "ready"})
+        ends: list[asyncio.Future[Any]] = [closed, stopped, process.failed]
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        if closed.done():
+            code = EXIT_FAILED
+        elif process.failed.done():
+            process.failed.result()
+    except Exception:  # the edge of the process: say why, and end
+        log.exception("the node has failed", extra={"action": "failed"})
+        code = EXIT_FAILED
+    finally:
+        log.info("stopping", extra={"action": "stopping"})
+        await process.stop()
+        closed.cancel()
+        stopped.cancel()
+    return code

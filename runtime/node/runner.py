@@ -1,0 +1,391 @@
+"""One message, from subscribe to ack. The numbered steps are those of `docs/architecture.md`.
+
+    1. take     a free slot waits for a delivery                         _slot
+    2. decode   a failure is a dead letter, never a retry                _decode
+    3. handle   under the node's timeout, one fresh context each         _handle
+    4. publish  every output under its deterministic id                  _emit
+    5. settle   when the last PubAck is in: exactly one of ack,          _finish, _settle_failure
+                nak with a delay, or dead letter + term
+
+A slot is a long-lived task, so a message costs no task of its own. It is free again when the handler is through:
+PubAcks arrive meanwhile, and the last one settles the delivery.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from runtime import wire
+from runtime.bus.base import Confirmation, Delivery, Publisher, Reader, ReaderClosed
+from runtime.clock import Clock
+from runtime.deadletter import Attempt
+from runtime.errors import BusClosedError, DecodeError, HandlerTimeoutError, Outcome
+from runtime.message import MessageType, ReplyOutcome
+from runtime.node.context import Context, Services
+from runtime.node.dead_letters import DeadLetters
+from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler
+from runtime.node.history import History
+from runtime.node.metrics import NodeMetrics
+from runtime.node.settle import Decision, decide, describe
+from runtime.node.threads import HandlerThreads
+from runtime.node.watchdog import LoopWatchdog
+from runtime.node.work import Outputs, Work
+from runtime.payload import decode_any, encode_value
+from runtime.spec.node import NodeSpec
+
+log = logging.getLogger(__name__)
+
+# Seconds between looks at overdue handlers, the prefetch and the metrics.
+TICK_S = 0.05
+# Messages that a slot handles before it lets the rest of the loop run: sending happens there.
+YIELD_EVERY = 32
+# Deliveries whose end is being decided at once; beyond it the slots wait, or a node that only fails would pile them up.
+MAX_FAILING = 256
+# Delay of a message whose end could not be settled because the bus was away.
+UNSETTLED_DELAY_S = 5.0
+# Plain handlers that never come back keep their threads; with this many the process starts afresh.
+MAX_STUCK_THREADS = 8
+
+_REPLY_OUTCOMES = {
+    "failed": ReplyOutcome.FAILED,
+    "timeout": ReplyOutcome.TIMEOUT,
+    "never": ReplyOutcome.FAILED,
+    "refused": ReplyOutcome.UNAVAILABLE,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What a runner works with; `process.py` puts it together, and tests do with the memory bus.
+
+    error_subject: where an ERROR goes so that it reaches the exit node. forward_subject: the node's own output.
+    """
+
+    spec: NodeSpec
+    handler: LoadedHandler
+    services: Services
+    outputs: Outputs
+    publisher: Publisher
+    readers: Sequence[Reader]
+    dead_letters: DeadLetters
+    history: History
+    metrics: NodeMetrics
+    threads: HandlerThreads
+    concurrency: int
+    error_subject: str
+    forward_subject: str
+    max_inflated_bytes: int
+    clock: Clock
+
+
+class Runner:
+    """Runs one replica of one node until `stop`."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+        self._clock = parts.clock
+        self._outputs = parts.outputs
+        self._metrics = parts.metrics
+        self._node = parts.services.node
+        # Works whose handler is running, for the ticker.
+        self._running: set[Work] = set()
+        self._slots: list[asyncio.Task[None]] = []
+        self._failing: set[asyncio.Task[None]] = set()
+        self._ticker: asyncio.Task[None] | None = None
+        self._watchdog = LoopWatchdog()
+        # One message at a time even where there are several inputs (bare runners only).
+        self._turn = asyncio.Semaphore(parts.concurrency) if len(parts.readers) > 1 else None
+        self._warned_of_result = False
+        self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # --- life ---
+
+    async def start(self) -> None:
+        """Bind the consumers and begin to take. Raises NotFoundError for a consumer that stays missing."""
+        for reader in self._parts.readers:
+            await reader.start()
+        for number, reader in enumerate(self._parts.readers):
+            for slot in range(self._parts.concurrency):
+                self._slots.append(self._spawn(self._slot(reader), f"{self._node} slot {number}.{slot}"))
+        self._ticker = self._spawn(self._tick(), f"{self._node} ticker")
+        self._watchdog.start()
+
+    async def stop(self, grace_s: float) -> None:
+        """Take no more, let what runs finish within `grace_s`, give back the rest."""
+        for reader in self._parts.readers:
+            await reader.drain()
+        if self._slots:
+            _, late = await asyncio.wait(self._slots, timeout=grace_s)
+            for slot in late:
+                log.warning("%s did not finish in %g s; its message is given back", slot.get_name(), grace_s)
+                slot.cancel()
+            await asyncio.gather(*self._slots, return_exceptions=True)
+        await self._wait_for_publishes(grace_s)
+        if self._ticker is not None:
+            self._ticker.cancel()
+            await asyncio.gather(self._ticker, return_exceptions=True)
+        self._watchdog.stop()
+        for reader in self._parts.readers:
+            await reader.close()
+        self._metrics.flush()
+
+    async def _wait_for_publishes(self, grace_s: float) -> None:
+        try:
+            async with asyncio.timeout(max(grace_s, 1.0)):
+                await self._parts.publisher.flush()
+                while self._failing:
+                    await asyncio.gather(*self._failing, return_exceptions=True)
+        except TimeoutError:
+            log.warning("outputs are unconfirmed after %g s; their messages are given back", grace_s)
+            for task in self._failing:
+                task.cancel()
+
+    # --- 1. take ---
+
+    async def _slot(self, reader: Reader) -> None:
+        """Work on one message after the other."""
+        done = 0
+        while True:
+            try:
+                delivery = await reader.take()
+            except ReaderClosed:
+                return
+            if self._turn is None:
+                await self._work_on(delivery, reader)
+            else:
+                async with self._turn:
+                    await self._work_on(delivery, reader)
+            done += 1
+            if done % YIELD_EVERY == 0:
+                await asyncio.sleep(0)
+
+    async def _work_on(self, delivery: Delivery, reader: Reader) -> None:
+        self._metrics.counts.taken += 1
+        work = Work(delivery, reader, self._finish)
+        failure: BaseException | None = None
+        try:
+            call = self._decode(work)
+            if call is None:
+                await self._pass_along(work)
+            else:
+                await self._handle(work, *call)
+        except asyncio.CancelledError:
+            if not work.overdue:  # stopping: nothing is settled, `close` of the reader gives it back
+                raise
+            _uncancel()
+            failure = HandlerTimeoutError(f"the handler took longer than {self._parts.spec.timeout_s:g} s")
+        except BusClosedError:  # the process is about to end, and the message comes again
+            raise
+        except Exception as error:  # whatever it is, it decides about this one message only
+            failure = error
+        work.end(failure)
+        while len(self._failing) >= MAX_FAILING:
+            await asyncio.wait(self._failing, return_when=asyncio.FIRST_COMPLETED)
+
+    # --- 2. decode ---
+
+    def _decode(self, work: Work) -> tuple[HandlerFunction, Any] | None:
+        """Return the function to call and its data, or None for a message that only passes. Raises DecodeError."""
+        if work.failure is not None:
+            raise work.failure
+        work.message = message = wire.decode(work.delivery.data, max_inflated_bytes=self._parts.max_inflated_bytes)
+        if not message.request_id:
+            work.message = message = replace(message, request_id=f"{self._outputs.stream}-{work.origin}")
+        handler = self._parts.handler
+        if message.type is MessageType.ERROR and not handler.handle_errors:
+            return None
+        if message.type in (MessageType.EARLY_REPLY, MessageType.EARLY_EXIT) and not handler.from_node_style:
+            return None
+        function = handler.select(message.from_node)
+        if function is None:
+            raise DecodeError(f"no handler for messages from node '{message.from_node}'", reason="no-handler")
+        if message.type is MessageType.ERROR and not message.payload:
+            return function, decode_any(b"") if function.decode is decode_any else None
+        return function, function.decode(message.payload)
+
+    async def _pass_along(self, work: Work) -> None:
+        """An ERROR goes on to the exit node; an early answer too, unless its sender has answered the caller."""
+        if work.message.type is MessageType.ERROR:
+            await self._outputs.forward(work, self._parts.error_subject)
+        elif not work.message.reply_to:
+            await self._outputs.forward(work, self._parts.forward_subject)
+
+    # --- 3. handle ---
+
+    async def _handle(self, work: Work, function: HandlerFunction, data: Any) -> None:
+        """Call the handler; the ticker cancels this task when its time is over."""
+        context = Context(self._parts.services, work)
+        work.start(self._clock.monotonic(), self._parts.spec.timeout_s, asyncio.current_task())
+        self._running.add(work)
+        started_s = time.perf_counter()
+        ok = False
+        try:
+            if function.kind is CallKind.ASYNC:
+                result = await function.function(context, data)
+            elif function.kind is CallKind.PLAIN:
+                result = await self._parts.threads.call(function.function, context, data)
+            else:
+                result = None
+                await self._iterate(work, function, context, data)
+            ok = not isinstance(result, Outcome)
+        finally:
+            self._running.discard(work)
+            work.task = None
+            self._metrics.observe(time.perf_counter() - started_s, ok, work.message.from_node)
+        if work.overdue:  # it swallowed the cancellation, and is late all the same
+            raise HandlerTimeoutError(f"the handler took longer than {self._parts.spec.timeout_s:g} s")
+        await self._emit(work, result)
+
+    async def _iterate(self, work: Work, function: HandlerFunction, context: Context, data: Any) -> None:
+        """Publish a generator's items as they come; what follows an item runs after it is handed over."""
+        if function.kind is CallKind.ASYNC_GENERATOR:
+            items = function.function(context, data)
+            try:
+                async for item in items:
+                    await self._emit_one(work, item, last=False)
+            finally:
+                await items.aclose()
+            return
+        iterator = await self._parts.threads.call(function.function, context, data)
+        while (item := await self._parts.threads.call(next, iterator, _END)) is not _END:
+            await self._emit_one(work, item, last=False)
+
+    # --- 4. publish ---
+
+    async def _emit(self, work: Work, result: Any) -> None:
+        if isinstance(result, Outcome):
+            raise result
+        if self._parts.handler.from_node_style:
+            if result is not None and not self._warned_of_result:
+                self._warned_of_result = True
+                log.warning("default_handler and custom_handlers send by ctx.send_output; what they return is ignored")
+        elif isinstance(result, list):
+            for number, item in enumerate(result, start=1):
+                await self._emit_one(work, item, last=number == len(result))
+        elif result is not None:
+            await self._emit_one(work, result, last=True)
+
+    async def _emit_one(self, work: Work, value: Any, *, last: bool) -> None:
+        if isinstance(value, Outcome):
+            raise value
+        kind = MessageType.EARLY_EXIT if work.early_exit else MessageType.OK
+        await self._outputs.emit(work, encode_value(value), kind=kind, last=last)
+
+    # --- 5. settle ---
+
+    def _finish(self, work: Work) -> None:
+        """The handler is through and the last PubAck is in. Called on the loop, possibly for every message."""
+        if work.finished:
+            return
+        work.finished = True
+        if work.failure is None:
+            self._outputs.close_reply(work)
+            work.reader.ack(work.delivery)
+            self._metrics.counts.ok += 1
+            if work.delivery.attempt == 1:
+                return
+        task = self._spawn(self._settle_failure(work), f"{self._node} settles {work.delivery!r}")
+        self._failing.add(task)
+        task.add_done_callback(self._failing.discard)
+
+    async def _settle_failure(self, work: Work) -> None:
+        """End a delivery that failed, or one that failed before; never leaves it without an end."""
+        try:
+            if work.failure is None:
+                await self._parts.history.forget(work.delivery)
+                return
+            await self._decide_and_settle(work, work.failure)
+        except Exception as error:  # the bus is away, or a defect of ours: the message must come again
+            log.warning(
+                "message %d is not settled (%s); it comes again", work.delivery.sequence, error, exc_info=True,
+                extra={"action": "unsettled", "request_id": work.message.request_id},
+            )  # fmt: skip
+            work.reader.nak(work.delivery, UNSETTLED_DELAY_S)
+
+    async def _decide_and_settle(self, work: Work, failure: BaseException) -> None:
+        attempts = await self._parts.history.read(work.delivery)
+        decision = decide(failure, self._parts.spec.retry, failures=len(attempts), delivery=work.delivery.attempt)
+        if decision.counts:
+            now_s = self._clock.time_ns() / 1e9
+            attempts.append(Attempt(attempt=work.delivery.attempt, time_s=now_s, error=describe(failure)))
+        if decision.action == "ack":
+            self._outputs.close_reply(work)
+            work.reader.ack(work.delivery)
+            self._metrics.counts.ok += 1
+        elif decision.action == "retry":
+            await self._retry(work, failure, decision, attempts)
+            return
+        else:
+            await self._bury(work, failure, decision, attempts)
+        if work.delivery.attempt > 1:
+            await self._parts.history.forget(work.delivery)
+
+    async def _retry(self, work: Work, failure: BaseException, decision: Decision, attempts: list[Attempt]) -> None:
+        # Written down before it is given back: in the other order another replica might not count this failure.
+        if decision.counts:
+            await self._parts.history.write(work.delivery, attempts)
+        log.warning(
+            "message %d failed (%s), again in %.2f s", work.delivery.sequence, describe(failure), decision.delay_s,
+            exc_info=failure if log.isEnabledFor(logging.DEBUG) else None,
+            extra={"action": "retry", "request_id": work.message.request_id, "attempt": work.delivery.attempt},
+        )  # fmt: skip
+        work.reader.nak(work.delivery, decision.delay_s)
+        self._metrics.counts.retried += 1
+
+    async def _bury(self, work: Work, failure: BaseException, decision: Decision, attempts: list[Attempt]) -> None:
+        """Store the dead letter, tell the caller, and only then end the message: a crash in between repeats both."""
+        await self._parts.dead_letters.store(work, decision.reason, failure, attempts)
+        if work.message.request_id:
+            source = work.message.from_node or "unknown"
+            text = f"Error in node '{self._node}' executing handler for node '{source}': {describe(failure)}"
+            outcome = _REPLY_OUTCOMES.get(decision.reason, ReplyOutcome.INVALID)
+            stored = Confirmation()
+            await self._outputs.fail(work, self._parts.error_subject, text, outcome, stored)
+            await stored
+        work.reader.term(work.delivery)
+        self._metrics.counts.dead += 1
+
+    # --- the ticker ---
+
+    async def _tick(self) -> None:
+        while True:
+            await self._clock.sleep(TICK_S)
+            self._watchdog.beat()
+            self._cancel_overdue()
+            readers = self._parts.readers
+            prefetch = self._metrics.prefetch(self._parts.concurrency)
+            for reader in readers:
+                reader.prefetch = prefetch
+            self._metrics.tick(sum(reader.in_hand for reader in readers))
+            if self._parts.threads.stuck >= MAX_STUCK_THREADS:
+                raise RuntimeError(f"{self._parts.threads.stuck} handler calls never came back; starting afresh")
+
+    def _cancel_overdue(self) -> None:
+        now_s = self._clock.monotonic()
+        for work in self._running:
+            if work.ends_s is not None and now_s >= work.ends_s and work.task is not None and not work.overdue:
+                work.overdue = True
+                work.task.cancel()
+
+    def _spawn(self, coroutine: Any, name: str) -> asyncio.Task[None]:
+        """Start a task whose death ends the process: a runner that lost one would be alive and deaf."""
+        task = asyncio.create_task(coroutine, name=name)
+        task.add_done_callback(self._on_task_end)
+        return task
+
+    def _on_task_end(self, task: asyncio.Task[None]) -> None:
+        if task.cancelled() or (error := task.exception()) is None or self.failed.done():
+            return
+        self.failed.set_exception(error)
+
+
+_END: Any = object()
+
+
+def _uncancel() -> None:
+    task = asyncio.current_task()
+    if task is not None:
+        task.uncancel()

@@ -1,0 +1,86 @@
+"""What becomes of a delivery: pure decisions from what happened to it. Values in, values out; no clock and no I/O."""
+
+import random
+from dataclasses import dataclass
+from typing import Literal
+
+from runtime.errors import (
+    BusError,
+    BusUnavailableError,
+    DecodeError,
+    Drop,
+    EncodeError,
+    HandlerTimeoutError,
+    MessageTooLargeError,
+    Outcome,
+    Reject,
+    Retry,
+    StreamFullError,
+)
+from runtime.spec.node import RetryPolicy
+
+# Delays of a message that the bus would not take, by delivery; no handler failed, so the policy does not apply.
+BUS_FIRST_S, BUS_MAX_S = 1.0, 60.0
+
+Action = Literal["ack", "retry", "dead"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """The end of a delivery.
+
+    ack: done. retry: again after `delay_s`; `counts` says whether it was a failed attempt of the handler. dead: given
+    up, with `reason` as a stable word.
+    """
+
+    action: Action
+    delay_s: float = 0.0
+    counts: bool = False
+    reason: str = ""
+
+
+ACK = Decision("ack")
+
+
+def decide(failure: BaseException | None, policy: RetryPolicy, *, failures: int, delivery: int) -> Decision:
+    """Return what becomes of a delivery that ended with `failure` (None: it did not fail).
+
+    failures: attempts of the handler that failed before this one. delivery: number of this delivery, from 1.
+    """
+    if failure is None or isinstance(failure, Drop):
+        return ACK
+    if isinstance(failure, Reject):
+        return Decision("dead", counts=True, reason="rejected")
+    if isinstance(failure, DecodeError):
+        return Decision("dead", reason=failure.reason)
+    if isinstance(failure, EncodeError):
+        return Decision("dead", counts=True, reason="encode")
+    if isinstance(failure, MessageTooLargeError):
+        return Decision("dead", counts=True, reason="too-large")
+    if isinstance(failure, (StreamFullError, BusUnavailableError)):
+        return Decision("retry", delay_s=min(BUS_MAX_S, BUS_FIRST_S * 2 ** min(delivery - 1, 16)))
+    if isinstance(failure, BusError):
+        return Decision("dead", reason="refused")
+    if names_of(failure) & set(policy.never):
+        return Decision("dead", counts=True, reason="never")
+    if failures + 1 >= policy.attempts:
+        return Decision("dead", counts=True, reason="timeout" if isinstance(failure, HandlerTimeoutError) else "failed")
+    after_s = failure.after_s if isinstance(failure, Retry) else None
+    return Decision("retry", delay_s=backoff_s(policy, failures + 1) if after_s is None else after_s, counts=True)
+
+
+def backoff_s(policy: RetryPolicy, failures: int) -> float:
+    """Return the delay after the given number of failed attempts: first × factor^(failures-1), capped, with jitter."""
+    delay_s = min(policy.max_s, policy.first_s * policy.factor ** min(failures - 1, 64))
+    return delay_s * random.uniform(1 - policy.jitter, 1 + policy.jitter)
+
+
+def names_of(failure: BaseException) -> set[str]:
+    """Return the class names under which `never` may know an exception: its own and those of its bases."""
+    return {kind.__name__ for kind in type(failure).__mro__ if kind not in (object, BaseException, Exception)}
+
+
+def describe(failure: BaseException) -> str:
+    """Return a failure as one line: an outcome's own words, else `Class: text`."""
+    text = str(failure) if isinstance(failure, Outcome) else f"{type(failure).__name__}: {failure}"
+    return " ".join(text.split())

@@ -1,0 +1,232 @@
+"""One delivery while it is worked on, and the outputs that it gives rise to.
+
+`Work` is the record of one delivery. `Outputs` is the runner's way out: it numbers, wraps and publishes. Who settles,
+and when, is decided in `runner.py`.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from runtime import wire
+from runtime.bus.base import Bus, Confirm, Delivery, Publisher, Reader
+from runtime.errors import BusError, ContextError, DecodeError
+from runtime.message import Message, MessageType, ReplyOutcome
+from runtime.spec import names
+
+# Mark in the message id, so that an early reply and an output of the same number differ.
+_MARKS = {MessageType.OK: "", MessageType.ERROR: "e", MessageType.EARLY_REPLY: "r", MessageType.EARLY_EXIT: "x"}
+
+
+class Work:
+    """The record of one delivery, from take to settle. Everything happens on the loop's thread."""
+
+    __slots__ = (
+        "delivery",
+        "early_exit",
+        "ends_s",
+        "failure",
+        "finished",
+        "handled",
+        "message",
+        "on_finished",
+        "origin",
+        "outputs",
+        "outstanding",
+        "overdue",
+        "reader",
+        "redrive",
+        "replied",
+        "saves",
+        "task",
+        "timeout_s",
+    )
+
+    def __init__(self, delivery: Delivery, reader: Reader, on_finished: Callable[["Work"], None]) -> None:
+        self.delivery = delivery
+        self.reader = reader
+        self.message = _UNREAD
+        self.on_finished = on_finished
+        # The first input's sequence and the number of redrives: what ids of outputs and documents are made from.
+        self.origin = delivery.sequence
+        self.redrive = 0
+        self.outputs = 0
+        self.saves = 0
+        self.outstanding = 0
+        self.failure: BaseException | None = None
+        # handled: the handler is through with it. finished: every output is confirmed too, and the end is decided.
+        self.handled = False
+        self.finished = False
+        self.early_exit = False
+        self.replied = False
+        # While the handler runs: its task, when it is overdue, and whether it was cancelled for that.
+        self.task: asyncio.Task[None] | None = None
+        self.timeout_s: float | None = None
+        self.ends_s: float | None = None
+        self.overdue = False
+        if delivery.headers is not None and names.REDRIVE_HEADER in delivery.headers:
+            self._read_redrive()
+
+    def _read_redrive(self) -> None:
+        headers = self.delivery.headers or {}
+        try:
+            self.origin = int(headers.get(names.ORIGIN_HEADER, self.origin))
+            self.redrive = int(headers[names.REDRIVE_HEADER])
+        except ValueError:
+            self.failure = DecodeError(f"the headers of a redriven message are no numbers: {headers}", reason="headers")
+
+    def start(self, now_s: float, timeout_s: float | None, task: asyncio.Task[None] | None) -> None:
+        """The handler begins, in `task`, and has `timeout_s` seconds (None: no limit)."""
+        self.task = task
+        self.timeout_s = timeout_s
+        self.ends_s = None if timeout_s is None else now_s + timeout_s
+
+    def progress(self, now_s: float) -> None:
+        """The handler says that it goes on: ack wait and timeout start anew."""
+        self.reader.keep_alive(self.delivery)
+        if self.timeout_s is not None:
+            self.ends_s = now_s + self.timeout_s
+
+    def confirmed(self, error: BusError | None) -> None:
+        """One output has its PubAck, or was given up with `error`."""
+        self.outstanding -= 1
+        if error is not None and self.failure is None:
+            self.failure = error
+        if self.handled and self.outstanding == 0:
+            self.on_finished(self)
+
+    def end(self, failure: BaseException | None) -> None:
+        """The handler is through; the work is finished once every output is confirmed."""
+        self.handled = True
+        if failure is not None and self.failure is None:
+            self.failure = failure
+        if self.outstanding == 0:
+            self.on_finished(self)
+
+
+_UNREAD = Message()
+
+
+class Outputs:
+    """Publishes the outputs of one node, under ids that are the same for every delivery of the same input."""
+
+    def __init__(
+        self,
+        bus: Bus,
+        publisher: Publisher,
+        *,
+        stream: str,
+        node: str,
+        subject: str,
+        exit_channel: str | None,
+        channels: frozenset[str] | None,
+    ) -> None:
+        self.node = node
+        self.stream = stream
+        self._bus = bus
+        self._publisher = publisher
+        self._subject = subject
+        self._exit_channel = exit_channel
+        self._channels = channels
+
+    @property
+    def is_exit(self) -> bool:
+        """Whether this node's messages answer the caller."""
+        return self._exit_channel is not None
+
+    def subject(self, channel: str) -> str:
+        """Return the subject of a channel. Raises ContextError for a name that is not declared, or no name."""
+        if channel in ("", names.MAIN_CHANNEL):
+            return self._subject
+        if self._channels is not None and channel not in self._channels:
+            declared = ", ".join(sorted(self._channels)) or "none"
+            raise ContextError(f"node '{self.node}' declares no channel '{channel}'; declared: {declared}")
+        if not names.is_name(channel):
+            raise ContextError(f"'{channel}' is no channel; use a-z, 0-9 and '-'")
+        return f"{self._subject}.{channel}"
+
+    async def emit(
+        self,
+        work: Work,
+        payload: bytes,
+        channel: str = "",
+        *,
+        kind: MessageType = MessageType.OK,
+        last: bool = False,
+        stored: Confirm | None = None,
+    ) -> None:
+        """Hand one output over; the work is not finished before it is confirmed.
+
+        last: nothing follows it, so on the exit node it carries the outcome. stored: told once it is confirmed.
+        Raises MessageTooLargeError, ContextError, BusClosedError; nothing was sent then.
+        """
+        subject = self.subject(channel)
+        answers = work.message.reply_to and (
+            kind is not MessageType.OK or (self._exit_channel is not None and self._exit_channel == (channel or "main"))
+        )
+        outcome = ReplyOutcome.OK.value if last and answers else ""
+        data = wire.encode_output(work.message, payload, from_node=self.node, kind=kind, outcome=outcome)
+        reply = data if answers else None
+        await self._publish(work, subject, data, kind, reply=reply, closes=bool(outcome), stored=stored)
+
+    async def fail(self, work: Work, subject: str, text: str, outcome: ReplyOutcome, stored: Confirm) -> None:
+        """Publish the ERROR of a message that was given up, so that it reaches the exit node and the caller."""
+        data = wire.encode_output(
+            work.message, b"", from_node=self.node, kind=MessageType.ERROR, error=text, outcome=outcome.value
+        )
+        reply = data if self.is_exit else None
+        await self._publish(work, subject, data, MessageType.ERROR, reply=reply, closes=True, stored=stored)
+
+    async def forward(self, work: Work, subject: str) -> None:
+        """Publish the input's bytes unchanged: an ERROR or an early answer on its way to the exit node."""
+        data = work.delivery.data
+        await self._publish(work, subject, data, work.message.type, reply=data if self.is_exit else None, closes=True)
+
+    def close_reply(self, work: Work) -> None:
+        """Tell a caller who has not been told the outcome yet that there is nothing more to come."""
+        if self.is_exit and work.message.reply_to and not work.replied:
+            work.replied = True
+            end = wire.encode_output(
+                work.message, b"", from_node=self.node, kind=MessageType.OK, outcome=ReplyOutcome.OK.value
+            )
+            self._bus.send(work.message.reply_to, end)
+
+    async def _publish(
+        self,
+        work: Work,
+        subject: str,
+        data: bytes,
+        kind: MessageType,
+        *,
+        reply: bytes | None,
+        closes: bool,
+        stored: Confirm | None = None,
+    ) -> None:
+        data = wire.fit(data, self._publisher.limit_bytes)
+        number = work.outputs
+        work.outputs += 1
+        message_id = names.message_id(self.node, work.origin, number, mark=_MARKS[kind], redrive=work.redrive)
+        headers = None
+        if work.redrive:
+            headers = {names.ORIGIN_HEADER: str(work.origin), names.REDRIVE_HEADER: str(work.redrive)}
+        confirm: Confirm = work.confirmed
+        if (reply is not None and work.message.reply_to) or stored is not None:
+            confirm = self._answering(work, data if reply is not None else None, closes, stored)
+        work.outstanding += 1
+        try:
+            await self._publisher.publish(subject, data, message_id=message_id, confirm=confirm, headers=headers)
+        except BaseException:
+            work.outstanding -= 1
+            raise
+
+    def _answering(self, work: Work, reply: bytes | None, closes: bool, stored: Confirm | None) -> Confirm:
+        """Return the confirm of an output that the caller is to see: he gets it once it is stored, not before."""
+
+        def confirm(error: BusError | None) -> None:
+            if error is None and reply is not None and work.message.reply_to:
+                work.replied = work.replied or closes
+                self._bus.send(work.message.reply_to, reply)
+            if stored is not None:
+                stored(error)
+            work.confirmed(error)
+
+        return confirm
