@@ -15,15 +15,14 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from runtime.clock import Clock
 from runtime.errors import DecodeError, DocumentError, StoreError, StoreUnavailableError
 from runtime.stores.base import DocumentStore, Insert
 from runtime.stores.request import SUCCESS, decode_request, encode_failure
 from runtime.wire import GZIP_MAGIC, MAX_INFLATED_BYTES, inflate
 
-# A batch goes to the store with this many documents, or when its first one has waited this long (seconds).
+# Documents that go to the store at once. An idle store gets the first one without waiting; while it works, the next
+# batch gathers. So a lone node is not held up by a timer, and under load a commit is shared by hundreds of documents.
 BATCH_DOCUMENTS = 500
-BATCH_WAIT_S = 0.005
 # Requests in hand at most, and their size as JSON: beyond it a node is told to try again. Twice the largest request.
 MAX_REQUESTS = 10_000
 MAX_REQUEST_BYTES = 2 * MAX_INFLATED_BYTES
@@ -47,21 +46,19 @@ class Writer:
     def __init__(
         self,
         store: DocumentStore,
-        clock: Clock,
         *,
         max_requests: int = MAX_REQUESTS,
         max_request_bytes: int = MAX_REQUEST_BYTES,
         max_inflated_bytes: int = MAX_INFLATED_BYTES,
     ) -> None:
         self._store = store
-        self._clock = clock
         self._max_requests = max_requests
         self._max_request_bytes = max_request_bytes
         self._max_inflated_bytes = max_inflated_bytes
         self._requests = 0
         self._request_bytes = 0
         self._queue: list[Waiting] = []
-        self._due = asyncio.Event()
+        self._queued = asyncio.Event()
         self._flushing = asyncio.Lock()
         self._unpacking = asyncio.Lock()
         self._closed = False
@@ -82,15 +79,15 @@ class Writer:
     async def run(self) -> None:
         """Store batch after batch; returns after `close`. Cancelling answers the batch in hand with `retryable`."""
         while not self._closed:
-            await self._due.wait()
-            self._due.clear()
+            await self._queued.wait()
+            self._queued.clear()
             await self._flush()
 
     async def close(self) -> None:
         """Refuse further requests, then store and answer what is queued. The store stays open."""
         self._closed = True
         await self._flush()
-        self._due.set()
+        self._queued.set()
 
     async def _store_one(self, body: bytes, document_id: str) -> Exception | None:
         if not body.startswith(GZIP_MAGIC):
@@ -121,10 +118,7 @@ class Writer:
             raise StoreUnavailableError("the writer is stopping")
         waiting = Waiting(insert, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
-        if len(self._queue) >= BATCH_DOCUMENTS:
-            self._due.set()
-        elif len(self._queue) == 1:
-            self._clock.call_later(BATCH_WAIT_S, self._due.set)
+        self._queued.set()
         return waiting.outcome
 
     async def _flush(self) -> None:

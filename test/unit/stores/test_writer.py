@@ -9,11 +9,11 @@ from typing import Any
 
 import pytest
 
-from runtime.clock import FakeClock, settle
+from runtime.clock import settle
 from runtime.errors import DuplicateDocumentError, StoreError, StoreUnavailableError
 from runtime.stores.base import Document, Insert
 from runtime.stores.request import encode_request
-from runtime.stores.writer import BATCH_DOCUMENTS, BATCH_WAIT_S, Writer
+from runtime.stores.writer import BATCH_DOCUMENTS, Writer
 
 ID = "0123456789abcdef01234567"
 # Seconds that an answer may take in a thread before it counts as missing.
@@ -45,12 +45,11 @@ class RecordingStore:
 
 
 class Bench:
-    """A running writer over a recording store, with time that stands still."""
+    """A running writer over a recording store."""
 
     def __init__(self, **limits: int) -> None:
         self.store = RecordingStore()
-        self.clock = FakeClock()
-        self.writer = Writer(self.store, self.clock, **limits)
+        self.writer = Writer(self.store, **limits)
         self.run = asyncio.ensure_future(self.writer.run())
 
     def send(self, n: int = 0, document_id: str = "") -> asyncio.Task[bytes]:
@@ -58,10 +57,6 @@ class Bench:
 
     def send_body(self, body: bytes, document_id: str = "") -> asyncio.Task[bytes]:
         return asyncio.ensure_future(self.writer.handle(body, document_id))
-
-    async def wait_batch(self) -> None:
-        await settle()
-        await self.clock.advance(BATCH_WAIT_S)
 
     @property
     def stored(self) -> list[Any]:
@@ -83,19 +78,15 @@ def answered(task: asyncio.Task[bytes]) -> dict[str, Any]:
     return answer
 
 
-async def test_requests_within_the_wait_become_one_batch(bench: Bench) -> None:
+async def test_requests_that_come_together_become_one_batch(bench: Bench) -> None:
     tasks = [bench.send(n) for n in range(3)]
     await settle()
-    before = list(bench.store.batches)
 
-    await bench.wait_batch()
-
-    assert before == []
     assert [len(batch) for batch in bench.store.batches] == [3]
     assert [answered(task) for task in tasks] == [{"success": True}] * 3
 
 
-async def test_a_full_batch_does_not_wait(bench: Bench) -> None:
+async def test_a_batch_is_limited(bench: Bench) -> None:
     tasks = [bench.send(n) for n in range(BATCH_DOCUMENTS + 1)]
     await settle()
 
@@ -107,7 +98,7 @@ async def test_a_full_batch_does_not_wait(bench: Bench) -> None:
 async def test_no_answer_comes_before_the_stores_answer(bench: Bench) -> None:
     bench.store.open.clear()
     task = bench.send()
-    await bench.wait_batch()
+    await settle()
     before = task.done()
 
     bench.store.open.set()
@@ -117,37 +108,35 @@ async def test_no_answer_comes_before_the_stores_answer(bench: Bench) -> None:
     assert answered(task) == {"success": True}
 
 
-async def test_requests_that_come_during_a_batch_are_in_the_next_one(bench: Bench) -> None:
+async def test_requests_that_come_during_a_batch_gather_for_the_next_one(bench: Bench) -> None:
     bench.store.open.clear()
-    first = bench.send(1)
-    await bench.wait_batch()
-    second = bench.send(2)
-    await bench.wait_batch()
+    tasks = []
+    for n in range(3):
+        tasks.append(bench.send(n))
+        await settle()
 
     bench.store.open.set()
     await settle()
 
-    assert [[insert.document["n"] for insert in batch] for batch in bench.store.batches] == [[1], [2]]
-    assert answered(first) == answered(second) == {"success": True}
+    assert [[insert.document["n"] for insert in batch] for batch in bench.store.batches] == [[0], [1, 2]]
+    assert [answered(task) for task in tasks] == [{"success": True}] * 3
 
 
 async def test_the_id_of_the_header_goes_to_the_store(bench: Bench) -> None:
     bench.send(1, ID)
     bench.send(2)
 
-    await bench.wait_batch()
+    await settle()
 
     assert [insert.document_id for insert in bench.store.batches[0]] == [ID, ""]
 
 
 async def test_a_gzipped_request_is_unpacked(bench: Bench) -> None:
     task = bench.send_body(gzip.compress(encode_request("c", {"n": 1}), mtime=0), ID)
-    await until_waiting(bench)
-
-    await bench.clock.advance(BATCH_WAIT_S)
+    answer = json.loads(await asyncio.wait_for(task, PATIENCE_S))
 
     assert bench.store.batches[0] == [Insert(collection="c", document={"n": 1}, document_id=ID)]
-    assert answered(task) == {"success": True}
+    assert answer == {"success": True}
 
 
 @pytest.mark.parametrize(
@@ -170,7 +159,7 @@ async def test_a_request_that_cannot_be_read_is_answered_and_the_writer_lives_on
 
     answer = json.loads(await bench.writer.handle(body, document_id))
     good = bench.send(1)
-    await bench.wait_batch()
+    await settle()
 
     assert (answer["success"], answer["retryable"]) == (False, False)
     assert message in answer["error"]
@@ -184,7 +173,7 @@ async def test_a_failing_document_fails_no_other(bench: Bench) -> None:
     bench.store.outcomes[2] = DuplicateDocumentError("taken")
     tasks = [bench.send(n) for n in (1, 2, 3)]
 
-    await bench.wait_batch()
+    await settle()
 
     assert [answered(task)["success"] for task in tasks] == [True, False, True]
     assert answered(tasks[1]) == {"success": False, "error": "taken", "retryable": False}
@@ -197,10 +186,10 @@ async def test_an_unavailable_store_is_worth_a_retry_and_is_logged_once(
     tasks = []
     for n in range(3):
         tasks.append(bench.send(n))
-        await bench.wait_batch()
+        await settle()
     bench.store.failure = None
     again = bench.send(9)
-    await bench.wait_batch()
+    await settle()
 
     assert [answered(task) for task in tasks] == [{"success": False, "error": "down", "retryable": True}] * 3
     assert answered(again) == {"success": True}
@@ -213,7 +202,7 @@ async def test_a_broken_store_is_not_worth_a_retry(bench: Bench) -> None:
     bench.store.failure = StoreError("damaged")
     task = bench.send()
 
-    await bench.wait_batch()
+    await settle()
 
     assert answered(task) == {"success": False, "error": "damaged", "retryable": False}
 
@@ -221,9 +210,9 @@ async def test_a_broken_store_is_not_worth_a_retry(bench: Bench) -> None:
 async def test_requests_beyond_the_count_are_told_to_try_again() -> None:
     bench = Bench(max_requests=2)
     tasks = [bench.send(n) for n in range(3)]
-    await bench.wait_batch()
+    await settle()
     later = bench.send(3)
-    await bench.wait_batch()
+    await settle()
 
     assert [answered(task)["success"] for task in tasks] == [True, True, False]
     assert answered(tasks[2])["retryable"] is True
@@ -238,7 +227,7 @@ async def test_requests_beyond_the_size_are_told_to_try_again() -> None:
     first = bench.send_body(encode_request("c", {"n": "x" * 60}))
     second = bench.send_body(encode_request("c", {"n": "x" * 60}))
     packed = bench.send_body(b"\x1f\x8b" + b"x" * 99)
-    await bench.wait_batch()
+    await settle()
 
     assert answered(first) == {"success": True}
     assert answered(second)["retryable"] is True
@@ -258,26 +247,35 @@ async def test_an_unpacked_request_counts_with_its_full_size() -> None:
 
 
 async def test_a_cancelled_caller_changes_nothing_for_the_others(bench: Bench) -> None:
+    bench.store.open.clear()
     tasks = [bench.send(n) for n in range(3)]
     await settle()
+    tasks += [bench.send(n) for n in range(3, 6)]
+    await settle()
 
-    tasks[1].cancel()
-    await bench.wait_batch()
-    after = bench.send(4)
-    await bench.wait_batch()
+    tasks[1].cancel()  # its batch is in the store
+    tasks[4].cancel()  # still queued
+    bench.store.open.set()
+    await settle()
 
-    assert tasks[1].cancelled()
-    assert [answered(task)["success"] for task in (tasks[0], tasks[2], after)] == [True] * 3
+    assert [task.cancelled() for task in tasks] == [False, True, False, False, True, False]
+    assert all(answered(task)["success"] for task in tasks if not task.cancelled())
+    assert bench.stored == list(range(6))
 
 
 async def test_closing_stores_and_answers_what_is_queued_and_refuses_the_rest() -> None:
     bench = Bench()
-    tasks = [bench.send(n) for n in range(3)]
-    await settle()
+    bench.store.open.clear()
+    tasks = []
+    for n in range(3):
+        tasks.append(bench.send(n))
+        await settle()
 
-    await bench.writer.close()
+    closing = asyncio.ensure_future(bench.writer.close())
+    await settle()
     late = json.loads(await bench.writer.handle(encode_request("c", {"n": 4})))
-    await asyncio.wait_for(bench.run, PATIENCE_S)
+    bench.store.open.set()
+    await asyncio.wait_for(asyncio.gather(closing, bench.run), PATIENCE_S)
 
     assert [answered(task) for task in tasks] == [{"success": True}] * 3
     assert bench.stored == [0, 1, 2]
@@ -288,7 +286,7 @@ async def test_a_cancelled_run_answers_the_batch_in_hand() -> None:
     bench = Bench()
     bench.store.open.clear()
     task = bench.send()
-    await bench.wait_batch()
+    await settle()
 
     bench.run.cancel()
     await asyncio.gather(bench.run, return_exceptions=True)
@@ -298,15 +296,8 @@ async def test_a_cancelled_run_answers_the_batch_in_hand() -> None:
 
 async def test_thousands_of_concurrent_requests_are_all_stored_once(bench: Bench) -> None:
     tasks = [bench.send(n) for n in range(5_000)]
-    await bench.wait_batch()
+    await settle()
     answers = await asyncio.gather(*tasks)
 
     assert set(answers) == {b'{"success":true}'}
     assert bench.stored == list(range(5_000))
-
-
-async def until_waiting(bench: Bench) -> None:
-    """Wait for the thread that unpacks; the queue is what shows it."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not bench.writer._queue:  # noqa: ASYNC110
-            await asyncio.sleep(0.001)
