@@ -1,6 +1,8 @@
 """The probe: what the annotations of a handler say about its edges."""
 
+import sys
 from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
@@ -9,7 +11,7 @@ from google.protobuf.message import Message
 from pydantic import BaseModel, Field
 
 from runtime import errors
-from runtime.cli.probe import input_type, output_type
+from runtime.cli.probe import input_type, output_type, probe
 from runtime.spec.edges import EdgeType
 
 TEXT = EdgeType(kind="json", json_schema={"type": "string"})
@@ -93,3 +95,56 @@ def test_a_handler_without_annotations_is_unknown() -> None:
         return data
 
     assert (input_type(handler), output_type(handler)) == (UNKNOWN, UNKNOWN)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for a handler `probed.py`; what importing it leaves in this process is taken back."""
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("probed", None)
+
+
+def test_from_node_style_has_an_input_per_node_and_no_output(folder: Path) -> None:
+    (folder / "probed.py").write_text(
+        "def of_camera(ctx, data: bytes) -> str: ...\n"
+        "def default_handler(ctx, data: str) -> str: ...\n"
+        "custom_handlers = {'camera': of_camera}\n"
+        "channels = ['sure']\n"
+    )
+
+    types = probe(folder, "probed.py").types
+
+    assert types is not None
+    assert types.inputs == {"camera": EdgeType(kind="bytes"), "": TEXT}
+    assert (types.output, types.channels) == (None, {"sure": UNKNOWN})
+
+
+def test_declared_channels_have_types_and_the_handler_its_line(folder: Path) -> None:
+    (folder / "probed.py").write_text("channels = {'sure': str}\n\ndef handler(ctx, data): ...\n")
+
+    types = probe(folder, "probed.py").types
+
+    assert types is not None
+    assert (types.channels, types.line) == ({"sure": TEXT}, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("import a_package_that_nobody_has\n", "handler-import"),
+        ("def handler(ctx, data:\n", "handler-import"),
+        ("raise SystemExit(1)\n", "handler-import"),
+        ("def handle(ctx, data): ...\n", "handler-signature"),
+        ("def handler(data): ...\n", "handler-signature"),
+        ("def handler(ctx, data): ...\ndef init(): ...\n", "handler-signature"),
+        ("def handler(ctx, data: 'NotDefined'): ...\n", "handler-signature"),
+    ],
+)
+def test_a_fault_says_whether_the_module_ran(source: str, code: str, folder: Path) -> None:
+    (folder / "probed.py").write_text(source)
+
+    finding = probe(folder, "probed.py")
+
+    assert (finding.types, finding.code) == (None, code)
+    assert "probed.py" in finding.fault
