@@ -32,7 +32,7 @@ class Asker(Protocol):
 
 @dataclass(slots=True)
 class _Pending:
-    """A delivered message. due_s: when it comes again unless it is settled; inf once it is in `_again`."""
+    """A delivered message. due_s: when it comes again unless it is settled; inf when nothing is to be waited for."""
 
     attempt: int
     due_s: float
@@ -121,8 +121,8 @@ class MemoryConsumer:
             self._set_due(sequence, delay_s)
 
     def keep_alive(self, sequence: int) -> None:
-        """Restart the ack wait, unless it has run out: a redelivery that is due is not taken back."""
-        if sequence in self._pending and sequence not in self._again:
+        """Restart the ack wait. A redelivery that is due already is not taken back."""
+        if sequence in self._pending:
             self._set_due(sequence, self.config.ack_wait_s)
 
     def wake(self) -> None:

@@ -10,11 +10,12 @@ from typing import Annotated
 import typer
 
 from runtime import errors
-from runtime.cli import check, exits
+from runtime.cli import check, exits, feed, send, status
+from runtime.cli.target import NotRunningError
 from runtime.version import __version__
 
 # In the order in which the help lists them.
-GROUPS = (check,)
+GROUPS = (check, send, feed, status)
 
 app = typer.Typer(
     name="krt",
@@ -52,6 +53,9 @@ def main() -> None:
     except errors.ConfigError as err:
         typer.echo(str(err), err=True)
         sys.exit(exits.CONFIG)
+    except NotRunningError as err:
+        typer.echo(f"krt: {err}", err=True)
+        sys.exit(exits.UNAVAILABLE)
     except errors.KrtError as err:
         typer.echo(f"krt: {err}", err=True)
         sys.exit(exits.FAILED)

@@ -4,7 +4,6 @@ import logging
 import traceback
 from pathlib import Path
 
-import runtime
 from runtime.bus.base import Confirmation, Publisher
 from runtime.deadletter import HEADER, Attempt, DeadLetter
 from runtime.node.work import Work
@@ -12,7 +11,7 @@ from runtime.spec import names
 
 log = logging.getLogger(__name__)
 
-_OUR_FILES = str(Path(runtime.__file__).parent)
+_OUR_FILES = str(Path(__file__).parents[1])
 
 # Bytes that the id header and the header block's own lines add beside the dead letter's header.
 _HEADER_ROOM_BYTES = 512

@@ -258,6 +258,23 @@ async def test_failed_publishes_are_retried_under_the_same_id(
     assert [(await bus.get_message("s", number)).data for number in (1, 2)] == [b"x", b"y"]
 
 
+async def test_further_messages_do_not_hasten_the_retry_of_a_held_one(
+    clock: FakeClock, broker: MemoryBroker, bus: MemoryBus
+) -> None:
+    broker.fail_publishes(3)
+    publisher = bus.publisher("s")
+    confirmed: list[BusError | None] = []
+    for name in ("x", "y", "z"):
+        await publisher.publish("s.a", b"", message_id=name, confirm=confirmed.append)
+        await settle()
+
+    await clock.advance(0.25)
+    assert (confirmed, publisher.held) == ([], True)
+    await clock.advance(0.25)
+
+    assert (confirmed, publisher.held) == ([None] * 3, False)
+
+
 async def test_an_outage_beyond_the_give_up_time_is_told(
     clock: FakeClock, broker: MemoryBroker, bus: MemoryBus
 ) -> None:
