@@ -133,7 +133,7 @@ class _Loader:
             handler_place=node.place,
             sources=values.get("sources", ()),
         )
-        if not planned:
+        if not planned and node.get("sink") is None:
             with self._report.collecting():
                 self._find_handler(draft, node)
         return draft
