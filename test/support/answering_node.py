@@ -12,7 +12,7 @@
 
 import asyncio
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from runtime import payload, wire
 from runtime.bus.base import Bus, ConsumerConfig, ReaderClosed, StreamConfig
@@ -22,9 +22,9 @@ from runtime.spec import names
 NODE = "echo"
 
 
-def stream_config(stream: str, *, max_bytes: int = 0) -> StreamConfig:
+def stream_config(stream: str, *, max_bytes: int = 0, storage: Literal["file", "memory"] = "memory") -> StreamConfig:
     subjects = tuple(names.stream_subjects(stream))
-    return StreamConfig(name=stream, subjects=subjects, storage="memory", max_bytes=max_bytes)
+    return StreamConfig(name=stream, subjects=subjects, storage=storage, max_bytes=max_bytes)
 
 
 def consumer_config(stream: str) -> ConsumerConfig:
