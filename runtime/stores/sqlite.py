@@ -131,7 +131,7 @@ def narrow(query: Mapping[str, Any]) -> tuple[str, list[str | int]]:
     """Return SQL (beginning with AND) that keeps every row which the query can match, and its parameters.
 
     It may keep more: the predicate decides. Only equality with text and integers is passed on, which saves parsing
-    most rows in Python; a row with an array on the way, or a float at its end, is kept for Python to look at.
+    most rows in Python; a row with an array on the way is kept for Python to look at.
     """
     clauses, parameters = [], list[str | int]()
     for path, wanted in query.items():
@@ -149,7 +149,7 @@ def narrow(query: Mapping[str, Any]) -> tuple[str, list[str | int]]:
 
 def _is_narrowing(value: Any) -> bool:
     if type(value) is str:
-        # Text that JSON writes with a backslash is left to Python, which reads every escape.
+        # Text that JSON writes with a backslash is left to Python: SQLite's JSON ends at an escaped NUL.
         return orjson.dumps(value).decode() == f'"{value}"'
     return type(value) is int
 
@@ -162,4 +162,4 @@ def _json_condition(path: str) -> str:
     parts = path.split(".")
     prefixes = [".".join(parts[: end + 1]) for end in range(len(parts))]
     arrays = "".join(f" OR json_type(body, '$.{prefix}') = 'array'" for prefix in prefixes)
-    return f"(json_extract(body, '$.{path}') = ? OR json_type(body, '$.{path}') = 'real'{arrays})"
+    return f"(json_extract(body, '$.{path}') = ?{arrays})"

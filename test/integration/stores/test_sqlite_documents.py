@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from runtime.errors import StoreError, StoreUnavailableError
@@ -236,6 +236,7 @@ async def test_a_search_finds_what_the_independent_matcher_finds(
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(texts=st.lists(st.text(max_size=4) | scalars, min_size=1, max_size=6))
+@example(texts=["a\x00b", "a"])
 async def test_any_text_or_number_is_found_by_equality(tmp_path: Path, texts: list[Any]) -> None:
     (tmp_path / "store.db").unlink(missing_ok=True)
     store = SqliteDocumentStore(str(tmp_path / "store.db"))
@@ -252,6 +253,6 @@ async def test_any_text_or_number_is_found_by_equality(tmp_path: Path, texts: li
 def locked(path: str) -> Iterator[None]:
     """Hold the file's write lock, as another process would."""
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-        connection.execute("BEGIN IMMEDIATE")
+        connection.execute("BEGIN EXCLUSIVE")
         yield
         connection.execute("ROLLBACK")

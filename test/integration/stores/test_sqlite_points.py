@@ -21,6 +21,11 @@ def point(n: int) -> Point:
     return Point("m", {"n": n}, {"node": "score"}, 1_700_000_000_000_000_000 + n)
 
 
+def at_one_time(n: int) -> Point:
+    """Return a point that only the order of writing tells from the others."""
+    return Point("m", {"n": n}, {}, 1)
+
+
 async def numbers(path: Path) -> list[object]:
     store = SqlitePointStore(str(path))
     points = await store.query("m")
@@ -76,12 +81,13 @@ async def test_points_wait_while_the_file_is_locked(tmp_path: Path, caplog: pyte
 
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.execute("BEGIN IMMEDIATE")
-        store.save(point(1))
+        for n in range(3):
+            store.save(at_one_time(n))
         await until(lambda: store.counts.retried > 0)
-        store.save(point(2))
-    await until(lambda: store.counts.written == 2)
+        store.save(at_one_time(3))
+    await until(lambda: store.counts.written == 4)
 
-    assert await numbers(path) == [1, 2]
+    assert await numbers(path) == [0, 1, 2, 3]
     assert store.counts.dropped == 0
     assert [record.levelno for record in caplog.records if record.action == "points"] == [logging.WARNING]  # type: ignore[attr-defined]  # set through `extra`
     await store.close()
