@@ -8,8 +8,6 @@ from runtime.stores.base import Document
 
 # Collection that KRE's programs read.
 COLLECTION = "classificationMetrics"
-# What the texts of a failed save call it: "Unexpected error saving metric: …".
-SUBJECT = "metric"
 
 ERR_MISSING_VALUES = "missing_values"
 ERR_NEW_LABELS = "new_labels"
