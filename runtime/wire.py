@@ -11,7 +11,7 @@ from typing import Any
 from google.protobuf.message import DecodeError as ProtobufError
 
 from runtime.errors import DecodeError, MessageTooLargeError
-from runtime.message import Message, MessageType
+from runtime.message import NO_HEADERS, Message, MessageType
 from runtime.proto import Envelope
 
 # The first two bytes of a gzip stream; no envelope begins so (0x1f would be field 3 with the reserved wire type 7).
@@ -48,17 +48,17 @@ def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Mess
             request_id=envelope.request_id,
         )
     return Message(
-        request_id=envelope.request_id,
-        payload=envelope.payload,
-        error=envelope.error,
-        from_node=envelope.from_node,
-        type=_TYPES[kind],
-        state_id=envelope.state_id,
-        deadline_ms=envelope.deadline,
-        reply_to=envelope.reply_to,
-        traceparent=envelope.traceparent,
-        headers=dict(envelope.headers) if envelope.headers else {},
-        outcome=envelope.outcome,
+        envelope.request_id,
+        envelope.payload,
+        envelope.error,
+        envelope.from_node,
+        _TYPES[kind],
+        envelope.state_id,
+        envelope.deadline,
+        envelope.reply_to,
+        envelope.traceparent,
+        dict(envelope.headers) if envelope.headers else NO_HEADERS,
+        envelope.outcome,
     )
 
 

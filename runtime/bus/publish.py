@@ -5,10 +5,12 @@ all PubAcks, one ticker looks for overdue ones.
 """
 
 import asyncio
+import bisect
 import json
 import logging
 import random
 from collections.abc import Callable
+from operator import attrgetter
 from typing import Any
 
 from nats.aio.msg import Msg
@@ -35,8 +37,9 @@ TICK_S = 0.05
 # Delays of a repeated publish: an election answers "no stream" at once, and a hot loop would make thousands of tries.
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
-# What the header block adds besides names and values: the version line and the line ends.
-HEADER_LINE_BYTES = 14
+MESSAGE_ID = "Nats-Msg-Id"
+# A header block with a message id, without the id itself: the version line, the name and the line ends.
+HEADER_BYTES = len(f"NATS/1.0\r\n{MESSAGE_ID}: \r\n\r\n")
 
 # JetStream's err_code: https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _FULL = 10077
@@ -45,18 +48,18 @@ _WRONG_STREAM = 10060
 
 
 class _Unconfirmed:
-    __slots__ = ("confirm", "due_s", "error", "first_s", "headers", "payload", "size", "subject", "tries")
+    __slots__ = ("confirm", "due_s", "error", "first_s", "headers", "order", "payload", "size", "subject")
 
     def __init__(
-        self, subject: str, payload: bytes, headers: Headers, size: int, confirm: Confirm, now_s: float
+        self, order: int, subject: str, payload: bytes, headers: Headers, size: int, confirm: Confirm, now_s: float
     ) -> None:
+        self.order = order
         self.subject = subject
         self.payload = payload
         self.headers = headers
         self.size = size
         self.confirm = confirm
         self.first_s = now_s
-        self.tries = 0
         self.due_s = 0.0
         self.error: BusError | None = None
 
@@ -82,9 +85,14 @@ class NatsPublisher:
         self._prefix = ""
         self._number = 0
         self._bytes = 0
-        # What waits for its PubAck, oldest first, and what was refused and is sent again when due.
+        self._order = 0
+        # What waits for its PubAck, oldest first, and what was refused or came behind it, in the order of publishing.
         self._sent: dict[int, _Unconfirmed] = {}
-        self._refused: dict[int, _Unconfirmed] = {}
+        self._refused: list[_Unconfirmed] = []
+        # The oldest refused message, sent again on its own: the others follow once it is stored.
+        self._probe: _Unconfirmed | None = None
+        self._refusals = 0
+        self._next_probe_s = 0.0
         self._checked_subjects: set[str] = set()
         self._room: asyncio.Event = asyncio.Event()
         self._idle: asyncio.Event = asyncio.Event()
@@ -112,9 +120,12 @@ class NatsPublisher:
     async def publish(
         self, subject: str, payload: bytes, *, message_id: str, confirm: Confirm, headers: Headers | None = None
     ) -> None:
-        block = {"Nats-Msg-Id": message_id} if headers is None else {"Nats-Msg-Id": message_id, **headers}
-        # The server counts headers too, and an overrun costs the connection (nats.md, section 4).
-        size = len(payload) + HEADER_LINE_BYTES + sum(len(name) + len(value) + 4 for name, value in block.items())
+        block = {MESSAGE_ID: message_id}
+        # The server counts headers too, and an overrun costs the connection for good (nats-py closes).
+        size = len(payload) + HEADER_BYTES + (len(message_id) if message_id.isascii() else len(message_id.encode()))
+        if headers is not None:
+            block.update(headers)
+            size += sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
         if size > self.limit_bytes:
             raise MessageTooLargeError(
                 f"a message for {subject} has {size:,} bytes with its headers, the server takes {self.limit_bytes:,}"
@@ -125,10 +136,17 @@ class NatsPublisher:
             self._room.clear()
             await self._room.wait()
         if self._closed:
-            raise BusClosedError(f"the publisher into {self._stream} is closed")
+            confirm(BusClosedError(f"the publisher into {self._stream} is closed"))
+            return
         self._bytes += size
         self._idle.clear()
-        self._write(_Unconfirmed(subject, payload, block, size, confirm, self._clock.monotonic()))
+        now_s = self._clock.monotonic()
+        self._order = order = self._order + 1
+        message = _Unconfirmed(order, subject, payload, block, size, confirm, now_s)
+        if self._refused or self._probe is not None:
+            self._refused.append(message)  # behind what waits, so that nothing overtakes it
+        else:
+            self._write(message, now_s)
 
     async def flush(self) -> None:
         await self._idle.wait()
@@ -142,9 +160,11 @@ class NatsPublisher:
         if self._subscription is not None and self._connection.is_connected:
             await self._subscription.unsubscribe()
         error = BusClosedError(f"the publisher into {self._stream} was closed before this message was confirmed")
-        for table in (self._sent, self._refused):
-            for number in list(table):
-                self._finish(table.pop(number), error)
+        unconfirmed = [*self._sent.values(), *self._refused]
+        self._sent.clear()
+        self._refused.clear()
+        for message in unconfirmed:
+            self._finish(message, error)
         self._room.set()
 
     # --- sending ---
@@ -161,10 +181,9 @@ class NatsPublisher:
             self._ticker = asyncio.create_task(self._tick(), name=f"publisher {self._stream}")
             self._subscription = subscription
 
-    def _write(self, message: _Unconfirmed) -> None:
+    def _write(self, message: _Unconfirmed, now_s: float) -> None:
         self._number = number = self._number + 1
-        message.tries += 1
-        message.due_s = self._clock.monotonic() + self._timeout_s
+        message.due_s = now_s + self._timeout_s
         self._sent[number] = message
         self._connection.write(message.subject, message.payload, f"{self._prefix}{number}", message.headers)
 
@@ -175,8 +194,9 @@ class NatsPublisher:
         """Send everything unconfirmed again, in its order: what became of it is not known, its id makes it harmless."""
         unknown = list(self._sent.values())
         self._sent.clear()
+        now_s = self._clock.monotonic()
         for message in unknown:
-            self._write(message)
+            self._write(message, now_s)
 
     # --- answers ---
 
@@ -213,6 +233,10 @@ class NatsPublisher:
 
     def _finish(self, message: _Unconfirmed, error: BusError | None) -> None:
         self._bytes -= message.size
+        if message is self._probe:
+            self._probe = None
+            if error is None:
+                self._follow()
         if message.error is not None:
             self._troubled -= 1
             self._hold(self._troubled > 0)
@@ -224,32 +248,44 @@ class NatsPublisher:
     # --- repeating ---
 
     def _refuse(self, message: _Unconfirmed, error: BusError) -> None:
+        """Keep a message that was refused, in its old place, and try the oldest one again after a while."""
+        if message is self._probe:
+            self._probe = None
         now_s = self._clock.monotonic()
         if now_s - message.first_s >= self._give_up_s:
             self._finish(message, error)
             return
-        backoff_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(message.tries - 1, 10))
-        message.due_s = now_s + backoff_s * random.uniform(0.8, 1.2)
         if message.error is None:
             self._troubled += 1
         message.error = error
-        self._number += 1
-        self._refused[self._number] = message
+        if not self._refused:
+            self._refusals += 1
+            backoff_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self._refusals - 1, 10))
+            self._next_probe_s = now_s + backoff_s * random.uniform(0.8, 1.2)
+        bisect.insort(self._refused, message, key=attrgetter("order"))
         self._hold(True)
+
+    def _follow(self) -> None:
+        """The probe is stored: everything behind it follows, in order."""
+        self._refusals = 0
+        waiting, self._refused = self._refused, []
+        now_s = self._clock.monotonic()
+        for message in waiting:
+            self._write(message, now_s)
 
     async def _tick(self) -> None:
         while True:
             await self._clock.sleep(TICK_S)
             now_s = self._clock.monotonic()
             if self._connection.is_connected:
-                self._repeat_due(now_s)
                 self._find_overdue(now_s)
+                self._send_probe(now_s)
             self._give_up(now_s)
 
-    def _repeat_due(self, now_s: float) -> None:
-        due = [number for number, message in self._refused.items() if message.due_s <= now_s]
-        for number in due:
-            self._write(self._refused.pop(number))
+    def _send_probe(self, now_s: float) -> None:
+        if self._refused and self._probe is None and now_s >= self._next_probe_s:
+            self._probe = self._refused.pop(0)
+            self._write(self._probe, now_s)
 
     def _find_overdue(self, now_s: float) -> None:
         while self._sent:
@@ -261,12 +297,17 @@ class NatsPublisher:
             self._refuse(message, BusUnavailableError(f"no PubAck for {message.subject} in {self._timeout_s:g} s"))
 
     def _give_up(self, now_s: float) -> None:
-        for table in (self._refused, self._sent if not self._connection.is_connected else {}):
-            late = [number for number, message in table.items() if now_s - message.first_s >= self._give_up_s]
-            for number in late:
-                message = table.pop(number)
-                away = BusUnavailableError(f"NATS is away, {message.subject} is not confirmed")
-                self._finish(message, message.error or away)
+        """Give back what has waited too long: refused messages, and while NATS is away those without an answer."""
+        too_old_s = now_s - self._give_up_s
+        late = [message for message in self._refused if message.first_s <= too_old_s]
+        if late:
+            self._refused = [message for message in self._refused if message.first_s > too_old_s]
+        if not self._connection.is_connected:
+            unanswered = [number for number, message in self._sent.items() if message.first_s <= too_old_s]
+            late += [self._sent.pop(number) for number in unanswered]
+        for message in late:
+            away = BusUnavailableError(f"NATS is away, {message.subject} is not confirmed")
+            self._finish(message, message.error or away)
 
     def _hold(self, held: bool) -> None:
         if held == self._held:

@@ -39,6 +39,7 @@ MISSING_LIMIT_S = 30.0
 MISSING_FIRST_S, MISSING_MAX_S = 0.2, 5.0
 
 ACK = b"+ACK"
+NAK = b"-NAK"
 TERM = b"+TERM"
 IN_PROGRESS = b"+WPI"
 
@@ -106,6 +107,7 @@ class NatsReader:
         self._tasks = [
             asyncio.create_task(self._watch(), name=f"{name} watch"),
             asyncio.create_task(self._rebind(), name=f"{name} rebind"),
+            asyncio.create_task(self._end_with_connection(), name=f"{name} end"),
         ]
         for task in self._tasks:
             task.add_done_callback(self._on_task_end)
@@ -148,7 +150,8 @@ class NatsReader:
         self._settle(delivery, ACK)
 
     def nak(self, delivery: Delivery, delay_s: float) -> None:
-        self._settle(delivery, b'-NAK {"delay": %d}' % round(max(delay_s, 0.0) * 1e9))
+        # Without a delay the message goes before those that were never delivered; `"delay": 0` puts it behind them.
+        self._settle(delivery, b'-NAK {"delay": %d}' % round(delay_s * 1e9) if delay_s > 0 else NAK)
 
     def term(self, delivery: Delivery) -> None:
         self._settle(delivery, TERM)
@@ -231,7 +234,7 @@ class NatsReader:
             known.attempt = delivery.attempt
             known.kept_alive_s = now_s
         elif self.state in (PullState.DRAINING, PullState.CLOSED):
-            self._connection.write(delivery.reply, b"-NAK")
+            self._connection.write(delivery.reply, NAK)
         else:
             self._unsettled[delivery.sequence] = delivery
             self._buffer.append(delivery)
@@ -360,6 +363,10 @@ class NatsReader:
             log.warning("consumer %s: %s", self._config.durable, error)
         self.state = PullState.PULLING
         self._life_s = self._clock.monotonic()
+
+    async def _end_with_connection(self) -> None:
+        await self._connection.closed.wait()
+        self._fail(BusClosedError("the connection to NATS is closed"))
 
     def _on_task_end(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:

@@ -23,6 +23,8 @@ T = TypeVar("T")
 
 # Tries of an API request whose leader is just being elected (a new cluster answers the first add_stream late).
 API_TRIES = 4
+# JetStream's err_code for a sequence that is not there, which comes as a bad request.
+_NO_MESSAGE = 10043
 # Names that one page of the consumers' list holds at the server.
 CONSUMER_PAGE = 256
 
@@ -165,6 +167,8 @@ async def translated(connection: Connection) -> AsyncIterator[None]:
     except nats.js.errors.ServiceUnavailableError as error:
         raise BusUnavailableError(f"JetStream does not answer: {describe(error)}") from error
     except nats.js.errors.APIError as error:
+        if error.err_code == _NO_MESSAGE:
+            raise NotFoundError(error.description or "no such message") from error
         raise BusError(f"JetStream refuses: {error.description or describe(error)}") from error
     except nats.errors.ConnectionClosedError as error:
         raise BusClosedError("the connection to NATS is closed") from error
@@ -214,8 +218,8 @@ def _stream_fields(config: StreamConfig, found: api.StreamConfig) -> list[_Field
         _Field("discard", "new", api.DiscardPolicy(found.discard).value),
         _Field("replicas", config.replicas, found.num_replicas),
         _Field("max_bytes", config.max_bytes or -1, found.max_bytes),
-        _Field("max_age", config.max_age_s, float(found.max_age or 0)),
-        _Field("duplicate_window", config.duplicate_window_s, float(found.duplicate_window)),
+        _Field("max_age_s", config.max_age_s, float(found.max_age or 0)),
+        _Field("duplicate_window_s", config.duplicate_window_s, float(found.duplicate_window)),
     ]
 
 

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from runtime import wire
@@ -193,7 +193,7 @@ class Runner:
             raise work.failure
         work.message = message = wire.decode(work.delivery.data, max_inflated_bytes=self._parts.max_inflated_bytes)
         if not message.request_id:
-            work.message = message = replace(message, request_id=f"{self._outputs.stream}-{work.origin}")
+            work.message = message = message._replace(request_id=f"{self._outputs.stream}-{work.origin}")
         handler = self._parts.handler
         if message.type is MessageType.ERROR and not handler.handle_errors:
             return None
