@@ -236,6 +236,7 @@ class Runner:
             work.task = None
             self._metrics.observe(time.perf_counter() - started_s, ok, work.message.from_node)
         if work.overdue:  # it swallowed the cancellation, and is late all the same
+            _uncancel()
             raise HandlerTimeoutError(f"the handler took longer than {self._parts.spec.timeout_s:g} s")
         await self._emit(work, result)
 

@@ -163,7 +163,7 @@ class Outputs:
         answers = work.message.reply_to and (
             kind is not MessageType.OK or (self._exit_channel is not None and self._exit_channel == (channel or "main"))
         )
-        outcome = ReplyOutcome.OK.value if last and answers else ""
+        outcome = ReplyOutcome.OK.value if answers and (last or kind is MessageType.EARLY_EXIT) else ""
         data = wire.encode_output(work.message, payload, from_node=self.node, kind=kind, outcome=outcome)
         reply = data if answers else None
         await self._publish(work, subject, data, kind, reply=reply, closes=bool(outcome), stored=stored)
