@@ -26,13 +26,13 @@ class Readiness(StrEnum):
 class Process:
     """One kind of process of a workflow, in one or more replicas.
 
-    arguments: what follows `python -m runtime`. environment: KRT_* variables, added to the supervisor's own.
+    arguments: what follows `python -m runtime`. environment: added to the supervisor's own; it may hold secrets.
     stage: lower stages start first and end last; the processes of a stage start and end together.
     """
 
     name: str
     arguments: tuple[str, ...]
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     replicas: int = 1
     ready: Readiness = Readiness.SIGNALLED
     stage: int = 0

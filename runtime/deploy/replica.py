@@ -29,6 +29,8 @@ log = logging.getLogger(__name__)
 # What the supervisor and its children agree on; see supervisor.py.
 READY_VARIABLE = "KRT_READY_FD"
 READY_LINE = "ready"
+# Tells a child which replica of its process it is, from 1.
+REPLICA_VARIABLE = "KRT_REPLICA"
 
 # Exit code of a command that could not be started at all, as shells have it.
 CANNOT_START_EXIT_CODE = 127
@@ -95,6 +97,7 @@ class Replica:
         process: Process,
         name: str,
         *,
+        number: int,
         command: Sequence[str],
         policy: RestartPolicy,
         on_line: Callable[[str, str], None],
@@ -102,6 +105,7 @@ class Replica:
     ) -> None:
         self.process = process
         self.name = name
+        self._number = number
         self._command = [*command, *process.arguments]
         self._on_line = on_line
         self._on_change = on_change
@@ -203,11 +207,15 @@ class Replica:
             stdout=output_fd,
             stderr=subprocess.STDOUT,
             pass_fds=[ready_fd],
-            env={**os.environ, "PYTHONUNBUFFERED": "1", **self.process.environment, READY_VARIABLE: str(ready_fd)},
+            env=self._environment(ready_fd),
             start_new_session=True,
             # Not SIGTERM: nobody is left who would enforce a grace period.
             preexec_fn=die_with_parent(signal.SIGKILL),
         )
+
+    def _environment(self, ready_fd: int) -> dict[str, str]:
+        told = {READY_VARIABLE: str(ready_fd), REPLICA_VARIABLE: str(self._number)}
+        return {**os.environ, "PYTHONUNBUFFERED": "1", **self.process.environment, **told}
 
     def _note_start(self, pid: int) -> None:
         log.info("%s started (process %d)", self.name, pid, extra={"action": "process-started"})

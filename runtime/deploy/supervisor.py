@@ -73,7 +73,7 @@ class Supervisor:
                 await self._tasks.__aexit__(None, None, None)
 
     async def start(self, processes: Iterable[Process], *, stage_timeout_s: float = STAGE_TIMEOUT_S) -> None:
-        """Start the processes, stage by stage; to be called once.
+        """Start the processes, stage by stage; `update` changes them later.
 
         A stage is over when each of its replicas works or has ended once, at the latest after `stage_timeout_s`. So
         one that crashes, or never becomes ready, does not keep the others down.
@@ -83,6 +83,19 @@ class Supervisor:
                 return
             replicas = [replica for process in stage for replica in self._start_replicas(process)]
             await self._wait_for_stage(replicas, stage_timeout_s)
+
+    async def update(self, processes: Sequence[Process], *, grace_s: float = STOP_GRACE_S) -> None:
+        """Make the processes those of a new plan, as `start` does; what is the same in both plans goes on running.
+
+        A process that is gone or differs is ended first, and killed after `grace_s` seconds.
+        """
+        wanted = {process.name: process for process in processes}
+        outdated = [replica for replica in self._replicas if wanted.get(replica.process.name) != replica.process]
+        await self._end(outdated, asyncio.get_running_loop().time() + grace_s)
+        for replica in outdated:
+            del self._replicas[replica]
+        kept = {replica.process.name for replica in self._replicas}
+        await self.start(process for process in processes if process.name not in kept)
 
     def states(self) -> list[ReplicaStatus]:
         """Return the status of every replica, in the order of their start."""
@@ -126,7 +139,8 @@ class Supervisor:
         deadline_s = asyncio.get_running_loop().time() + patience_s
         self._stopping = True
         try:
-            for _, stage in itertools.groupby(reversed(self._replicas), key=_stage_of_replica):
+            last_first = sorted(self._replicas, key=_stage_of_replica, reverse=True)
+            for _, stage in itertools.groupby(last_first, key=_stage_of_replica):
                 await self._end(list(stage), deadline_s)
         finally:
             for replica in self._replicas:
@@ -138,12 +152,13 @@ class Supervisor:
             Replica(
                 process,
                 name,
+                number=number,
                 command=self._command,
                 policy=self._policy,
                 on_line=self._on_line,
                 on_change=self._note_change,
             )
-            for name in process.replica_names()
+            for number, name in enumerate(process.replica_names(), start=1)
         ]
         for replica in replicas:
             self._replicas[replica] = self._tasks.create_task(replica.run(), name=f"replica {replica.name}")
@@ -162,6 +177,8 @@ class Supervisor:
 
     async def _end(self, replicas: list[Replica], deadline_s: float) -> None:
         """Stop these replicas, and kill what is left of them at the deadline (time of the event loop)."""
+        if not replicas:
+            return
         for replica in replicas:
             replica.request_stop()
         ended = {self._replicas[replica] for replica in replicas}

@@ -8,7 +8,8 @@
 | dead letters | stream `<stream>_dlq`, subject `<stream>_dlq.<node>` | longest `dead_letter.keep` of the workflow |
 | configuration | KV `key-store_<runtime>_<version>[_<workflow>[_<node>]]` | until changed |
 | failed attempts | KV `attempts_<stream>`, key `<node>/<sequence>` | until the message is done |
-| writer | subject `mongo_writer`, queue group `krt-writer` | core NATS, nothing kept |
+| applied configuration | KV `applied_<stream>`, key `<bucket>/<key>` | until changed |
+| writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
 """
@@ -92,6 +93,16 @@ def attempts_bucket(stream: str) -> str:
 def configuration_bucket(runtime: str, version: str, workflow: str = "", node: str = "") -> str:
     """Return the KV bucket of a configuration scope: project, workflow (workflow given) or node (both given)."""
     return "_".join(part for part in ("key-store", runtime, version, workflow, node) if part)
+
+
+def applied_bucket(stream: str) -> str:
+    """Return the KV bucket of the configuration values that the manager wrote last, by `<bucket>/<key>`."""
+    return f"applied_{stream}"
+
+
+def writer_subject(stream: str) -> str:
+    """Return the subject of a writer that serves one workflow, for a server that several local runs share."""
+    return f"{WRITER_SUBJECT}_{stream}"
 
 
 def message_id(node: str, origin: int, number: int, *, mark: str = "", redrive: int = 0) -> str:

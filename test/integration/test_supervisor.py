@@ -391,3 +391,39 @@ async def test_a_killed_supervisor_leaves_no_process() -> None:
     async with watched(children):
         parent.kill()
         await parent.wait()
+
+
+async def test_every_replica_knows_its_number(supervisor: Supervisor, lines: Lines) -> None:
+    async with supervisor:
+        await in_time(supervisor.start([child("score", f"print(os.environ['KRT_REPLICA']); {WORK}", replicas=2)]))
+
+    assert sorted(lines) == [("score/1", "1"), ("score/2", "2")]
+
+
+async def test_an_update_replaces_what_differs_and_leaves_the_rest_alone(supervisor: Supervisor, lines: Lines) -> None:
+    tell = f"print(os.environ['MODE']); {WORK}"
+    async with supervisor:
+        await in_time(
+            supervisor.start([child("same", tell, MODE="1"), child("gone", WORK), child("edited", tell, MODE="2")])
+        )
+        before = {status.name: status.pid for status in supervisor.states()}
+
+        await in_time(
+            supervisor.update([child("same", tell, MODE="1"), child("edited", tell, MODE="3"), child("new", WORK)])
+        )
+
+        after = {status.name: status.pid for status in supervisor.states() if status.works}
+    assert sorted(after) == ["edited", "new", "same"]
+    assert [name for name in after if after[name] == before.get(name)] == ["same"]
+    assert sorted(lines) == [("edited", "2"), ("edited", "3"), ("same", "1")]
+
+
+async def test_stages_end_in_order_after_an_update_of_the_first_one(supervisor: Supervisor, lines: Lines) -> None:
+    tell_end = f"signal.signal(signal.SIGTERM, lambda *_: sys.exit(print('ends'))); {WORK}"
+    later = child("score", tell_end, stage=1)
+    async with supervisor:
+        await in_time(supervisor.start([child("manager", tell_end, MODE="1"), later]))
+        await in_time(supervisor.update([child("manager", tell_end, MODE="2"), later]))
+        lines.clear()
+
+    assert lines == [("score", "ends"), ("manager", "ends")]

@@ -1,0 +1,254 @@
+"""From a workflow to its processes: manager, writer, and every node. Pure: the first file to read about deploying.
+
+    processes = plan(workflow, Target(nats_servers=("nats://127.0.0.1:4222",), mongo_uri=…, influx_uri=…, base_path=…))
+
+Every process is `python -m runtime <kind>` and is told everything by KRT_* variables, so the same plan becomes child
+processes (`supervisor.py`) or containers.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from runtime.deploy.process import Process
+from runtime.errors import ConfigError
+from runtime.settings import DEFAULT_GRACE_S
+from runtime.spec import names
+from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec
+from runtime.spec.model import Node, Source, Workflow
+from runtime.spec.node import NodeSpec
+
+# Names of the runtime's own processes; the dot keeps them apart from nodes, whose names hold none.
+MANAGER = "krt.manager"
+WRITER = "krt.writer"
+# What a stage needs of the one before: nodes need the writer for documents, and all need the manager's streams.
+MANAGER_STAGE, WRITER_STAGE, NODE_STAGE = range(3)
+
+# Hex digits of a handler's version.
+VERSION_DIGITS = 12
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Target:
+    """Where the processes of a workflow run.
+
+    base_path: the workflow's folder as the processes see it. grace_s: from the request to stop until a node gives its
+    deliveries back. handler_versions: by node, see `handler_versions`. environment: what the nodes' `secrets` name.
+    """
+
+    nats_servers: tuple[str, ...]
+    mongo_uri: str
+    influx_uri: str
+    base_path: str
+    runtime_id: str = "local"
+    writer_subject: str = names.WRITER_SUBJECT
+    log_level: str = "INFO"
+    grace_s: float = DEFAULT_GRACE_S
+    handler_versions: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+
+def plan(workflow: Workflow, target: Target) -> list[Process]:
+    """Return the processes in the order of their start. Raises ConfigError with every missing secret."""
+    if not names.is_name(target.runtime_id):
+        raise ConfigError(f'"{target.runtime_id}" is no runtime id; use a-z, 0-9 and "-": local')
+    _check_secrets(workflow, target)
+    return [
+        _manager(workflow, target),
+        _writer(target),
+        *(_node(workflow, node, target) for node in workflow.nodes),
+    ]
+
+
+def stream_of(workflow: Workflow, runtime_id: str) -> str:
+    """Return the stream of the deployed workflow."""
+    return names.stream(runtime_id, workflow.version, workflow.name)
+
+
+def durable_of(node: Node) -> str:
+    """Return the consumer of a node."""
+    return names.durable(node.name, [str(source) for source in node.sources])
+
+
+def handler_versions(workflow: Workflow) -> dict[str, str]:
+    """Return a short hash of every node's handler file, "" for one that cannot be read; the one function with I/O."""
+    return {node.name: _version_of(workflow.folder / node.handler) for node in workflow.nodes}
+
+
+def error_source(workflow: Workflow, node: Node) -> Source:
+    """Return the output of a node on which its ERRORs go, so that they reach the output node, which answers with them.
+
+    That is the plain output, unless only a channel leads there. Where nothing leads there, nobody waits for an answer.
+    """
+    plain = Source(node=node.name)
+    leading = _leading_to_output(workflow)
+    ways = {source for reader in workflow.nodes if reader.name in leading for source in reader.sources}
+    channels = sorted(source.channel for source in ways if source.node == node.name)
+    if node.name == workflow.output.node or plain in ways or not channels:
+        return plain
+    return Source(node=node.name, channel=channels[0])
+
+
+def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
+    """Return what the workflow has on NATS."""
+    stream = stream_of(workflow, runtime_id)
+    return ManagerSpec(
+        stream=stream,
+        subjects=tuple(names.stream_subjects(stream)),
+        storage=workflow.stream.storage,
+        replicas=workflow.stream.replicas,
+        max_bytes=workflow.stream.max_bytes,
+        keep_s=workflow.stream.keep_s,
+        duplicate_window_s=workflow.dedup_window_s,
+        consumers=tuple(
+            ConsumerSpec(durable=durable_of(node), filter_subjects=_inputs(node, stream)) for node in workflow.nodes
+        ),
+        dead_letters=_dead_letters(workflow, stream),
+        buckets=_buckets(workflow, stream, runtime_id),
+        applied_bucket=names.applied_bucket(stream),
+    )
+
+
+# --- processes ---
+
+
+def _manager(workflow: Workflow, target: Target) -> Process:
+    spec = manager_spec(workflow, target.runtime_id)
+    environment = {**_common(target), "KRT_MANAGER_SPEC": spec.model_dump_json()}
+    return Process(name=MANAGER, arguments=("manager",), environment=environment, stage=MANAGER_STAGE)
+
+
+def _writer(target: Target) -> Process:
+    environment = {**_common(target), **_documents(target)}
+    return Process(name=WRITER, arguments=("writer",), environment=environment, stage=WRITER_STAGE)
+
+
+def _node(workflow: Workflow, node: Node, target: Target) -> Process:
+    own = {**node.env, **{name: target.environment[name] for name in node.secrets}}
+    return Process(
+        name=node.name,
+        arguments=("node",),
+        environment={**own, **_common(target), **_documents(target), **_node_variables(workflow, node, target)},
+        replicas=node.replicas,
+        stage=NODE_STAGE,
+    )
+
+
+def _common(target: Target) -> dict[str, str]:
+    return {
+        "KRT_NATS_SERVER": ",".join(target.nats_servers),
+        "KRT_LOG_LEVEL": target.log_level,
+        "KRT_SHUTDOWN_GRACE": f"{target.grace_s:g}",
+    }
+
+
+def _documents(target: Target) -> dict[str, str]:
+    return {"KRT_NATS_MONGO_WRITER": target.writer_subject, "KRT_MONGO_URI": target.mongo_uri}
+
+
+def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str, str]:
+    stream = stream_of(workflow, target.runtime_id)
+    project, of_workflow, of_node = _scopes(workflow, node, target.runtime_id)
+    return {
+        "KRT_WORKFLOW_NAME": workflow.name,
+        # KRE gives versions an id beside their name; ours have only the name.
+        "KRT_VERSION_ID": workflow.version,
+        "KRT_VERSION": workflow.version,
+        "KRT_NODE_NAME": node.name,
+        "KRT_RUNTIME_ID": target.runtime_id,
+        "KRT_NATS_STREAM": stream,
+        "KRT_NATS_INPUTS": ",".join(_inputs(node, stream)),
+        "KRT_NATS_OUTPUT": names.node_subject(stream, node.name),
+        "KRT_BASE_PATH": target.base_path,
+        "KRT_HANDLER_PATH": node.handler,
+        "KRT_INFLUX_URI": target.influx_uri,
+        "KRT_NATS_KEY_VALUE_STORE_PROJECT": project,
+        "KRT_NATS_KEY_VALUE_STORE_WORKFLOW": of_workflow,
+        "KRT_NATS_KEY_VALUE_STORE_NODE": of_node,
+        "KRT_NODE_SPEC": _node_spec(workflow, node, target).model_dump_json(),
+    }
+
+
+def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
+    is_output = workflow.output.node == node.name
+    errors_to = error_source(workflow, node)
+    return NodeSpec(
+        durable=durable_of(node),
+        retry=node.retry,
+        timeout_s=node.timeout_s,
+        concurrency=node.concurrency,
+        exit_channel=(workflow.output.channel or names.MAIN_CHANNEL) if is_output else None,
+        error_subject=_subject(errors_to, stream_of(workflow, target.runtime_id)),
+        keep_dead_letters=node.dead_letter_keep_s is not None,
+        handler_version=target.handler_versions.get(node.name, ""),
+    )
+
+
+# --- what they share ---
+
+
+def _inputs(node: Node, stream: str) -> tuple[str, ...]:
+    return tuple(_subject(source, stream) for source in node.sources)
+
+
+def _subject(source: Source, stream: str) -> str:
+    if source.node == names.ENTRYPOINT:
+        return names.entrypoint_subject(stream)
+    return names.node_subject(stream, source.node, source.channel)
+
+
+def _leading_to_output(workflow: Workflow) -> set[str]:
+    """Return the output node and every node that something of leads there."""
+    leading: set[str] = set()
+    waiting = [workflow.output.node]
+    while waiting:
+        name = waiting.pop()
+        if name not in leading and name != names.ENTRYPOINT:
+            leading.add(name)
+            waiting += [source.node for source in workflow.node(name).sources]
+    return leading
+
+
+def _dead_letters(workflow: Workflow, stream: str) -> DeadLetterSpec | None:
+    kept_s = [node.dead_letter_keep_s for node in workflow.nodes if node.dead_letter_keep_s is not None]
+    if not kept_s:
+        return None
+    own = names.dead_letter_stream(stream)
+    return DeadLetterSpec(stream=own, subjects=tuple(names.stream_subjects(own)), keep_s=max(kept_s))
+
+
+def _buckets(workflow: Workflow, stream: str, runtime_id: str) -> dict[str, dict[str, str]]:
+    buckets: dict[str, dict[str, str]] = {names.attempts_bucket(stream): {}}
+    for node in workflow.nodes:
+        project, of_workflow, of_node = _scopes(workflow, node, runtime_id)
+        buckets |= {project: {}, of_workflow: dict(workflow.config), of_node: dict(node.config)}
+    return buckets
+
+
+def _scopes(workflow: Workflow, node: Node, runtime_id: str) -> tuple[str, str, str]:
+    """Return the buckets of the three scopes of configuration: project, workflow, node."""
+    place = (runtime_id, workflow.version)
+    return (
+        names.configuration_bucket(*place),
+        names.configuration_bucket(*place, workflow.name),
+        names.configuration_bucket(*place, workflow.name, node.name),
+    )
+
+
+def _check_secrets(workflow: Workflow, target: Target) -> None:
+    problems = [
+        f'node "{node.name}" needs the secret {name}, which is not set: export {name} before the start'
+        for node in workflow.nodes
+        for name in node.secrets
+        if name not in target.environment
+    ]
+    if problems:
+        raise ConfigError("\n".join(problems))
+
+
+def _version_of(handler: Path) -> str:
+    try:
+        return hashlib.sha256(handler.read_bytes()).hexdigest()[:VERSION_DIGITS]
+    except OSError:
+        return ""

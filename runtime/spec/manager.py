@@ -1,0 +1,47 @@
+"""What the manager is told about its workflow: the JSON of `KRT_MANAGER_SPEC`, made by `deploy/plan.py`.
+
+Every name is made and every duration is in seconds, so that the manager needs neither the workflow file nor a rule of
+naming.
+"""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from runtime.spec.node import Frozen
+
+
+class ConsumerSpec(Frozen):
+    """The durable consumer of one node."""
+
+    durable: str
+    filter_subjects: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+class DeadLetterSpec(Frozen):
+    """The stream of dead letters. keep_s: the longest that any node of the workflow wants."""
+
+    stream: str
+    subjects: tuple[str, ...]
+    keep_s: Annotated[float, Field(gt=0)]
+
+
+class ManagerSpec(Frozen):
+    """Everything that a deployed workflow has on NATS.
+
+    keep_s: how long handled messages stay readable, within half of `max_bytes`. dead_letters: None when no node keeps
+    any. buckets: each bucket with the values that the workflow file has for it. applied_bucket: see
+    `names.applied_bucket`.
+    """
+
+    stream: str
+    subjects: tuple[str, ...]
+    storage: Literal["file", "memory"]
+    replicas: Annotated[int, Field(ge=1)]
+    max_bytes: Annotated[int, Field(ge=1)]
+    keep_s: Annotated[float, Field(ge=0)]
+    duplicate_window_s: Annotated[float, Field(gt=0)]
+    consumers: tuple[ConsumerSpec, ...]
+    dead_letters: DeadLetterSpec | None
+    buckets: dict[str, dict[str, str]]
+    applied_bucket: str

@@ -1,0 +1,224 @@
+"""From a workflow to its processes: what each is told, and where errors go."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime import settings
+from runtime.deploy.plan import Target, error_source, handler_versions, manager_spec, plan
+from runtime.deploy.process import Process
+from runtime.errors import ConfigError
+from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec
+from runtime.spec.model import Node, Source, Stream, Workflow
+from runtime.spec.node import NodeSpec, RetryPolicy
+
+TARGET = Target(
+    nats_servers=("nats://one:4222", "nats://two:4222"),
+    mongo_uri="sqlite:////data.db",
+    influx_uri="sqlite:////points.db",
+    base_path="/flows/triage",
+    handler_versions={"score": "abc123"},
+    environment={"API_TOKEN": "hush"},
+)
+
+
+def node(name: str, *sources: str, **fields: Any) -> Node:
+    read = tuple(Source.parse(source) for source in sources or ("entrypoint",))
+    return Node(name=name, handler=f"{name}/handler.py", sources=read, **fields)
+
+
+def workflow(*nodes: Node, output: str = "", **fields: Any) -> Workflow:
+    path = Path("/flows/triage/workflow.yaml")
+    out = Source.parse(output or nodes[-1].name)
+    return Workflow(name="triage", version="v1", nodes=nodes, output=out, folder=path.parent, path=path, **fields)
+
+
+def process_of(flow: Workflow, name: str) -> Process:
+    return next(process for process in plan(flow, TARGET) if process.name == name)
+
+
+def settings_of(flow: Workflow, name: str) -> settings.NodeSettings:
+    return settings.read_node(process_of(flow, name).environment)
+
+
+def spec_of(flow: Workflow, name: str) -> NodeSpec:
+    return NodeSpec.model_validate_json(settings_of(flow, name).node_spec)
+
+
+def test_the_manager_starts_first_then_the_writer_then_every_node() -> None:
+    processes = plan(workflow(node("clean"), node("score", "clean", replicas=3)), TARGET)
+
+    assert [(each.name, each.arguments, each.replicas, each.stage) for each in processes] == [
+        ("krt.manager", ("manager",), 1, 0),
+        ("krt.writer", ("writer",), 1, 1),
+        ("clean", ("node",), 1, 2),
+        ("score", ("node",), 3, 2),
+    ]
+
+
+def test_a_node_may_be_called_like_a_process_of_the_runtime() -> None:
+    processes = plan(workflow(node("manager"), node("writer", "manager")), TARGET)
+
+    assert len({process.name for process in processes}) == 4
+
+
+def test_every_process_has_all_the_variables_that_its_kind_demands_and_no_unknown_one() -> None:
+    for process in plan(workflow(node("clean"), node("score", "clean")), TARGET):
+        read = getattr(settings, f"read_{process.arguments[0]}")
+
+        assert read(process.environment).nats.servers == ("nats://one:4222", "nats://two:4222")
+        assert settings.unknown_variables(process.environment) == []
+
+
+def test_a_node_reads_its_sources_and_writes_its_own_subject() -> None:
+    flow = workflow(node("clean"), node("score", "clean", "clean.unsure", "entrypoint"))
+
+    found = settings_of(flow, "score")
+
+    assert found.inputs == ("local_v1_triage.clean", "local_v1_triage.clean.unsure", "local_v1_triage.entrypoint")
+    assert (found.stream, found.output) == ("local_v1_triage", "local_v1_triage.score")
+    assert found.handler_file == Path("/flows/triage/score/handler.py")
+    assert (found.workflow, found.version, found.node, found.runtime_id) == ("triage", "v1", "score", "local")
+    assert found.configuration_buckets == {
+        "project": "key-store_local_v1",
+        "workflow": "key-store_local_v1_triage",
+        "node": "key-store_local_v1_triage_score",
+    }
+
+
+def test_the_node_spec_carries_what_the_file_says() -> None:
+    retry = RetryPolicy(attempts=2, never=("ValueError",))
+    flow = workflow(
+        node("score", retry=retry, timeout_s=None, concurrency=4, dead_letter_keep_s=None), output="score.sure"
+    )
+
+    assert spec_of(flow, "score") == NodeSpec(
+        durable="score__entrypoint",
+        retry=retry,
+        timeout_s=None,
+        concurrency=4,
+        exit_channel="sure",
+        error_subject="local_v1_triage.score",
+        keep_dead_letters=False,
+        handler_version="abc123",
+    )
+
+
+def test_only_the_output_node_answers() -> None:
+    flow = workflow(node("clean"), node("score", "clean"))
+
+    assert [spec_of(flow, name).exit_channel for name in ("clean", "score")] == [None, "main"]
+
+
+def test_secrets_are_passed_on_and_shown_nowhere() -> None:
+    process = process_of(workflow(node("score", secrets=("API_TOKEN",), env={"MODE": "fast"})), "score")
+
+    assert (process.environment["API_TOKEN"], process.environment["MODE"]) == ("hush", "fast")
+    assert "hush" not in repr(process) + repr(TARGET)
+
+
+def test_every_missing_secret_is_named_at_once() -> None:
+    flow = workflow(node("clean", secrets=("A",)), node("score", "clean", secrets=("API_TOKEN", "B")))
+
+    with pytest.raises(ConfigError) as raised:
+        plan(flow, TARGET)
+
+    assert str(raised.value).splitlines() == [
+        'node "clean" needs the secret A, which is not set: export A before the start',
+        'node "score" needs the secret B, which is not set: export B before the start',
+    ]
+
+
+def test_a_runtime_id_that_is_no_name_is_refused() -> None:
+    target = Target(nats_servers=("n",), mongo_uri="m", influx_uri="i", base_path="b", runtime_id="my_laptop")
+
+    with pytest.raises(ConfigError, match='"my_laptop" is no runtime id'):
+        plan(workflow(node("a")), target)
+
+
+def test_the_manager_is_told_all_that_the_workflow_has_on_nats() -> None:
+    flow = workflow(
+        node("clean", dead_letter_keep_s=60, retry=RetryPolicy(attempts=1)),
+        node("score", "clean", dead_letter_keep_s=90, config={"threshold": "0.7"}, retry=RetryPolicy(attempts=1)),
+        stream=Stream(keep_s=30, max_bytes=5000, storage="memory", replicas=3),
+        config={"mode": "fast"},
+    )
+
+    spec = ManagerSpec.model_validate_json(process_of(flow, "krt.manager").environment["KRT_MANAGER_SPEC"])
+
+    assert spec == ManagerSpec(
+        stream="local_v1_triage",
+        subjects=("local_v1_triage.>",),
+        storage="memory",
+        replicas=3,
+        max_bytes=5000,
+        keep_s=30,
+        duplicate_window_s=120,
+        consumers=(
+            ConsumerSpec(durable="clean__entrypoint", filter_subjects=("local_v1_triage.entrypoint",)),
+            ConsumerSpec(durable="score__clean", filter_subjects=("local_v1_triage.clean",)),
+        ),
+        dead_letters=DeadLetterSpec(stream="local_v1_triage_dlq", subjects=("local_v1_triage_dlq.>",), keep_s=90),
+        buckets={
+            "attempts_local_v1_triage": {},
+            "key-store_local_v1": {},
+            "key-store_local_v1_triage": {"mode": "fast"},
+            "key-store_local_v1_triage_clean": {},
+            "key-store_local_v1_triage_score": {"threshold": "0.7"},
+        },
+        applied_bucket="applied_local_v1_triage",
+    )
+
+
+def test_without_a_node_that_keeps_dead_letters_there_is_no_stream_for_them() -> None:
+    assert manager_spec(workflow(node("a", dead_letter_keep_s=None)), "local").dead_letters is None
+
+
+def test_the_version_of_a_handler_changes_with_its_file_alone(tmp_path: Path) -> None:
+    flow = workflow(node("a"), node("b", "a")).model_copy(update={"folder": tmp_path})
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "handler.py").write_bytes(b"one")
+
+    first, again = handler_versions(flow), handler_versions(flow)
+    (tmp_path / "a" / "handler.py").write_bytes(b"two")
+
+    assert first == again == {"a": hashlib.sha256(b"one").hexdigest()[:12], "b": ""}
+    assert handler_versions(flow)["a"] != first["a"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "output", "expected"),
+    [
+        pytest.param({"a": [], "b": ["a"]}, "b", "a", id="the plain output is read by the output node"),
+        pytest.param({"a": [], "b": ["a"], "c": ["b"]}, "c", "a", id="and by one that leads there"),
+        pytest.param({"a": [], "b": ["a.x"]}, "b", "a.x", id="only a channel leads there"),
+        pytest.param({"a": [], "b": ["a.y", "a.x"]}, "b", "a.x", id="the first of two channels"),
+        pytest.param({"a": [], "b": ["a", "a.x"]}, "b", "a", id="the plain output comes before channels"),
+        pytest.param({"a": [], "b": ["a"], "c": ["a.x"]}, "c", "a.x", id="the plain output leads elsewhere"),
+        pytest.param({"a": [], "b": ["a"], "c": ["a.x"], "d": ["b"]}, "c", "a.x", id="and far elsewhere"),
+        pytest.param({"a": [], "b": ["a.x"], "c": ["b.y"]}, "c", "a.x", id="channel after channel"),
+        pytest.param({"a": []}, "a", "a", id="the output node itself"),
+        pytest.param({"a": [], "b": ["a.x"]}, "a.y", "a", id="the output node, whose output is a channel"),
+        pytest.param({"b": [], "a": ["b.side"]}, "b", "a", id="nothing leads there"),
+    ],
+)
+def test_errors_go_where_the_output_node_is_reached(nodes: dict[str, list[str]], output: str, expected: str) -> None:
+    flow = workflow(*(node(name, *sources) for name, sources in nodes.items()), output=output)
+
+    assert str(error_source(flow, flow.node("a"))) == expected
+
+
+def test_the_error_subject_is_that_of_the_source() -> None:
+    flow = workflow(node("clean"), node("score", "clean.sure"))
+
+    assert spec_of(flow, "clean").error_subject == "local_v1_triage.clean.sure"
+
+
+def test_the_plan_of_the_same_workflow_is_the_same() -> None:
+    flow = workflow(node("clean"), node("score", "clean"))
+
+    assert plan(flow, TARGET) == plan(flow, TARGET)
+    assert json.loads(process_of(flow, "krt.manager").environment["KRT_MANAGER_SPEC"])["stream"] == "local_v1_triage"
