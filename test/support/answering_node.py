@@ -11,7 +11,6 @@
 """
 
 import asyncio
-from dataclasses import replace
 from typing import Any, Literal
 
 from runtime import payload, wire
@@ -68,16 +67,16 @@ def answers_to(message: Message) -> list[Message]:
     """Return what the node says to a message."""
     value: Any = payload.decode_value(message.payload)
     wanted = value if isinstance(value, dict) else {}
-    answer = replace(message, from_node=NODE, outcome="ok")
+    answer = message._replace(from_node=NODE, outcome="ok")
     if "error" in wanted:
-        return [replace(answer, payload=b"", type=MessageType.ERROR, error=wanted["error"], outcome="failed")]
+        return [answer._replace(payload=b"", type=MessageType.ERROR, error=wanted["error"], outcome="failed")]
     if "silent" in wanted:
         return []
     if "nothing" in wanted:
-        return [replace(answer, payload=b"")]
+        return [answer._replace(payload=b"")]
     if "twice" in wanted:
-        return [replace(answer, outcome=""), answer]
+        return [answer._replace(outcome=""), answer]
     if "early" in wanted:
-        early = replace(answer, type=MessageType.EARLY_REPLY, payload=payload.encode_value(wanted["early"]), outcome="")
-        return [early, replace(answer, outcome=""), replace(answer, payload=b"")]
+        early = answer._replace(type=MessageType.EARLY_REPLY, payload=payload.encode_value(wanted["early"]), outcome="")
+        return [early, answer._replace(outcome=""), answer._replace(payload=b"")]
     return [answer]

@@ -3,7 +3,6 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
-from dataclasses import replace
 
 import pytest
 from google.protobuf import any_pb2, timestamp_pb2
@@ -171,7 +170,7 @@ async def test_bytes_that_are_no_envelope_are_logged_and_harm_nobody(
 
 def answer(broker: MemoryBroker, requests: list[Message], *, content: bytes) -> None:
     for request in requests:
-        broker.send(CoreMessage(request.reply_to, wire.encode(replace(request, payload=content)), "", {}))
+        broker.send(CoreMessage(request.reply_to, wire.encode(request._replace(payload=content)), "", {}))
 
 
 # --- ends without an answer ---

@@ -1,0 +1,41 @@
+"""Options that several commands share, and how their texts are read."""
+
+from typing import Annotated
+
+import typer
+
+from runtime import errors
+from runtime.spec.values import DURATION, SECONDS
+
+WorkflowArgument = Annotated[
+    str, typer.Argument(metavar="WORKFLOW", help="Name, folder or file of a running workflow.")
+]
+NatsOption = Annotated[str, typer.Option("--nats", metavar="URL", help="NATS server; with --stream, no run is needed.")]
+StreamOption = Annotated[str, typer.Option("--stream", metavar="NAME", help="Stream of the workflow; with --nats.")]
+TimeoutOption = Annotated[str, typer.Option("--timeout", metavar="DURATION", help="Longest wait for an answer.")]
+HeaderOption = Annotated[
+    list[str], typer.Option("--header", metavar="KEY=VALUE", help="Header of the request; again for more.")
+]
+MessageOption = Annotated[
+    str, typer.Option("--message", metavar="MODULE:CLASS", help="Send this protobuf message, made from the JSON.")
+]
+
+
+def parse_duration_s(text: str) -> float:
+    """Return the seconds of `500ms`, `30s`, `2m` or `1h`. Raises ConfigError."""
+    match = DURATION.fullmatch(text)
+    if match is None or not int(match[1]):
+        hint = f"{text}s" if text.isdecimal() and int(text) else "30s"
+        raise errors.ConfigError(f'"{text}" is no duration; write a number above 0 and ms, s, m, h or d: {hint}')
+    return int(match[1]) * SECONDS[match[2]]
+
+
+def parse_headers(texts: list[str]) -> dict[str, str]:
+    """Return the headers of `key=value` texts. Raises ConfigError."""
+    headers = {}
+    for text in texts:
+        key, separator, value = text.partition("=")
+        if not key or not separator:
+            raise errors.ConfigError(f'"{text}" is no header; write KEY=VALUE')
+        headers[key] = value
+    return headers

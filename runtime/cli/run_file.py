@@ -1,0 +1,154 @@
+"""What `krt run` leaves for the other commands in the private folder of a local run.
+
+| file | written | holds |
+|---|---|---|
+| `.krt/run.json` | once NATS runs; removed at the end | where NATS is, who runs, which workflows with which nodes |
+| `.krt/processes.json` | at every change of a process | state, pid and restarts of every replica, by its name |
+
+Both are replaced as a whole, so a reader never sees half a file.
+"""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from runtime import errors
+
+# The private folder of a local run, beside the workflow or wherever `krt run` was started.
+FOLDER = ".krt"
+RUN_FILE = "run.json"
+PROCESSES_FILE = "processes.json"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunNode:
+    """A node as it was planned. durable: its consumer."""
+
+    durable: str
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunWorkflow:
+    """A workflow of the run. folder: absolute path of its files. runtime: first part of the stream's name."""
+
+    stream: str
+    folder: str
+    runtime: str
+    version: str
+    nodes: Mapping[str, RunNode]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunFile:
+    """A local run. nats: the server's address. pid: the process of `krt run`. workflows: by name."""
+
+    nats: str
+    pid: int
+    workflows: Mapping[str, RunWorkflow]
+
+    def write(self, place: Path) -> None:
+        """Write into `.krt/` of the folder `place`, which is made when missing."""
+        _replace(place / FOLDER / RUN_FILE, asdict(self))
+
+    @classmethod
+    def read(cls, place: Path) -> "RunFile | None":
+        """Return the run of the folder `place`, None where there is none. Raises ConfigError for a broken file."""
+        found = _load(place / FOLDER / RUN_FILE)
+        if found is None:
+            return None
+        try:
+            workflows = {name: _workflow(fields) for name, fields in found["workflows"].items()}
+            return cls(nats=found["nats"], pid=int(found["pid"]), workflows=workflows)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _broken(place / FOLDER / RUN_FILE, error) from error
+
+    @staticmethod
+    def remove(place: Path) -> None:
+        """Remove what a run has left in the folder `place`; repeating it is fine."""
+        for name in (RUN_FILE, PROCESSES_FILE):
+            (place / FOLDER / name).unlink(missing_ok=True)
+
+    def is_alive(self) -> bool:
+        """Say whether the process of `krt run` is there."""
+        try:
+            os.kill(self.pid, 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:  # another user's
+            return True
+        return True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplicaRecord:
+    """A replica of the run: state is a word of `deploy.process.State`, pid is None while it does not run."""
+
+    state: str
+    pid: int | None
+    restarts: int
+
+
+def write_replicas(place: Path, replicas: Mapping[str, ReplicaRecord]) -> None:
+    """Write what every replica is doing, by its name (`score`, or `score/2` of several)."""
+    _replace(place / FOLDER / PROCESSES_FILE, {name: asdict(replica) for name, replica in replicas.items()})
+
+
+def read_replicas(place: Path) -> dict[str, ReplicaRecord] | None:
+    """Return what every replica of the run in `place` is doing, None where nothing is known."""
+    found = _load(place / FOLDER / PROCESSES_FILE)
+    if found is None:
+        return None
+    try:
+        return {
+            name: ReplicaRecord(state=fields["state"], pid=fields["pid"], restarts=fields["restarts"])
+            for name, fields in found.items()
+        }
+    except (KeyError, TypeError, AttributeError) as error:
+        raise _broken(place / FOLDER / PROCESSES_FILE, error) from error
+
+
+def places_to_look(start: Path) -> Iterator[Path]:
+    """Yield the folders in which a run may have left its file: `start` and its parents, nearest first."""
+    resolved = start.resolve()
+    yield from (resolved, *resolved.parents)
+
+
+def _workflow(fields: Mapping[str, Any]) -> RunWorkflow:
+    nodes = {
+        name: RunNode(durable=node["durable"], replicas=int(node["replicas"])) for name, node in fields["nodes"].items()
+    }
+    return RunWorkflow(
+        stream=fields["stream"],
+        folder=fields["folder"],
+        runtime=fields["runtime"],
+        version=fields["version"],
+        nodes=nodes,
+    )
+
+
+def _replace(file: Path, content: Mapping[str, Any]) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Of this process alone: two writers must not share the file that they rename.
+    draft = file.with_name(f"{file.name}.{os.getpid()}")
+    draft.write_text(json.dumps(content, indent=2) + "\n")
+    draft.replace(file)
+
+
+def _load(file: Path) -> dict[str, Any] | None:
+    try:
+        content = json.loads(file.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except (OSError, ValueError) as error:
+        raise _broken(file, error) from error
+    if not isinstance(content, dict):
+        raise _broken(file, TypeError("no JSON object"))
+    return content
+
+
+def _broken(file: Path, error: Exception) -> errors.ConfigError:
+    return errors.ConfigError(f"{file} cannot be read ({error!r}); remove it and start `krt run` again")

@@ -1,0 +1,122 @@
+"""What `krt status` shows, from streams and consumers: one look at a workflow, and what two looks tell together."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from runtime import errors
+from runtime.bus.base import Bus, ConsumerState, StreamState
+from runtime.cli.run_file import ReplicaRecord, read_replicas
+from runtime.cli.target import Target
+from runtime.spec import names
+
+# States of a replica that does its work.
+WORKING = ("ready", "running")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodeStatus:
+    """One node. ready and planned: replicas, None where not known. rate: messages handled per second, None if unknown.
+
+    pending: not delivered yet. in_flight: delivered and not settled. redelivered: of those in flight, delivered before.
+    """
+
+    node: str
+    ready: int | None
+    planned: int | None
+    pending: int
+    in_flight: int
+    redelivered: int
+    dead_letters: int
+    rate: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """A workflow at one moment. at_s: monotonic."""
+
+    target: Target
+    at_s: float
+    stream: StreamState
+    consumers: tuple[ConsumerState, ...]
+    dead_letters: Mapping[str, int]
+    replicas: Mapping[str, ReplicaRecord] | None
+
+
+async def look(bus: Bus, target: Target, at_s: float) -> Look:
+    """Look at the workflow now. Raises NotFoundError, BusUnavailableError."""
+    return Look(
+        target=target,
+        at_s=at_s,
+        stream=await bus.stream_state(target.stream),
+        consumers=tuple(await bus.consumer_states(target.stream)),
+        dead_letters=await _dead_letters(bus, target.stream),
+        replicas=read_replicas(target.place) if target.place is not None else None,
+    )
+
+
+def statuses(now: Look, before: Look | None = None) -> list[NodeStatus]:
+    """Return the status of every node, planned ones first in their order; the rate needs a look before."""
+    earlier = {consumer.name: consumer for consumer in before.consumers} if before else {}
+    found = {consumer.name: consumer for consumer in now.consumers}
+    durables = {name: node.durable for name, node in now.target.run.nodes.items()} if now.target.run else {}
+    for consumer in now.consumers:
+        durables.setdefault(node_of(consumer.name), consumer.name)
+    return [_status(node, now, before, found.get(durable), earlier.get(durable)) for node, durable in durables.items()]
+
+
+def node_of(durable: str) -> str:
+    """Return the node that a durable belongs to."""
+    return durable.partition("__")[0]
+
+
+def subjects_of(stream: str, durable: str) -> list[str]:
+    """Return the subjects that a durable reads: its name holds them, see `names.durable`."""
+    sources = durable.split("__")[1:]
+    return [names.node_subject(stream, *source.split("_", 1)) for source in sources]
+
+
+def _status(
+    node: str, now: Look, before: Look | None, consumer: ConsumerState | None, earlier: ConsumerState | None
+) -> NodeStatus:
+    run = now.target.run
+    planned = run.nodes[node].replicas if run and node in run.nodes else None
+    return NodeStatus(
+        node=node,
+        ready=_ready(node, now.replicas),
+        planned=planned,
+        pending=consumer.pending if consumer else 0,
+        in_flight=consumer.ack_pending if consumer else 0,
+        redelivered=consumer.redelivered if consumer else 0,
+        dead_letters=now.dead_letters.get(names.dead_letter_subject(now.target.stream, node), 0),
+        rate=_rate(now, before, consumer, earlier) if before and consumer and earlier else None,
+    )
+
+
+def _rate(now: Look, before: Look, consumer: ConsumerState, earlier: ConsumerState) -> float | None:
+    """Return messages handled per second: those that arrived, less those by which the backlog grew.
+
+    A purge between the looks has removed an unknown number of what arrived; then the rate is unknown.
+    """
+    if now.stream.first_sequence != before.stream.first_sequence or now.at_s <= before.at_s:
+        return None
+    subjects = subjects_of(now.target.stream, consumer.name)
+    arrived = sum(now.stream.subjects.get(name, 0) - before.stream.subjects.get(name, 0) for name in subjects)
+    grown = consumer.pending + consumer.ack_pending - earlier.pending - earlier.ack_pending
+    # The states of stream and consumer are read one after the other, so a little may seem to be missing.
+    return max(0.0, (arrived - grown) / (now.at_s - before.at_s))
+
+
+def _ready(node: str, replicas: Mapping[str, ReplicaRecord] | None) -> int | None:
+    if replicas is None:
+        return None
+    return sum(
+        replica.state in WORKING for name, replica in replicas.items() if name == node or name.startswith(f"{node}/")
+    )
+
+
+async def _dead_letters(bus: Bus, stream: str) -> Mapping[str, int]:
+    """Return the count of dead letters by subject; without the stream there are none."""
+    try:
+        return (await bus.stream_state(names.dead_letter_stream(stream))).subjects
+    except errors.NotFoundError:
+        return {}
