@@ -30,7 +30,8 @@ class Target:
 class Row:
     """One line of the table. A ratio is this value over the baseline's; the target is the ratio's, if there is one.
 
-    low, high: the range over the rounds, None for a single one. cpu_us: processor time of the process per message.
+    low, high: the range over the rounds, None for a single one. cpu_us: processor time of the contender's processes per
+    message, the lowest of the rounds: other work on the machine only adds to it.
     """
 
     name: str
