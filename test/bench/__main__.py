@@ -88,7 +88,7 @@ async def _run(options: argparse.Namespace) -> None:
         measurements = {"soak": functools.partial(soak.measure, messages=SOAK_MESSAGES)}
     rows: list[Row] = []
     async with Workbench.open() as bench:
-        facts = machine(str(bench.client.connected_server_version))
+        facts = machine(bench.server_version)
         if options.profile:
             await _profile(bench, options.profile)
             return

@@ -60,6 +60,11 @@ class Workbench:
             finally:
                 server.stop_blocking()
 
+    @property
+    def server_version(self) -> str:
+        version = self.client.connected_server_version
+        return f"{version.major}.{version.minor}.{version.patch}"
+
     @asynccontextmanager
     async def chain(self, length: int, *, pulled: bool = True) -> AsyncIterator[list[Stage]]:
         """Make a stream for `length` stages; it is deleted afterwards. pulled: with a durable pull consumer each."""
