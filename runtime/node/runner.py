@@ -172,15 +172,17 @@ class Runner:
                 await self._pass_along(work)
             else:
                 await self._handle(work, *call)
-        except asyncio.CancelledError:
-            if not work.overdue:  # stopping: nothing is settled, `close` of the reader gives it back
+        except asyncio.CancelledError as error:
+            if _is_stopping(work):  # nothing is settled, `close` of the reader gives it back
                 raise
-            _uncancel()
-            failure = HandlerTimeoutError(f"the handler took longer than {self._parts.spec.timeout_s:g} s")
+            failure = error  # the handler awaited something that was cancelled
         except BusClosedError:  # the process is about to end, and the message comes again
             raise
-        except Exception as error:  # whatever it is, it decides about this one message only
+        except (Exception, SystemExit) as error:  # whatever it is, it decides about this one message only
             failure = error
+        if work.overdue:  # whatever the handler made of its cancellation
+            _uncancel()
+            failure = HandlerTimeoutError(f"the handler took longer than {self._parts.spec.timeout_s:g} s")
         work.end(failure)
         while len(self._failing) >= MAX_FAILING:
             await asyncio.wait(self._failing, return_when=asyncio.FIRST_COMPLETED)
@@ -235,10 +237,8 @@ class Runner:
             self._running.discard(work)
             work.task = None
             self._metrics.observe(time.perf_counter() - started_s, ok, work.message.from_node)
-        if work.overdue:  # it swallowed the cancellation, and is late all the same
-            _uncancel()
-            raise HandlerTimeoutError(f"the handler took longer than {self._parts.spec.timeout_s:g} s")
-        await self._emit(work, result)
+        if not work.overdue:
+            await self._emit(work, result)
 
     async def _iterate(self, work: Work, function: HandlerFunction, context: Context, data: Any) -> None:
         """Publish a generator's items as they come; what follows an item runs after it is handed over."""
@@ -279,7 +279,7 @@ class Runner:
 
     def _finish(self, work: Work) -> None:
         """The handler is through and the last PubAck is in. Called on the loop, possibly for every message."""
-        if work.finished:
+        if work.finished or work.delivery.settled:  # settled: given back while stopping
             return
         work.finished = True
         if work.failure is None:
@@ -386,7 +386,14 @@ class Runner:
 _END: Any = object()
 
 
+def _is_stopping(work: Work) -> bool:
+    """Say whether this slot was cancelled by `stop`, not for being overdue and not by the handler's own doing."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > int(work.overdue)
+
+
 def _uncancel() -> None:
+    """Take back the ticker's cancellation: a task that stays cancelled breaks the next handler's task groups."""
     task = asyncio.current_task()
     if task is not None:
         task.uncancel()

@@ -159,6 +159,8 @@ class Outputs:
         last: nothing follows it, so on the exit node it carries the outcome. stored: told once it is confirmed.
         Raises MessageTooLargeError, ContextError, BusClosedError; nothing was sent then.
         """
+        if work.handled:  # nobody would confirm it, settle it or know of it
+            raise ContextError("ctx.send_output is only available while a message is handled")
         subject = self.subject(channel)
         answers = work.message.reply_to and (
             kind is not MessageType.OK or (self._exit_channel is not None and self._exit_channel == (channel or "main"))
