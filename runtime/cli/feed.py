@@ -120,9 +120,9 @@ async def _feed(found: target.Target, options: _Options) -> "Summary":
 @contextmanager
 def _stopped_by_ctrl_c(feeder: "Feeder") -> Iterator[None]:
     def on_signal() -> None:
-        feeder.stop()
-        if feeder.in_flight:
+        if feeder.in_flight and not feeder.is_stopping:
             typer.echo(f"stopping: {feeder.in_flight} requests in flight; Ctrl-C again leaves them", err=True)
+        feeder.stop()
 
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGINT, on_signal)

@@ -132,9 +132,13 @@ class Feeder:
     def in_flight(self) -> int:
         return len(self._in_flight)
 
+    @property
+    def is_stopping(self) -> bool:
+        return self._stopping.is_set()
+
     def stop(self) -> None:
         """Send nothing more and wait for what is in flight; when called again, leave that too."""
-        if self._stopping.is_set():
+        if self.is_stopping:
             for future in tuple(self._in_flight):
                 future.cancel()
         self._summary.is_interrupted = True
@@ -158,7 +162,7 @@ class Feeder:
         for one in inputs:
             await self._room.acquire()
             await self._wait_for_tick()
-            if self._stopping.is_set():
+            if self.is_stopping:
                 self._room.release()
                 return
             self._send(one)

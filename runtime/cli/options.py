@@ -5,7 +5,6 @@ from typing import Annotated
 import typer
 
 from runtime import errors
-from runtime.spec.values import DURATION, SECONDS
 
 WorkflowArgument = Annotated[
     str, typer.Argument(metavar="WORKFLOW", help="Name, folder or file of a running workflow.")
@@ -23,6 +22,8 @@ MessageOption = Annotated[
 
 def parse_duration_s(text: str) -> float:
     """Return the seconds of `500ms`, `30s`, `2m` or `1h`. Raises ConfigError."""
+    from runtime.spec.values import DURATION, SECONDS  # takes a while to import, and every process reads this module
+
     match = DURATION.fullmatch(text)
     if match is None or not int(match[1]):
         hint = f"{text}s" if text.isdecimal() and int(text) else "30s"

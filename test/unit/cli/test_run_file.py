@@ -1,0 +1,72 @@
+"""The files that a local run leaves: what is written is what is read, and a broken file says so."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from runtime.cli.run_file import (
+    ReplicaRecord,
+    RunFile,
+    RunNode,
+    RunWorkflow,
+    read_replicas,
+    write_replicas,
+)
+from runtime.errors import ConfigError
+
+RUN = RunFile(
+    nats="nats://127.0.0.1:4222",
+    pid=os.getpid(),
+    workflows={
+        "hello": RunWorkflow(
+            stream="local_dev_hello",
+            folder="/flows/hello",
+            runtime="local",
+            version="dev",
+            nodes={"greet": RunNode(durable="greet__entrypoint", replicas=2)},
+        )
+    },
+)
+
+
+def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
+    RUN.write(tmp_path)
+
+    assert RunFile.read(tmp_path) == RUN
+    assert [path.name for path in (tmp_path / ".krt").iterdir()] == ["run.json"]
+
+
+def test_replicas_are_read_as_they_were_written(tmp_path: Path) -> None:
+    replicas = {
+        "greet/1": ReplicaRecord(state="ready", pid=7, restarts=0),
+        "greet/2": ReplicaRecord(state="backoff", pid=None, restarts=3),
+    }
+
+    write_replicas(tmp_path, replicas)
+
+    assert read_replicas(tmp_path) == replicas
+
+
+def test_a_folder_without_a_run_has_none(tmp_path: Path) -> None:
+    assert RunFile.read(tmp_path) is None
+    assert read_replicas(tmp_path) is None
+
+
+def test_removing_a_run_removes_both_files_and_may_be_repeated(tmp_path: Path) -> None:
+    RUN.write(tmp_path)
+    write_replicas(tmp_path, {})
+
+    RunFile.remove(tmp_path)
+    RunFile.remove(tmp_path)
+
+    assert list((tmp_path / ".krt").iterdir()) == []
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"nats": "x", "pid": 1, "workflows": []}'])
+def test_a_broken_file_is_named_with_the_remedy(tmp_path: Path, content: str) -> None:
+    (tmp_path / ".krt").mkdir()
+    (tmp_path / ".krt" / "run.json").write_text(content)
+
+    with pytest.raises(ConfigError, match=r"run\.json cannot be read .* start `krt run` again"):
+        RunFile.read(tmp_path)

@@ -1,0 +1,113 @@
+"""What `krt status` makes of streams, consumers and the files of the run."""
+
+from pathlib import Path
+
+import pytest
+
+from runtime.bus.base import StreamConfig
+from runtime.bus.memory import MemoryBroker, MemoryBus
+from runtime.cli.run_file import ReplicaRecord, RunNode, RunWorkflow, write_replicas
+from runtime.cli.status_look import NodeStatus, look, statuses, subjects_of
+from runtime.cli.target import Target
+from runtime.clock import FakeClock, settle
+from runtime.spec import names
+from test.support.answering_node import consumer_config, stream_config
+
+STREAM = "test_v1_hello"
+
+
+@pytest.fixture
+def target(tmp_path: Path) -> Target:
+    nodes = {
+        "echo": RunNode(durable="echo__entrypoint", replicas=2),
+        "planned": RunNode(durable="planned__echo", replicas=1),
+    }
+    run = RunWorkflow(stream=STREAM, folder=str(tmp_path), runtime="test", version="v1", nodes=nodes)
+    return Target(name="hello", nats="nats://127.0.0.1:1", stream=STREAM, run=run, place=tmp_path)
+
+
+@pytest.fixture
+async def bus() -> MemoryBus:
+    bus = MemoryBroker(FakeClock()).connect()
+    await bus.ensure_stream(stream_config(STREAM))
+    await bus.ensure_consumer(consumer_config(STREAM))
+    return bus
+
+
+async def publish(bus: MemoryBus, stream: str, subject: str, ids: range) -> None:
+    publisher = bus.publisher(stream)
+    for number in ids:
+        await publisher.publish(subject, b"x", message_id=f"{subject}-{number}", confirm=lambda error: None)
+    await publisher.flush()
+
+
+async def test_a_node_shows_replicas_backlog_and_dead_letters(bus: MemoryBus, target: Target) -> None:
+    dead = names.dead_letter_stream(STREAM)
+    await bus.ensure_stream(StreamConfig(name=dead, subjects=(f"{dead}.>",), storage="memory"))
+    await publish(bus, dead, names.dead_letter_subject(STREAM, "echo"), range(3))
+    await publish(bus, STREAM, names.entrypoint_subject(STREAM), range(5))
+    reader = bus.reader(consumer_config(STREAM), create=False)
+    await reader.start()
+    await reader.take()
+    write_replicas(
+        target.place or Path(),
+        {
+            "echo/1": ReplicaRecord(state="ready", pid=1, restarts=0),
+            "echo/2": ReplicaRecord(state="backoff", pid=None, restarts=2),
+            "echoes": ReplicaRecord(state="ready", pid=2, restarts=0),
+        },
+    )
+
+    found = statuses(await look(bus, target, at_s=0.0))
+
+    in_hand = reader.in_hand
+    assert found == [
+        NodeStatus(
+            node="echo", ready=1, planned=2, pending=5 - in_hand, in_flight=in_hand, redelivered=0, dead_letters=3
+        ),
+        NodeStatus(node="planned", ready=0, planned=1, pending=0, in_flight=0, redelivered=0, dead_letters=0),
+    ]
+    await reader.close()
+
+
+async def test_without_a_run_the_nodes_are_those_of_the_consumers(bus: MemoryBus) -> None:
+    target = Target(name=STREAM, nats="nats://127.0.0.1:1", stream=STREAM)
+
+    [node] = statuses(await look(bus, target, at_s=0.0))
+
+    assert (node.node, node.ready, node.planned, node.rate) == ("echo", None, None, None)
+
+
+async def test_the_rate_is_what_was_handled_between_two_looks(bus: MemoryBus, target: Target) -> None:
+    subject = names.entrypoint_subject(STREAM)
+    await publish(bus, STREAM, subject, range(4))
+    before = await look(bus, target, at_s=10.0)
+    reader = bus.reader(consumer_config(STREAM), create=False)
+    await reader.start()
+    await publish(bus, STREAM, subject, range(4, 10))
+    # Messages of other subjects must not count, although they raise the stream's sequence.
+    await publish(bus, STREAM, names.node_subject(STREAM, "echo"), range(50))
+    for _ in range(7):
+        reader.ack(await reader.take())
+    await settle()
+
+    now = await look(bus, target, at_s=12.0)
+
+    assert [node.rate for node in statuses(now, before)] == [3.5, None]
+    await reader.close()
+
+
+async def test_a_purge_between_the_looks_leaves_the_rate_unknown(bus: MemoryBus, target: Target) -> None:
+    await publish(bus, STREAM, names.entrypoint_subject(STREAM), range(4))
+    before = await look(bus, target, at_s=10.0)
+
+    await bus.purge(STREAM, below=3)
+
+    assert statuses(await look(bus, target, at_s=11.0), before)[0].rate is None
+
+
+@pytest.mark.parametrize("sources", [["entrypoint"], ["clean"], ["clean.rejected", "entrypoint"]])
+def test_the_subjects_of_a_durable_are_read_from_its_name(sources: list[str]) -> None:
+    subjects = subjects_of(STREAM, names.durable("score", sources))
+
+    assert subjects == sorted(f"{STREAM}.{source}" for source in sources)
