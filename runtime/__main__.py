@@ -1,6 +1,19 @@
-"""`python -m runtime` is `krt`."""
+"""`python -m runtime` is `krt`, with a short way in for the processes of a workflow."""
 
-from runtime.cli.main import main
+import sys
+
+
+def main() -> None:
+    """Run a process of a workflow, or the command line."""
+    from runtime.cli import processes
+
+    if len(sys.argv) == 2 and sys.argv[1] in processes.KINDS:
+        # Without typer and rich, which every node would pay for in time and memory.
+        sys.exit(processes.run(sys.argv[1]))
+    from runtime.cli.main import main as command_line
+
+    command_line()
+
 
 if __name__ == "__main__":
     main()

@@ -22,8 +22,8 @@ from runtime.spec.node import NodeSpec
 # Names of the runtime's own processes; the dot keeps them apart from nodes, whose names hold none.
 MANAGER = "krt.manager"
 WRITER = "krt.writer"
-# What a stage needs of the one before: nodes need the writer for documents, and all need the manager's streams.
-MANAGER_STAGE, WRITER_STAGE, NODE_STAGE = range(3)
+# Nodes need the manager's streams and the writer, which need nothing of each other.
+SERVICE_STAGE, NODE_STAGE = range(2)
 
 # Hex digits of a handler's version.
 VERSION_DIGITS = 12
@@ -116,12 +116,12 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
 def _manager(workflow: Workflow, target: Target) -> Process:
     spec = manager_spec(workflow, target.runtime_id)
     environment = {**_common(target), "KRT_MANAGER_SPEC": spec.model_dump_json()}
-    return Process(name=MANAGER, arguments=("manager",), environment=environment, stage=MANAGER_STAGE)
+    return Process(name=MANAGER, arguments=("manager",), environment=environment, stage=SERVICE_STAGE)
 
 
 def _writer(target: Target) -> Process:
     environment = {**_common(target), **_documents(target)}
-    return Process(name=WRITER, arguments=("writer",), environment=environment, stage=WRITER_STAGE)
+    return Process(name=WRITER, arguments=("writer",), environment=environment, stage=SERVICE_STAGE)
 
 
 def _node(workflow: Workflow, node: Node, target: Target) -> Process:

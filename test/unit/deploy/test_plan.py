@@ -48,14 +48,14 @@ def spec_of(flow: Workflow, name: str) -> NodeSpec:
     return NodeSpec.model_validate_json(settings_of(flow, name).node_spec)
 
 
-def test_the_manager_starts_first_then_the_writer_then_every_node() -> None:
+def test_manager_and_writer_start_before_every_node() -> None:
     processes = plan(workflow(node("clean"), node("score", "clean", replicas=3)), TARGET)
 
     assert [(each.name, each.arguments, each.replicas, each.stage) for each in processes] == [
         ("krt.manager", ("manager",), 1, 0),
-        ("krt.writer", ("writer",), 1, 1),
-        ("clean", ("node",), 1, 2),
-        ("score", ("node",), 3, 2),
+        ("krt.writer", ("writer",), 1, 0),
+        ("clean", ("node",), 1, 1),
+        ("score", ("node",), 3, 1),
     ]
 
 

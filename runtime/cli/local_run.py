@@ -1,0 +1,352 @@
+"""One local run of a workflow, from the check of its file to the last process that ends. Made by `krt run`.
+
+    check ─▶ NATS ─▶ processes, stage by stage ─▶ ready: .krt/run.json ─▶ … ─▶ stop: nodes, writer, manager, NATS
+
+Everything that runs beside the supervisor is a task of one group: the record of states, the watch over NATS, the watch
+over the folder, the demo. `stop` ends them all.
+"""
+
+import asyncio
+import fcntl
+import importlib.metadata
+import logging
+import operator
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from runtime import log as logs
+from runtime.children import die_with_parent
+from runtime.cli import exits
+from runtime.cli.console import Console
+from runtime.cli.local_nats import embedded_nats, keep_running
+from runtime.cli.reload import changes
+from runtime.cli.run_file import FOLDER, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
+from runtime.deploy.plan import Target, durable_of, handler_versions, plan, stream_of
+from runtime.deploy.process import Process, ReplicaStatus, State
+from runtime.deploy.supervisor import Supervisor
+from runtime.errors import ConfigError, WorkflowError
+from runtime.settings import redact
+from runtime.spec import names
+from runtime.spec.load import load_report
+from runtime.spec.model import Workflow
+
+log = logging.getLogger(__name__)
+
+DEMO_FILE = "demo.py"
+LOCK_FILE = "run.lock"
+DATA_FILE = "data.db"
+# States that a process does not leave without an edit or a long wait.
+DOWN = (State.FAILED, State.CRASH_LOOPING)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RunOptions:
+    """What `krt run` was asked for. place: its `.krt/` tells other commands of the run. store: absolute."""
+
+    path: Path
+    place: Path
+    store: Path
+    nats: str
+    runtime_id: str
+    log_level: str
+    reload: bool
+    demo: bool
+
+
+def main(options: RunOptions) -> int:
+    """Run until the end, and return the exit code. Raises ConfigError, ServerError."""
+    # Not uvloop: children are started here, and nothing else that would be worth it happens on this loop.
+    return asyncio.run(LocalRun(options).run())
+
+
+class LocalRun:
+    """The processes of one workflow, and what is said about them."""
+
+    def __init__(self, options: RunOptions) -> None:
+        self._options = options
+        self._stop = asyncio.Event()
+        self._force = asyncio.Event()
+        self._console = Console(on_closed=self._stop.set)
+        self._exit_code = exits.OK
+        self._workflow = self._load()
+
+    async def run(self) -> int:
+        logs.configure(level="DEBUG" if self._options.log_level == "DEBUG" else "WARN", stream=sys.stdout)
+        self._started_s = asyncio.get_running_loop().time()
+        with _only_run_in(self._options.place), self._signals():
+            async with self._nats() as self._servers, self._processes() as supervisor:
+                async with self._background(supervisor):
+                    await self._stop.wait()
+                await self._end(supervisor)
+        return self._exit_code
+
+    # --- the parts of a run ---
+
+    def _load(self) -> Workflow:
+        """Return the checked workflow; its warnings are shown. Raises WorkflowError with every problem."""
+        loaded = load_report(self._options.path, check_handlers=True)
+        if loaded.workflow is None:
+            raise WorkflowError(loaded.report.problems)
+        for problem in loaded.report.problems:
+            self._console.say(str(problem))
+        demo = loaded.workflow.folder / DEMO_FILE
+        if self._options.demo and not demo.is_file():
+            raise ConfigError(f"--demo: {demo} does not exist; write one, or leave --demo out")
+        return loaded.workflow
+
+    def _plan(self, workflow: Workflow) -> list[Process]:
+        """Raises ConfigError."""
+        data = f"sqlite:///{self._options.store / DATA_FILE}"
+        stream = stream_of(workflow, self._options.runtime_id)
+        target = Target(
+            nats_servers=self._servers,
+            mongo_uri=data,
+            influx_uri=data,
+            base_path=str(workflow.folder.absolute()),
+            runtime_id=self._options.runtime_id,
+            # A shared server has other runs on it, and their writers have other files.
+            writer_subject=names.writer_subject(stream) if self._options.nats else names.WRITER_SUBJECT,
+            log_level=self._options.log_level,
+            handler_versions=handler_versions(workflow),
+            environment=os.environ,
+        )
+        return plan(workflow, target)
+
+    @asynccontextmanager
+    async def _nats(self) -> AsyncIterator[tuple[str, ...]]:
+        self._options.store.mkdir(parents=True, exist_ok=True)
+        if self._options.nats:
+            self._server = None
+            yield tuple(self._options.nats.split(","))
+            return
+        async with embedded_nats(self._options.store / "nats") as self._server:
+            yield (self._server.url,)
+
+    @asynccontextmanager
+    async def _processes(self) -> AsyncIterator[Supervisor]:
+        """Prepare the supervisor; leaving the block, whatever happened in it, ends every process."""
+        processes = self._plan(self._workflow)
+        self._console.name_processes([name for process in processes for name in process.replica_names()])
+        self._say_header()
+        RunFile.remove(self._options.place)
+        try:
+            async with Supervisor(on_line=self._console.line, command=_command()) as supervisor:
+                yield supervisor
+        finally:
+            RunFile.remove(self._options.place)
+
+    @asynccontextmanager
+    async def _background(self, supervisor: Supervisor) -> AsyncIterator[None]:
+        """Do everything that goes on while the run lasts."""
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._record_states(supervisor), name="states"),
+                group.create_task(self._start(supervisor), name="start"),
+            ]
+            if self._server is not None:
+                tasks.append(group.create_task(keep_running(self._server), name="nats"))
+            if self._options.reload:
+                tasks.append(group.create_task(self._reload(supervisor), name="reload"))
+            yield
+            for task in tasks:
+                task.cancel()
+
+    async def _start(self, supervisor: Supervisor) -> None:
+        """Start everything, tell when it is ready, and run the demo if there is one."""
+        await supervisor.start(self._plan(self._workflow))
+        self._write_run_file()
+        if not _all_work(supervisor.states()):
+            self._console.say(f"the rest runs, but not yet: {_list_idle(supervisor.states())}; see their lines above")
+        if self._options.demo:
+            await self._demo(supervisor)
+            return
+        await supervisor.wait_until(_all_work)
+        seconds = asyncio.get_running_loop().time() - self._started_s
+        self._console.say(f"ready in {seconds:.1f} s: krt send {self._workflow.name} '…'   (Ctrl-C stops)")
+
+    async def _record_states(self, supervisor: Supervisor) -> None:
+        """Keep `.krt/processes.json` as the processes are."""
+        while True:
+            states = supervisor.states()
+            write_replicas(self._options.place, {state.name: _record_of(state) for state in states})
+            await supervisor.wait_until(partial(operator.ne, states))
+
+    async def _end(self, supervisor: Supervisor) -> None:
+        """End every process in order; by force as soon as that is asked for."""
+        async with asyncio.TaskGroup() as group:
+            forcing = group.create_task(self._kill_when_forced(supervisor), name="force")
+            await supervisor.stop()
+            forcing.cancel()
+
+    async def _kill_when_forced(self, supervisor: Supervisor) -> None:
+        await self._force.wait()
+        self._exit_code = exits.INTERRUPTED
+        await supervisor.stop()
+
+    # --- demo ---
+
+    async def _demo(self, supervisor: Supervisor) -> None:
+        """Run demo.py once every process works; its end is the end of the run, with its exit code."""
+        await supervisor.wait_until(lambda states: _all_work(states) or _is_down(states))
+        if _all_work(supervisor.states()):
+            self._exit_code = await self._run_demo()
+        else:
+            self._console.say(f"the demo needs every process: {_list_idle(supervisor.states())}")
+            self._exit_code = exits.FAILED
+        self._stop.set()
+
+    async def _run_demo(self) -> int:
+        """Run demo.py in the run's folder, where it finds `.krt/run.json`."""
+        child = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str((self._workflow.folder / DEMO_FILE).absolute()),
+            cwd=self._options.place,
+            start_new_session=True,
+            preexec_fn=die_with_parent(signal.SIGKILL),
+        )
+        try:
+            return await child.wait()
+        finally:
+            if child.returncode is None:
+                child.kill()
+                await child.wait()
+
+    # --- reload ---
+
+    async def _reload(self, supervisor: Supervisor) -> None:
+        """Change the processes over to every edit that has no problems."""
+        async for changed in changes(self._workflow.folder):
+            loaded = load_report(self._options.path, check_handlers=True)
+            shown = ", ".join(sorted(path.relative_to(self._workflow.folder).as_posix() for path in changed))
+            for problem in loaded.report.problems:
+                self._console.say(str(problem))
+            if loaded.workflow is None:
+                self._console.say(f"{shown} changed, but has problems: what was started before goes on running")
+                continue
+            try:
+                processes = self._plan(loaded.workflow)
+            except ConfigError as error:
+                self._console.say(f"{shown} changed, but: {error}")
+                continue
+            self._console.say(f"{shown} changed")
+            await self._change_over(supervisor, loaded.workflow, processes, changed)
+
+    async def _change_over(
+        self, supervisor: Supervisor, workflow: Workflow, processes: Sequence[Process], changed: set[Path]
+    ) -> None:
+        handlers = {workflow.folder / node.handler for node in workflow.nodes}
+        before = {state.name: state.pid for state in supervisor.states()}
+        self._workflow = workflow
+        self._console.name_processes([name for process in processes for name in process.replica_names()])
+        # The plan holds each handler's version, so that an edited handler makes a different process.
+        await supervisor.update(processes)
+        self._write_run_file()
+        if any(path.suffix == ".py" and path not in handlers for path in changed):
+            # A module that handlers share; which of them import it is not known.
+            kept = [state.process for state in supervisor.states() if before.get(state.name) == state.pid]
+            await _restart(supervisor, [node.name for node in workflow.nodes if node.name in kept])
+        if idle := _list_idle(supervisor.states()):
+            self._console.say(f"not running: {idle}")
+        else:
+            self._console.say("ready again")
+
+    # --- what is said ---
+
+    def _say_header(self) -> None:
+        where = redact(", ".join(self._servers))
+        store = _short(self._options.store, self._options.place)
+        kept = "" if self._server is None else f", kept in {store}/nats"
+        self._console.say(f"workflow  {self._workflow}")
+        self._console.say(f"NATS      {where}{kept}")
+        self._console.say(f"data      {store}/{DATA_FILE}")
+
+    def _write_run_file(self) -> None:
+        workflow, runtime_id = self._workflow, self._options.runtime_id
+        nodes = {node.name: RunNode(durable=durable_of(node), replicas=node.replicas) for node in workflow.nodes}
+        found = RunWorkflow(
+            stream=stream_of(workflow, runtime_id),
+            folder=str(workflow.folder.absolute()),
+            runtime=runtime_id,
+            version=workflow.version,
+            nodes=nodes,
+        )
+        run = RunFile(nats=",".join(self._servers), pid=os.getpid(), workflows={workflow.name: found})
+        run.write(self._options.place)
+
+    # --- signals ---
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """The first signal stops in order, the second by force. A closed terminal is a signal too."""
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        for number in numbers:
+            loop.add_signal_handler(number, self._on_signal)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+    def _on_signal(self) -> None:
+        if self._stop.is_set():
+            self._force.set()
+        else:
+            self._console.say("stopping; Ctrl-C again ends it by force")
+            self._stop.set()
+
+
+@contextmanager
+def _only_run_in(place: Path) -> Iterator[None]:
+    """Hold the folder for this run; the lock goes with the process, however it ends. Raises ConfigError."""
+    folder = place / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK_FILE).open("a") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as err:
+            raise ConfigError(f"another `krt run` works in {place}: stop that one, or start in another folder") from err
+        yield
+
+
+def _command() -> Sequence[str]:
+    """Return how processes are started: `-P` keeps the current folder's modules from standing in for Python's own."""
+    try:
+        importlib.metadata.distribution("krt-runtime")
+    except importlib.metadata.PackageNotFoundError:  # a source tree, found through the current folder
+        return (sys.executable, "-m", "runtime")
+    return (sys.executable, "-P", "-m", "runtime")
+
+
+async def _restart(supervisor: Supervisor, processes: Sequence[str]) -> None:
+    async with asyncio.TaskGroup() as group:
+        for name in processes:
+            group.create_task(supervisor.restart(name), name=f"restart {name}")
+    await supervisor.wait_until(lambda states: not any(state.state is State.STARTING for state in states))
+
+
+def _all_work(states: Sequence[ReplicaStatus]) -> bool:
+    return all(state.works for state in states)
+
+
+def _is_down(states: Sequence[ReplicaStatus]) -> bool:
+    return any(state.state in DOWN for state in states)
+
+
+def _list_idle(states: Sequence[ReplicaStatus]) -> str:
+    return ", ".join(f"{state.name} ({state.state})" for state in states if not state.works)
+
+
+def _record_of(state: ReplicaStatus) -> ReplicaRecord:
+    return ReplicaRecord(state=state.state, pid=state.pid, restarts=state.restarts)
+
+
+def _short(path: Path, folder: Path) -> str:
+    """Return the path as people would write it in the folder."""
+    return str(path.relative_to(folder)) if path.is_relative_to(folder) else str(path)
