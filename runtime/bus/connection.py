@@ -48,12 +48,13 @@ class Connection:
         self.last_error: Exception | None = None
         self._outbox: deque[Outgoing] = deque()
         self._wake: asyncio.Future[None] | None = None
-        self._drained = asyncio.Event()
-        self._drained.set()
+        # What `flush` waits for while the outbox is not empty.
+        self._drained: asyncio.Future[None] | None = None
         self._sender: asyncio.Task[None] | None = None
         self._on_disconnect: list[Listener] = []
         self._on_reconnect: list[Listener] = []
         self._closing = False
+        self._max_payload_bytes = 0
 
     @classmethod
     async def open(
@@ -78,8 +79,14 @@ class Connection:
                     ) from error
                 log.warning("waiting for NATS at %s: %s", where, describe(cause), extra={"action": "wait-nats"})
         connection._check_server()
+        connection._max_payload_bytes = int(connection.client.max_payload)
         connection._sender = loop.create_task(connection._send(), name=f"{name} outbox")
         return connection
+
+    @property
+    def max_payload_bytes(self) -> int:
+        """Largest message that the server takes, headers included; it may change with a reconnect."""
+        return self._max_payload_bytes
 
     @property
     def is_connected(self) -> bool:
@@ -107,7 +114,6 @@ class Connection:
     def write(self, subject: str, data: bytes, reply: str = "", headers: Headers | None = None) -> None:
         """Append one message to the outbox; it leaves in the next turn of the loop, or after a reconnect."""
         self._outbox.append((subject, data, reply, headers))
-        self._drained.clear()
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
@@ -127,7 +133,9 @@ class Connection:
         """Wait until the server has seen everything written so far. Raises BusUnavailableError, BusClosedError."""
         try:
             async with asyncio.timeout(self.request_timeout_s):
-                await self._drained.wait()
+                while self._outbox:
+                    self._drained = self._drained or asyncio.get_running_loop().create_future()
+                    await asyncio.shield(self._drained)
             await self.client.flush(timeout=self.request_timeout_s)
         except nats.errors.ConnectionClosedError as error:
             raise BusClosedError("the connection to NATS is closed") from error
@@ -190,8 +198,9 @@ class Connection:
                     return
                 except nats.errors.Error as error:
                     log.error("NATS takes no message on %s: %s", subject, describe(error), extra={"action": "unsent"})
-            if not self._outbox:
-                self._drained.set()
+            if self._drained is not None and not self._outbox:
+                self._drained.set_result(None)
+                self._drained = None
 
     async def _error(self, error: Exception) -> None:
         text = describe(error)
@@ -212,6 +221,7 @@ class Connection:
     async def _reconnected(self) -> None:
         log.info("NATS is back", extra={"action": "reconnect"})
         self.last_error = None
+        self._max_payload_bytes = int(self.client.max_payload)
         for listener in list(self._on_reconnect):
             listener()
         if self._wake is not None and not self._wake.done():

@@ -53,7 +53,7 @@ class NatsBus:
 
     @property
     def max_payload_bytes(self) -> int:
-        return int(self._connection.client.max_payload)
+        return self._connection.max_payload_bytes
 
     # --- core ---
 

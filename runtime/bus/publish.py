@@ -94,9 +94,8 @@ class NatsPublisher:
         self._refusals = 0
         self._next_probe_s = 0.0
         self._checked_subjects: set[str] = set()
-        self._room: asyncio.Event = asyncio.Event()
-        self._idle: asyncio.Event = asyncio.Event()
-        self._idle.set()
+        # Futures of those who wait for room in the window, or for everything to be confirmed.
+        self._waiting: list[asyncio.Future[None]] = []
         # Unconfirmed messages that were refused at least once; while there are any, the publisher is held.
         self._troubled = 0
         self._held = False
@@ -115,7 +114,7 @@ class NatsPublisher:
 
     @property
     def limit_bytes(self) -> int:
-        return int(self._connection.client.max_payload)
+        return self._connection.max_payload_bytes
 
     async def publish(
         self, subject: str, payload: bytes, *, message_id: str, confirm: Confirm, headers: Headers | None = None
@@ -133,13 +132,11 @@ class NatsPublisher:
         if self._subscription is None:
             await self._open()
         while len(self._sent) + len(self._refused) >= MAX_IN_FLIGHT or self._bytes + size > MAX_IN_FLIGHT_BYTES:
-            self._room.clear()
-            await self._room.wait()
+            await self._next_confirm()
         if self._closed:
             confirm(BusClosedError(f"the publisher into {self._stream} is closed"))
             return
         self._bytes += size
-        self._idle.clear()
         now_s = self._clock.monotonic()
         self._order = order = self._order + 1
         message = _Unconfirmed(order, subject, payload, block, size, confirm, now_s)
@@ -149,7 +146,8 @@ class NatsPublisher:
             self._write(message, now_s)
 
     async def flush(self) -> None:
-        await self._idle.wait()
+        while self._sent or self._refused:
+            await self._next_confirm()
 
     async def close(self) -> None:
         self._closed = True
@@ -165,7 +163,19 @@ class NatsPublisher:
         self._refused.clear()
         for message in unconfirmed:
             self._finish(message, error)
-        self._room.set()
+        self._wake_waiting()
+
+    async def _next_confirm(self) -> None:
+        """Wait until a message is confirmed; a wait object exists only while somebody waits."""
+        confirmed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append(confirmed)
+        await confirmed
+
+    def _wake_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for future in waiting:
+            if not future.done():
+                future.set_result(None)
 
     # --- sending ---
 
@@ -240,9 +250,8 @@ class NatsPublisher:
         if message.error is not None:
             self._troubled -= 1
             self._hold(self._troubled > 0)
-        if not self._sent and not self._refused:
-            self._idle.set()
-        self._room.set()
+        if self._waiting:
+            self._wake_waiting()
         message.confirm(error)
 
     # --- repeating ---
