@@ -44,7 +44,7 @@ class RunWorkflow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFile:
-    """A local run. nats: the server's address. pid: the process of `krt run`. workflows: by name."""
+    """A local run. nats: addresses of servers, with commas between. pid: the process of `krt run`. workflows: by name."""
 
     nats: str
     pid: int
@@ -134,6 +134,7 @@ def _replace(file: Path, content: Mapping[str, Any]) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     # Of this process alone: two writers must not share the file that they rename.
     draft = file.with_name(f"{file.name}.{os.getpid()}")
+    draft.touch(mode=0o600)  # an address may hold a password
     draft.write_text(json.dumps(content, indent=2) + "\n")
     draft.replace(file)
 

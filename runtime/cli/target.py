@@ -25,7 +25,7 @@ REMEDY = "start it with `krt run DIR`, or give --nats and --stream"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """A workflow within reach. run and place: the local run that it belongs to and its folder, if there is one."""
+    """A workflow within reach. nats: addresses of servers, with commas. run and place: the local run, if it is one."""
 
     name: str
     nats: str
@@ -73,7 +73,7 @@ async def connected(target: Target, *, name: str) -> AsyncIterator[Bus]:
     from runtime.bus.nats import NatsBus  # after the arguments were checked: it takes a while to import
 
     try:
-        bus = await NatsBus.connect([target.nats], name=name, limit_s=CONNECT_LIMIT_S)
+        bus = await NatsBus.connect(target.nats.split(","), name=name, limit_s=CONNECT_LIMIT_S)
         try:
             await bus.stream_state(target.stream)
             yield bus

@@ -37,6 +37,12 @@ def test_a_run_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / ".krt").iterdir()] == ["run.json"]
 
 
+def test_the_file_is_for_its_owner_alone_because_an_address_may_hold_a_password(tmp_path: Path) -> None:
+    RUN.write(tmp_path)
+
+    assert (tmp_path / ".krt" / "run.json").stat().st_mode & 0o077 == 0
+
+
 def test_replicas_are_read_as_they_were_written(tmp_path: Path) -> None:
     replicas = {
         "greet/1": ReplicaRecord(state="ready", pid=7, restarts=0),
