@@ -44,7 +44,7 @@ class RunWorkflow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunFile:
-    """A local run. nats: addresses of servers, with commas between. pid: the process of `krt run`. workflows: by name."""
+    """A local run. nats: addresses of servers, with commas. pid: the process of `krt run`. workflows: by name."""
 
     nats: str
     pid: int

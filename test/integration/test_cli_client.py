@@ -166,6 +166,18 @@ async def test_status_shows_every_node_as_a_table_and_as_json(krt: Krt) -> None:
     }
 
 
+async def test_watching_the_status_prints_every_look_until_ctrl_c(krt: Krt) -> None:
+    process = await krt.start("status", "--watch", "--json")
+    assert process.stdout is not None
+
+    looks = [json.loads(await process.stdout.readline()) for _ in range(2)]
+    process.send_signal(signal.SIGINT)
+    await process.communicate()
+
+    assert [list(look) for look in looks] == [["hello"], ["hello"]]
+    assert process.returncode == exits.INTERRUPTED
+
+
 async def test_a_server_that_is_gone_is_told_as_not_reachable(krt: Krt) -> None:
     code, output, errors = await krt("send", "hello", "1", "--nats", "nats://127.0.0.1:1", "--stream", STREAM)
 

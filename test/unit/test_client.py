@@ -10,6 +10,7 @@ from google.protobuf import any_pb2, timestamp_pb2
 from runtime import payload, wire
 from runtime.bus.base import CoreMessage
 from runtime.bus.memory import MemoryBroker, MemoryBus
+from runtime.bus.memory_publisher import MemoryPublisher
 from runtime.client import Reply, Workflow
 from runtime.clock import FakeClock, settle
 from runtime.errors import BusClosedError, EncodeError, MessageTooLargeError, PredictionError
@@ -263,6 +264,22 @@ async def test_closing_fails_what_is_in_flight(broker: MemoryBroker, clock: Fake
     assert await outcome_of(future) == ("unavailable", "the client was closed before the answer came")
     with pytest.raises(BusClosedError, match="not open"):
         client.predict(2)
+
+
+async def test_a_client_that_cannot_send_any_more_fails_all_and_takes_nothing_new(
+    client: Workflow, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def broken(*_: object, **__: object) -> None:
+        raise RuntimeError("a fault of ours")
+
+    monkeypatch.setattr(MemoryPublisher, "publish", broken)
+    first, second = client.predict(1), client.predict(2)
+
+    assert await outcome_of(first) == ("unavailable", "the client broke: RuntimeError('a fault of ours')")
+    assert (await outcome_of(second))[0] == "unavailable"
+    assert [record.__dict__["action"] for record in caplog.records] == ["give-up"]
+    with pytest.raises(BusClosedError):
+        client.predict(3)
 
 
 # --- refused at once ---
