@@ -1,7 +1,8 @@
 """Dead letters: a message given up, as a stream keeps it. The node writes them, the command line reads them.
 
 The body is the input exactly as it arrived, so that redriving is publishing it again; everything else is one header
-of JSON. When both together exceed what the server takes, the traceback goes first, then the history.
+of JSON. When both together exceed what the server takes, the traceback goes first, then the history, then
+the input's headers and most of the error's text.
 """
 
 import json
@@ -13,6 +14,8 @@ HEADER = "Krt-Dead-Letter"
 # Bytes of a traceback that are worth keeping; the end is what names the fault.
 MAX_TRACEBACK_BYTES = 16 * 1024
 MAX_ERROR_BYTES = 2 * 1024
+# Bytes of the error that stay in any case; a header of this and the ids fits into `wire.HEADER_ROOM_BYTES`.
+MIN_ERROR_BYTES = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,9 +49,11 @@ class DeadLetter:
     headers: Mapping[str, str]
 
     def to_header(self, room_bytes: int) -> str:
-        """Return the header's value in at most `room_bytes` where leaving out traceback and history allows it."""
+        """Return the header's value in at most `room_bytes`, where leaving out what the module says allows it."""
         letter = replace(self, error=self.error[:MAX_ERROR_BYTES], traceback=self.traceback[-MAX_TRACEBACK_BYTES:])
-        for smaller in (letter, replace(letter, traceback=""), replace(letter, traceback="", attempts=())):
+        bare = replace(letter, traceback="", attempts=())
+        smallest = replace(bare, headers={}, error=self.error[:MIN_ERROR_BYTES])
+        for smaller in (letter, replace(letter, traceback=""), bare, smallest):
             text = json.dumps(asdict(smaller))
             if len(text) <= room_bytes:
                 break

@@ -18,8 +18,8 @@ from runtime.proto import Envelope
 GZIP_MAGIC = b"\x1f\x8b"
 # Largest unpacked message, so that a small message cannot fill the memory (KRT_MAX_INFLATED_BYTES).
 MAX_INFLATED_BYTES = 128 * 1024 * 1024
-# What a header block with a message id may add to a message: the version line, the name, the id and the line ends.
-HEADER_ROOM_BYTES = 256
+# Room that a message leaves for its headers: a message id now, and later those of its dead letter.
+HEADER_ROOM_BYTES = 2048
 
 _TYPES = {int(kind): kind for kind in MessageType}
 _parse: Callable[[bytes], Any] = Envelope.FromString

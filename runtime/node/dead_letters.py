@@ -1,20 +1,24 @@
 """Where a node puts the messages that it gives up."""
 
 import logging
+import os
 import traceback
 from pathlib import Path
 
+from runtime import wire
 from runtime.bus.base import Confirmation, Publisher
 from runtime.deadletter import HEADER, Attempt, DeadLetter
+from runtime.errors import MessageTooLargeError
+from runtime.node.settle import describe, text_of
 from runtime.node.work import Work
 from runtime.spec import names
 
 log = logging.getLogger(__name__)
 
-_OUR_FILES = str(Path(__file__).parents[1])
+_OUR_FILES = f"{Path(__file__).parents[1]}{os.sep}"
 
 # Bytes that the id header and the header block's own lines add beside the dead letter's header.
-_HEADER_ROOM_BYTES = 512
+_HEADER_BYTES = 512
 
 
 class DeadLetters:
@@ -30,20 +34,19 @@ class DeadLetters:
     async def store(self, work: Work, reason: str, failure: BaseException, attempts: list[Attempt]) -> None:
         """Store one message with everything about its end; returns once it is stored. Raises BusError."""
         delivery = work.delivery
-        where = (
-            f"{names.dead_letter_subject(self._stream, self._node)}" if self._keep else "nowhere (dead_letter: drop)"
-        )
+        subject = names.dead_letter_subject(self._stream, self._node)
+        where = subject if self._keep else "nowhere (dead_letter: drop)"
         fields = {"request_id": work.message.request_id, "attempt": delivery.attempt, "action": "dead"}
         log.error(
             "message %d of %s is given up (%s): %s; dead letter in %s",
-            delivery.sequence, self._stream, reason, failure, where, extra=fields,
+            delivery.sequence, self._stream, reason, describe(failure), where, extra=fields,
         )  # fmt: skip
         if not self._keep:
             return
         letter = DeadLetter(
             node=self._node,
             reason=reason,
-            error=f"{type(failure).__name__}: {failure}",
+            error=f"{type(failure).__name__}: {text_of(failure)}",
             traceback=_user_traceback(failure),
             request_id=work.message.request_id,
             stream=self._stream,
@@ -54,16 +57,25 @@ class DeadLetters:
             handler_version=self._handler_version,
             headers=dict(delivery.headers or {}),
         )
-        room_bytes = self._publisher.limit_bytes - len(delivery.data) - _HEADER_ROOM_BYTES
+        data = self._body(delivery.data)
+        room_bytes = self._publisher.limit_bytes - len(data) - _HEADER_BYTES
         stored = Confirmation()
         await self._publisher.publish(
-            names.dead_letter_subject(self._stream, self._node),
-            delivery.data,
+            subject,
+            data,
             message_id=names.dead_letter_id(self._node, work.origin, work.redrive),
             confirm=stored,
             headers={HEADER: letter.to_header(room_bytes)},
         )
         await stored
+
+    def _body(self, data: bytes) -> bytes:
+        """Return the input as it arrived; gzipped, or at worst left out, where it leaves no room for the header."""
+        try:
+            return wire.fit(data, self._publisher.limit_bytes)
+        except MessageTooLargeError:  # another sender's: ours leave that room. The stream still has it.
+            log.warning("an input of %d bytes does not fit into its dead letter; it is left out", len(data))
+            return b""
 
 
 def _user_traceback(failure: BaseException) -> str:

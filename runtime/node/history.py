@@ -7,13 +7,29 @@ message that does not fail never comes here.
 
 import json
 import logging
-from dataclasses import asdict
+from dataclasses import asdict, dataclass, field
 
 from runtime.bus.base import Delivery, KeyValue
 from runtime.deadletter import Attempt
 from runtime.errors import BusError, NotFoundError
 
 log = logging.getLogger(__name__)
+
+# Attempts that a record describes, the latest ones: a policy may allow a million, and a record is one message.
+MAX_DESCRIBED = 20
+
+
+@dataclass(slots=True)
+class Record:
+    """What failed so far: how often the handler did, and the latest attempts."""
+
+    failures: int = 0
+    attempts: list[Attempt] = field(default_factory=list)
+
+    def add(self, attempt: Attempt) -> None:
+        """Count one more failed attempt of the handler."""
+        self.failures += 1
+        self.attempts = [*self.attempts, attempt][-MAX_DESCRIBED:]
 
 
 class History:
@@ -23,20 +39,21 @@ class History:
         self._node = node
         self._bucket = bucket
 
-    async def read(self, delivery: Delivery) -> list[Attempt]:
+    async def read(self, delivery: Delivery) -> Record:
         """Return what failed before this delivery. Raises BusUnavailableError."""
         if self._bucket is None or delivery.attempt == 1:
-            return []
+            return Record()
         try:
             entry = await self._bucket.get(self._key(delivery))
         except NotFoundError:
-            return []
-        return [Attempt(**attempt) for attempt in json.loads(entry.value)]
+            return Record()
+        fields = json.loads(entry.value)
+        return Record(fields["failures"], [Attempt(**attempt) for attempt in fields["attempts"]])
 
-    async def write(self, delivery: Delivery, attempts: list[Attempt]) -> None:
+    async def write(self, delivery: Delivery, record: Record) -> None:
         """Keep the failures of a message that is about to be given back. Raises BusUnavailableError."""
         if self._bucket is not None:
-            await self._bucket.put(self._key(delivery), json.dumps([asdict(attempt) for attempt in attempts]).encode())
+            await self._bucket.put(self._key(delivery), json.dumps(asdict(record)).encode())
 
     async def forget(self, delivery: Delivery) -> None:
         """Remove the record of a message that is done; what cannot be removed now is only untidy."""

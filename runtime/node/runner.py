@@ -13,7 +13,6 @@ PubAcks arrive meanwhile, and the last one settles the delivery.
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -23,11 +22,11 @@ from runtime.bus.base import Confirmation, Delivery, Publisher, Reader, ReaderCl
 from runtime.clock import Clock
 from runtime.deadletter import Attempt
 from runtime.errors import BusClosedError, DecodeError, HandlerTimeoutError, Outcome
-from runtime.message import MessageType, ReplyOutcome
+from runtime.message import Message, MessageType, ReplyOutcome
 from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
 from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler
-from runtime.node.history import History
+from runtime.node.history import History, Record
 from runtime.node.metrics import NodeMetrics
 from runtime.node.settle import Decision, decide, describe
 from runtime.node.threads import HandlerThreads
@@ -46,6 +45,8 @@ YIELD_EVERY = 32
 MAX_FAILING = 256
 # Delay of a message whose end could not be settled because the bus was away.
 UNSETTLED_DELAY_S = 5.0
+# Seconds that a stopping node waits for its last PubAcks, even when the handlers have used up the grace time.
+LAST_PUBLISHES_S = 1.0
 # Plain handlers that never come back keep their threads; with this many the process starts afresh.
 MAX_STUCK_THREADS = 8
 
@@ -90,6 +91,7 @@ class Runner:
         self._outputs = parts.outputs
         self._metrics = parts.metrics
         self._node = parts.services.node
+        self._timeout_s = parts.spec.timeout_s
         # Works whose handler is running, for the ticker.
         self._running: set[Work] = set()
         self._slots: list[asyncio.Task[None]] = []
@@ -115,6 +117,8 @@ class Runner:
 
     async def stop(self, grace_s: float) -> None:
         """Take no more, let what runs finish within `grace_s`, give back the rest."""
+        loop = asyncio.get_running_loop()
+        ends_s = loop.time() + grace_s
         for reader in self._parts.readers:
             await reader.drain()
         if self._slots:
@@ -122,8 +126,9 @@ class Runner:
             for slot in late:
                 log.warning("%s did not finish in %g s; its message is given back", slot.get_name(), grace_s)
                 slot.cancel()
-            await asyncio.gather(*self._slots, return_exceptions=True)
-        await self._wait_for_publishes(grace_s)
+            if late:  # a handler that swallows its cancellation must not hold up the end
+                await asyncio.wait(late, timeout=LAST_PUBLISHES_S)
+        await self._wait_for_publishes(max(ends_s - loop.time(), LAST_PUBLISHES_S))
         if self._ticker is not None:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
@@ -132,14 +137,14 @@ class Runner:
             await reader.close()
         self._metrics.flush()
 
-    async def _wait_for_publishes(self, grace_s: float) -> None:
+    async def _wait_for_publishes(self, limit_s: float) -> None:
         try:
-            async with asyncio.timeout(max(grace_s, 1.0)):
+            async with asyncio.timeout(limit_s):
                 await self._parts.publisher.flush()
                 while self._failing:
                     await asyncio.gather(*self._failing, return_exceptions=True)
         except TimeoutError:
-            log.warning("outputs are unconfirmed after %g s; their messages are given back", grace_s)
+            log.warning("outputs are unconfirmed after %.1f s; their messages are given back", limit_s)
             for task in self._failing:
                 task.cancel()
 
@@ -196,17 +201,21 @@ class Runner:
         work.message = message = wire.decode(work.delivery.data, max_inflated_bytes=self._parts.max_inflated_bytes)
         if not message.request_id:
             work.message = message = message._replace(request_id=f"{self._outputs.stream}-{work.origin}")
-        handler = self._parts.handler
-        if message.type is MessageType.ERROR and not handler.handle_errors:
+        if message.type is not _OK and self._passes(message):
             return None
-        if message.type in (MessageType.EARLY_REPLY, MessageType.EARLY_EXIT) and not handler.from_node_style:
-            return None
-        function = handler.select(message.from_node)
+        function = self._parts.handler.select(message.from_node)
         if function is None:
             raise DecodeError(f"no handler for messages from node '{message.from_node}'", reason="no-handler")
         if message.type is MessageType.ERROR and not message.payload:
             return function, decode_any(b"") if function.decode is decode_any else None
         return function, function.decode(message.payload)
+
+    def _passes(self, message: Message) -> bool:
+        """Whether the handler is not called: for an ERROR unless it asks for them, for an early answer by its style."""
+        if message.type is MessageType.ERROR:
+            return not self._parts.handler.handle_errors
+        early = message.type in (MessageType.EARLY_REPLY, MessageType.EARLY_EXIT)
+        return early and not self._parts.handler.from_node_style
 
     async def _pass_along(self, work: Work) -> None:
         """An ERROR goes on to the exit node; an early answer too, unless its sender has answered the caller."""
@@ -220,12 +229,12 @@ class Runner:
     async def _handle(self, work: Work, function: HandlerFunction, data: Any) -> None:
         """Call the handler; the ticker cancels this task when its time is over."""
         context = Context(self._parts.services, work)
-        work.start(self._clock.monotonic(), self._parts.spec.timeout_s, asyncio.current_task())
+        started_s = self._clock.monotonic()
+        work.start(started_s, self._timeout_s, asyncio.current_task())
         self._running.add(work)
-        started_s = time.perf_counter()
         ok = False
         try:
-            if function.kind is CallKind.ASYNC:
+            if function.kind is _ASYNC:
                 result = await function.function(context, data)
             elif function.kind is CallKind.PLAIN:
                 result = await self._parts.threads.call(function.function, context, data)
@@ -236,8 +245,8 @@ class Runner:
         finally:
             self._running.discard(work)
             work.task = None
-            self._metrics.observe(time.perf_counter() - started_s, ok, work.message.from_node)
-        if not work.overdue:
+            self._metrics.observe(self._clock.monotonic() - started_s, ok, work.message.from_node)
+        if not work.overdue and result is not None:
             await self._emit(work, result)
 
     async def _iterate(self, work: Work, function: HandlerFunction, context: Context, data: Any) -> None:
@@ -260,19 +269,19 @@ class Runner:
         if isinstance(result, Outcome):
             raise result
         if self._parts.handler.from_node_style:
-            if result is not None and not self._warned_of_result:
+            if not self._warned_of_result:
                 self._warned_of_result = True
                 log.warning("default_handler and custom_handlers send by ctx.send_output; what they return is ignored")
         elif isinstance(result, list):
             for number, item in enumerate(result, start=1):
                 await self._emit_one(work, item, last=number == len(result))
-        elif result is not None:
+        else:
             await self._emit_one(work, result, last=True)
 
     async def _emit_one(self, work: Work, value: Any, *, last: bool) -> None:
         if isinstance(value, Outcome):
             raise value
-        kind = MessageType.EARLY_EXIT if work.early_exit else MessageType.OK
+        kind = MessageType.EARLY_EXIT if work.early_exit else _OK
         await self._outputs.emit(work, encode_value(value), kind=kind, last=last)
 
     # --- 5. settle ---
@@ -307,27 +316,27 @@ class Runner:
             work.reader.nak(work.delivery, UNSETTLED_DELAY_S)
 
     async def _decide_and_settle(self, work: Work, failure: BaseException) -> None:
-        attempts = await self._parts.history.read(work.delivery)
-        decision = decide(failure, self._parts.spec.retry, failures=len(attempts), delivery=work.delivery.attempt)
+        record = await self._parts.history.read(work.delivery)
+        decision = decide(failure, self._parts.spec.retry, failures=record.failures, delivery=work.delivery.attempt)
         if decision.counts:
             now_s = self._clock.time_ns() / 1e9
-            attempts.append(Attempt(attempt=work.delivery.attempt, time_s=now_s, error=describe(failure)))
+            record.add(Attempt(attempt=work.delivery.attempt, time_s=now_s, error=describe(failure)))
         if decision.action == "ack":
             self._outputs.close_reply(work)
             work.reader.ack(work.delivery)
             self._metrics.counts.ok += 1
         elif decision.action == "retry":
-            await self._retry(work, failure, decision, attempts)
+            await self._retry(work, failure, decision, record)
             return
         else:
-            await self._bury(work, failure, decision, attempts)
+            await self._bury(work, failure, decision, record)
         if work.delivery.attempt > 1:
             await self._parts.history.forget(work.delivery)
 
-    async def _retry(self, work: Work, failure: BaseException, decision: Decision, attempts: list[Attempt]) -> None:
+    async def _retry(self, work: Work, failure: BaseException, decision: Decision, record: Record) -> None:
         # Written down before it is given back: in the other order another replica might not count this failure.
         if decision.counts:
-            await self._parts.history.write(work.delivery, attempts)
+            await self._parts.history.write(work.delivery, record)
         log.warning(
             "message %d failed (%s), again in %.2f s", work.delivery.sequence, describe(failure), decision.delay_s,
             exc_info=failure if log.isEnabledFor(logging.DEBUG) else None,
@@ -336,9 +345,9 @@ class Runner:
         work.reader.nak(work.delivery, decision.delay_s)
         self._metrics.counts.retried += 1
 
-    async def _bury(self, work: Work, failure: BaseException, decision: Decision, attempts: list[Attempt]) -> None:
+    async def _bury(self, work: Work, failure: BaseException, decision: Decision, record: Record) -> None:
         """Store the dead letter, tell the caller, and only then end the message: a crash in between repeats both."""
-        await self._parts.dead_letters.store(work, decision.reason, failure, attempts)
+        await self._parts.dead_letters.store(work, decision.reason, failure, record.attempts)
         if work.message.request_id:
             source = work.message.from_node or "unknown"
             text = f"Error in node '{self._node}' executing handler for node '{source}': {describe(failure)}"
@@ -384,6 +393,9 @@ class Runner:
 
 
 _END: Any = object()
+# Looked up once: reading a member of an enumeration costs as much as a call, and these are read for every message.
+_OK = MessageType.OK
+_ASYNC = CallKind.ASYNC
 
 
 def _is_stopping(work: Work) -> bool:

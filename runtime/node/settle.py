@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from runtime.errors import (
+    BusClosedError,
     BusError,
     BusUnavailableError,
     DecodeError,
@@ -21,6 +22,10 @@ from runtime.spec.node import RetryPolicy
 
 # Delays of a message that the bus would not take, by delivery; no handler failed, so the policy does not apply.
 BUS_FIRST_S, BUS_MAX_S = 1.0, 60.0
+# Characters of a described failure: it goes into ERROR messages and records, which have to stay small.
+MAX_TEXT = 1_000
+# Largest exponent of a backoff: beyond, every growing delay has long reached its cap.
+MAX_EXPONENT = 64
 
 Action = Literal["ack", "retry", "dead"]
 
@@ -57,7 +62,7 @@ def decide(failure: BaseException | None, policy: RetryPolicy, *, failures: int,
         return Decision("dead", counts=True, reason="encode")
     if isinstance(failure, MessageTooLargeError):
         return Decision("dead", counts=True, reason="too-large")
-    if isinstance(failure, (StreamFullError, BusUnavailableError)):
+    if isinstance(failure, (StreamFullError, BusUnavailableError, BusClosedError)):
         return Decision("retry", delay_s=min(BUS_MAX_S, BUS_FIRST_S * 2 ** min(delivery - 1, 16)))
     if isinstance(failure, BusError):
         return Decision("dead", reason="refused")
@@ -71,7 +76,10 @@ def decide(failure: BaseException | None, policy: RetryPolicy, *, failures: int,
 
 def backoff_s(policy: RetryPolicy, failures: int) -> float:
     """Return the delay after the given number of failed attempts: first × factor^(failures-1), capped, with jitter."""
-    delay_s = min(policy.max_s, policy.first_s * policy.factor ** min(failures - 1, 64))
+    try:
+        delay_s = min(policy.max_s, policy.first_s * policy.factor ** min(failures - 1, MAX_EXPONENT))
+    except OverflowError:
+        delay_s = policy.max_s
     return delay_s * random.uniform(1 - policy.jitter, 1 + policy.jitter)
 
 
@@ -81,6 +89,17 @@ def names_of(failure: BaseException) -> set[str]:
 
 
 def describe(failure: BaseException) -> str:
-    """Return a failure as one line: an outcome's own words, else `Class: text`."""
-    text = str(failure) if isinstance(failure, Outcome) else f"{type(failure).__name__}: {failure}"
-    return " ".join(text.split())
+    """Return a failure as one line of at most `MAX_TEXT` characters: an outcome's own words, else `Class: text`."""
+    text = text_of(failure)
+    text = text if isinstance(failure, Outcome) else f"{type(failure).__name__}: {text}".removesuffix(": ")
+    # Cut before the words are parted: a text of megabytes would take its time.
+    line = " ".join(text[: 2 * MAX_TEXT].split())
+    return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 1]}…"
+
+
+def text_of(failure: BaseException) -> str:
+    """Return the text of an exception; the user's own classes may fail even at that."""
+    try:
+        return str(failure)
+    except Exception as error:
+        return f"(its text cannot be read: {type(error).__name__})"

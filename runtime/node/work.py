@@ -161,11 +161,11 @@ class Outputs:
         """
         if work.handled:  # nobody would confirm it, settle it or know of it
             raise ContextError("ctx.send_output is only available while a message is handled")
-        subject = self.subject(channel)
-        answers = work.message.reply_to and (
-            kind is not MessageType.OK or (self._exit_channel is not None and self._exit_channel == (channel or "main"))
-        )
-        outcome = ReplyOutcome.OK.value if answers and (last or kind is MessageType.EARLY_EXIT) else ""
+        subject = self.subject(channel) if channel else self._subject
+        answers, outcome = False, ""
+        if work.message.reply_to:
+            answers = kind is not MessageType.OK or self._exit_channel == (channel or names.MAIN_CHANNEL)
+            outcome = ReplyOutcome.OK.value if answers and (last or kind is MessageType.EARLY_EXIT) else ""
         data = wire.encode_output(work.message, payload, from_node=self.node, kind=kind, outcome=outcome)
         reply = data if answers else None
         await self._publish(work, subject, data, kind, reply=reply, closes=bool(outcome), stored=stored)
@@ -204,7 +204,8 @@ class Outputs:
         stored: Confirm | None = None,
     ) -> None:
         data = wire.fit(data, self._publisher.limit_bytes)
-        number = work.outputs
+        # One ERROR ends a message, however many outputs the attempt before it had sent.
+        number = 0 if kind is MessageType.ERROR else work.outputs
         work.outputs += 1
         message_id = names.message_id(self.node, work.origin, number, mark=_MARKS[kind], redrive=work.redrive)
         headers = None

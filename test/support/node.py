@@ -11,7 +11,6 @@ assert node.outputs() == [{"sum": 3}]
 """
 
 import asyncio
-import sys
 import textwrap
 import time
 from collections.abc import Callable
@@ -110,6 +109,8 @@ class NodeUnderTest:
             self.settings = read_node(environment(folder, NODE_SPEC=spec_json, **(variables or {})))
         self._folder = folder
         self._publisher = self.outside.publisher(STREAM)
+        # The handler's module, whose globals a test reads.
+        self.module: ModuleType = ModuleType("not loaded")
         self._process: NodeProcess | None = None
         self._writer_task: asyncio.Task[None] | None = None
 
@@ -118,16 +119,12 @@ class NodeUnderTest:
         assert self._process is not None, "start first"
         return self._process
 
-    @property
-    def module(self) -> ModuleType:
-        """The handler's module, whose globals a test reads."""
-        return sys.modules["handler"]
-
     async def start(self) -> "NodeUnderTest":
         await self.prepare()
         handler = load_handler(
             self.settings.base_path, self.settings.handler_path, use_annotations=bool(self.settings.node_spec)
         )
+        self.module = handler.module
         stores = Stores(
             open_documents(self.settings.mongo_uri, self.settings.mongo_database), open_points(self.settings.influx_uri)
         )
