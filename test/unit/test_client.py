@@ -138,10 +138,15 @@ async def test_an_error_ends_the_iteration_over_all_answers(client: Workflow, no
 
 
 async def test_leaving_the_iteration_leaves_no_request_behind(client: Workflow, node: AnsweringNode) -> None:
-    answers = client.predict_all({"early": "soon"})
-    await anext(answers)
+    async def wait_for_an_answer() -> None:
+        await anext(client.predict_all({"silent": True}))
 
-    await answers.aclose()  # type: ignore[attr-defined]  # an async generator behind the public AsyncIterator
+    waiting = asyncio.create_task(wait_for_an_answer())
+    await settle()
+    assert client.in_flight == 1
+
+    waiting.cancel()
+    await asyncio.wait([waiting])
 
     assert client.in_flight == 0
 
@@ -296,6 +301,14 @@ async def test_what_cannot_be_sent_is_refused_and_leaves_nothing_behind(client: 
         client.predict(1, request_id="a\r\nb")
 
     assert client.in_flight == 0
+
+
+async def test_a_request_id_that_makes_the_headers_too_large_is_invalid(client: Workflow) -> None:
+    almost_full = random.Random(1).randbytes(1024 * 1024 - 1_700)
+
+    future = client.predict(almost_full, request_id="x" * 1_000)  # once in the envelope, once in the header
+
+    assert (await outcome_of(future))[0] == "invalid"
 
 
 async def test_a_request_id_that_is_in_flight_is_refused(client: Workflow) -> None:
