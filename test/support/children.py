@@ -1,0 +1,160 @@
+"""Nodes as child processes against a real nats-server, and the counting of what goes in and comes out."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from runtime import wire
+from runtime.bus.base import Confirmation, ConsumerConfig, Reader, StreamConfig
+from runtime.bus.nats import NatsBus
+from runtime.message import Message
+from runtime.payload import decode_value, encode_value
+from runtime.spec import names
+from runtime.spec.node import NodeSpec
+from test.support.node import DEAD_LETTERS, DURABLE, ENTRYPOINT, NODE, OUTPUT, STREAM, environment, write_handler
+
+ROOT = Path(__file__).parents[2]
+# Seconds after which something that has to happen is taken for lost.
+PATIENCE_S = 30.0
+
+
+class NodeChild:
+    """One replica as `python -m runtime node`."""
+
+    def __init__(self, folder: Path, url: str, spec: NodeSpec, **variables: str) -> None:
+        read_end, write_end = os.pipe()
+        own = environment(
+            folder, NATS_SERVER=url, NODE_SPEC=spec.model_dump_json(), READY_FD=str(write_end), **variables
+        )
+        self._log = folder / "node.log"
+        with self._log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "runtime", "node"],
+                cwd=ROOT, env={**os.environ, **own}, pass_fds=[write_end], stdout=log, stderr=log,
+            )  # fmt: skip
+        os.close(write_end)
+        self._ready = read_end
+
+    async def ready(self) -> "NodeChild":
+        """Wait until it takes messages; fails with its log when it ends before."""
+        said = await asyncio.wait_for(asyncio.to_thread(os.read, self._ready, 16), PATIENCE_S)
+        assert said == b"ready\n", f"the node ended with {self.process.wait()}:\n{self._log.read_text()}"
+        return self
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    async def exit_code(self) -> int:
+        return await asyncio.wait_for(asyncio.to_thread(self.process.wait), PATIENCE_S)
+
+    def log(self) -> str:
+        return self._log.read_text()
+
+    def close(self) -> None:
+        """End it, whatever the test has left of it."""
+        if self.process.poll() is None:
+            self.kill()
+        os.close(self._ready)
+
+
+class Workbench:
+    """The streams of one node on a real server, with a feeder and a reader of the outputs."""
+
+    def __init__(self, bus: NatsBus, folder: Path, url: str) -> None:
+        self.bus = bus
+        self.folder = folder
+        self.url = url
+        self.seen: list[Any] = []
+        self._children: list[NodeChild] = []
+        self._publisher = bus.publisher(STREAM)
+        self._reader: Reader | None = None
+
+    @classmethod
+    async def open(
+        cls, url: str, folder: Path, handler: str, *, ack_wait_s: float = 2.0, max_bytes: int = 0
+    ) -> "Workbench":
+        bus = await NatsBus.connect([url], name="workbench", request_timeout_s=2.0)
+        subjects = tuple(names.stream_subjects(STREAM))
+        await bus.ensure_stream(StreamConfig(name=STREAM, subjects=subjects, max_bytes=max_bytes))
+        await bus.ensure_stream(StreamConfig(name=DEAD_LETTERS, subjects=(f"{DEAD_LETTERS}.>",)))
+        bench = cls(bus, folder, url)
+        bench.consumer = ConsumerConfig(
+            stream=STREAM, durable=DURABLE, filter_subjects=(ENTRYPOINT,), ack_wait_s=ack_wait_s
+        )
+        await bus.ensure_consumer(bench.consumer)
+        write_handler(folder, handler)
+        bench._reader = bus.reader(
+            ConsumerConfig(stream=STREAM, durable="check", filter_subjects=(OUTPUT,)), create=True
+        )
+        bench._reader.prefetch = 500
+        await bench._reader.start()
+        return bench
+
+    consumer: ConsumerConfig
+
+    async def start_child(self, spec: NodeSpec, **variables: str) -> NodeChild:
+        child = NodeChild(self.folder, self.url, spec, **variables)
+        self._children.append(child)
+        return await child.ready()
+
+    async def feed(self, values: Iterable[Any]) -> None:
+        """Store one message for each value; returns once all of them are stored."""
+        stored = []
+        for number, value in enumerate(values):
+            message = Message(request_id=f"r{number}", payload=encode_value(value), from_node="entrypoint")
+            confirm = Confirmation()
+            await self._publisher.publish(ENTRYPOINT, wire.encode(message), message_id=f"in.{value}", confirm=confirm)
+            stored.append(confirm)
+        for confirm in stored:
+            await confirm
+
+    async def see(self, count: int, patience_s: float = PATIENCE_S) -> list[Any]:
+        """Wait until `count` outputs are stored in all; returns their values in the order of the stream."""
+        assert self._reader is not None
+        try:
+            async with asyncio.timeout(patience_s):
+                while len(self.seen) < count:
+                    delivery = await self._reader.take()
+                    self._reader.ack(delivery)
+                    self.seen.append(decode_value(wire.decode(delivery.data).payload))
+        except TimeoutError:
+            states = await self.bus.consumer_states(STREAM)
+            raise AssertionError(f"{len(self.seen)} of {count} outputs after {patience_s} s; {states}") from None
+        return self.seen
+
+    async def settled(self) -> None:
+        """Wait until the server holds nothing of the entrypoint as unacknowledged: the last acks are on their way."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                states = {state.name: state for state in await self.bus.consumer_states(STREAM)}
+                if not states[DURABLE].pending and not states[DURABLE].ack_pending:
+                    return
+
+    async def stored(self) -> int:
+        """Return how many outputs the stream holds: a repeated one would count twice."""
+        return (await self.bus.stream_state(STREAM)).subjects.get(OUTPUT, 0)
+
+    async def dead_letters(self) -> int:
+        return (await self.bus.stream_state(DEAD_LETTERS)).messages
+
+    async def delete_consumer(self) -> None:
+        answer = await self.bus.request(f"$JS.API.CONSUMER.DELETE.{STREAM}.{DURABLE}", b"", timeout_s=5)
+        assert b'"success":true' in answer.data
+
+    async def close(self) -> None:
+        for child in self._children:
+            child.close()
+            print(f"log of {NODE}:\n{child.log()[-4000:]}")
+        if self._reader is not None:
+            await self._reader.close()
+        await self._publisher.close()
+        await self.bus.close()
