@@ -31,6 +31,8 @@ BYTES_TYPE = wrappers_pb2.BytesValue.DESCRIPTOR.full_name
 Decoder = Callable[[bytes], Any]
 
 _RAW = (Any, object, any_pb2.Any, ProtobufMessage)
+# Most results; looked up first, because asking whether something is a protobuf message is slow.
+_PLAIN_TYPES = frozenset((dict, str, int, float, list, tuple, bool))
 _JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -85,10 +87,11 @@ def decode_value(payload: bytes) -> Any:
 
 def encode_value(value: Any) -> bytes:
     """Return the payload of one result. Raises EncodeError naming the type, or the key path of what does not fit."""
-    if isinstance(value, ProtobufMessage):
-        return _encode_protobuf(value)
-    if isinstance(value, (bytes, bytearray, memoryview)):
-        return _wrap(_BYTES_HEAD, bytes(value))
+    if type(value) not in _PLAIN_TYPES:
+        if isinstance(value, ProtobufMessage):
+            return _encode_protobuf(value)
+        if isinstance(value, (bytes, bytearray, memoryview)):
+            return _wrap(_BYTES_HEAD, bytes(value))
     try:
         text = orjson.dumps(value, _plain, _JSON_OPTIONS)
     except TypeError as error:

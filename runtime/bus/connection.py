@@ -54,7 +54,8 @@ class Connection:
         self._on_disconnect: list[Listener] = []
         self._on_reconnect: list[Listener] = []
         self._closing = False
-        self._max_payload_bytes = 0
+        # Largest message that the server takes, headers included; it may change with a reconnect.
+        self.max_payload_bytes = 0
 
     @classmethod
     async def open(
@@ -79,14 +80,9 @@ class Connection:
                     ) from error
                 log.warning("waiting for NATS at %s: %s", where, describe(cause), extra={"action": "wait-nats"})
         connection._check_server()
-        connection._max_payload_bytes = int(connection.client.max_payload)
+        connection.max_payload_bytes = int(connection.client.max_payload)
         connection._sender = loop.create_task(connection._send(), name=f"{name} outbox")
         return connection
-
-    @property
-    def max_payload_bytes(self) -> int:
-        """Largest message that the server takes, headers included; it may change with a reconnect."""
-        return self._max_payload_bytes
 
     @property
     def is_connected(self) -> bool:
@@ -221,7 +217,7 @@ class Connection:
     async def _reconnected(self) -> None:
         log.info("NATS is back", extra={"action": "reconnect"})
         self.last_error = None
-        self._max_payload_bytes = int(self.client.max_payload)
+        self.max_payload_bytes = int(self.client.max_payload)
         for listener in list(self._on_reconnect):
             listener()
         if self._wake is not None and not self._wake.done():

@@ -238,7 +238,8 @@ class NatsReader:
         else:
             self._unsettled[delivery.sequence] = delivery
             self._buffer.append(delivery)
-            self._wake_taker()
+            if self._takers:
+                self._wake_taker()
         if not self._requests:
             self._ask()
 

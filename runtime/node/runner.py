@@ -13,7 +13,7 @@ PubAcks arrive meanwhile, and the last one settles the delivery.
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -92,8 +92,8 @@ class Runner:
         self._metrics = parts.metrics
         self._node = parts.services.node
         self._timeout_s = parts.spec.timeout_s
-        # Works whose handler is running, for the ticker.
-        self._running: set[Work] = set()
+        # Slot -> the work whose handler it is running, for the ticker.
+        self._running: dict[asyncio.Task[None], Work | None] = {}
         self._slots: list[asyncio.Task[None]] = []
         self._failing: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
@@ -153,21 +153,23 @@ class Runner:
     async def _slot(self, reader: Reader) -> None:
         """Work on one message after the other."""
         done = 0
+        slot = asyncio.current_task()
+        assert slot is not None, "a slot is a task"
         while True:
             try:
                 delivery = await reader.take()
             except ReaderClosed:
                 return
             if self._turn is None:
-                await self._work_on(delivery, reader)
+                await self._work_on(delivery, reader, slot)
             else:
                 async with self._turn:
-                    await self._work_on(delivery, reader)
+                    await self._work_on(delivery, reader, slot)
             done += 1
             if done % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
-    async def _work_on(self, delivery: Delivery, reader: Reader) -> None:
+    async def _work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
         self._metrics.counts.taken += 1
         work = Work(delivery, reader, self._finish)
         failure: BaseException | None = None
@@ -176,7 +178,7 @@ class Runner:
             if call is None:
                 await self._pass_along(work)
             else:
-                await self._handle(work, *call)
+                await self._handle(work, slot, *call)
         except asyncio.CancelledError as error:
             if _is_stopping(work):  # nothing is settled, `close` of the reader gives it back
                 raise
@@ -226,12 +228,12 @@ class Runner:
 
     # --- 3. handle ---
 
-    async def _handle(self, work: Work, function: HandlerFunction, data: Any) -> None:
-        """Call the handler; the ticker cancels this task when its time is over."""
+    async def _handle(self, work: Work, slot: asyncio.Task[None], function: HandlerFunction, data: Any) -> None:
+        """Call the handler; the ticker cancels the slot when its time is over."""
         context = Context(self._parts.services, work)
         started_s = self._clock.monotonic()
-        work.start(started_s, self._timeout_s, asyncio.current_task())
-        self._running.add(work)
+        work.start(started_s, self._timeout_s)
+        self._running[slot] = work
         ok = False
         try:
             if function.kind is _ASYNC:
@@ -243,8 +245,7 @@ class Runner:
                 await self._iterate(work, function, context, data)
             ok = not isinstance(result, Outcome)
         finally:
-            self._running.discard(work)
-            work.task = None
+            self._running[slot] = None
             self._metrics.observe(self._clock.monotonic() - started_s, ok, work.message.from_node)
         if not work.overdue and result is not None:
             await self._emit(work, result)
@@ -278,11 +279,11 @@ class Runner:
         else:
             await self._emit_one(work, result, last=True)
 
-    async def _emit_one(self, work: Work, value: Any, *, last: bool) -> None:
+    def _emit_one(self, work: Work, value: Any, *, last: bool) -> Awaitable[None]:
         if isinstance(value, Outcome):
             raise value
         kind = MessageType.EARLY_EXIT if work.early_exit else _OK
-        await self._outputs.emit(work, encode_value(value), kind=kind, last=last)
+        return self._outputs.emit(work, encode_value(value), kind=kind, last=last)
 
     # --- 5. settle ---
 
@@ -375,10 +376,10 @@ class Runner:
 
     def _cancel_overdue(self) -> None:
         now_s = self._clock.monotonic()
-        for work in self._running:
-            if work.ends_s is not None and now_s >= work.ends_s and work.task is not None and not work.overdue:
+        for slot, work in self._running.items():
+            if work is not None and work.ends_s is not None and now_s >= work.ends_s and not work.overdue:
                 work.overdue = True
-                work.task.cancel()
+                slot.cancel()
 
     def _spawn(self, coroutine: Any, name: str) -> asyncio.Task[None]:
         """Start a task whose death ends the process: a runner that lost one would be alive and deaf."""

@@ -4,8 +4,7 @@
 and when, is decided in `runner.py`.
 """
 
-import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from runtime import wire
 from runtime.bus.base import Bus, Confirm, Delivery, Publisher, Reader
@@ -37,7 +36,6 @@ class Work:
         "redrive",
         "replied",
         "saves",
-        "task",
         "timeout_s",
     )
 
@@ -58,8 +56,7 @@ class Work:
         self.finished = False
         self.early_exit = False
         self.replied = False
-        # While the handler runs: its task, when it is overdue, and whether it was cancelled for that.
-        self.task: asyncio.Task[None] | None = None
+        # While the handler runs: when it is overdue, and whether it was cancelled for that.
         self.timeout_s: float | None = None
         self.ends_s: float | None = None
         self.overdue = False
@@ -74,9 +71,8 @@ class Work:
         except ValueError:
             self.failure = DecodeError(f"the headers of a redriven message are no numbers: {headers}", reason="headers")
 
-    def start(self, now_s: float, timeout_s: float | None, task: asyncio.Task[None] | None) -> None:
-        """The handler begins, in `task`, and has `timeout_s` seconds (None: no limit)."""
-        self.task = task
+    def start(self, now_s: float, timeout_s: float | None) -> None:
+        """The handler begins, and has `timeout_s` seconds (None: no limit)."""
         self.timeout_s = timeout_s
         self.ends_s = None if timeout_s is None else now_s + timeout_s
 
@@ -104,6 +100,8 @@ class Work:
 
 
 _UNREAD = Message()
+# Looked up once: reading a member of an enumeration costs as much as a call.
+_OK = MessageType.OK
 
 
 class Outputs:
@@ -144,7 +142,7 @@ class Outputs:
             raise ContextError(f"'{channel}' is no channel; use a-z, 0-9 and '-'")
         return f"{self._subject}.{channel}"
 
-    async def emit(
+    def emit(
         self,
         work: Work,
         payload: bytes,
@@ -153,8 +151,8 @@ class Outputs:
         kind: MessageType = MessageType.OK,
         last: bool = False,
         stored: Confirm | None = None,
-    ) -> None:
-        """Hand one output over; the work is not finished before it is confirmed.
+    ) -> Awaitable[None]:
+        """Hand one output over, when awaited; the work is not finished before it is confirmed.
 
         last: nothing follows it, so on the exit node it carries the outcome. stored: told once it is confirmed.
         Raises MessageTooLargeError, ContextError, BusClosedError; nothing was sent then.
@@ -164,24 +162,23 @@ class Outputs:
         subject = self.subject(channel) if channel else self._subject
         answers, outcome = False, ""
         if work.message.reply_to:
-            answers = kind is not MessageType.OK or self._exit_channel == (channel or names.MAIN_CHANNEL)
+            answers = kind is not _OK or self._exit_channel == (channel or names.MAIN_CHANNEL)
             outcome = ReplyOutcome.OK.value if answers and (last or kind is MessageType.EARLY_EXIT) else ""
         data = wire.encode_output(work.message, payload, from_node=self.node, kind=kind, outcome=outcome)
-        reply = data if answers else None
-        await self._publish(work, subject, data, kind, reply=reply, closes=bool(outcome), stored=stored)
+        return self._publish(work, subject, data, kind, answers=answers, closes=bool(outcome), stored=stored)
 
-    async def fail(self, work: Work, subject: str, text: str, outcome: ReplyOutcome, stored: Confirm) -> None:
+    def fail(self, work: Work, subject: str, text: str, outcome: ReplyOutcome, stored: Confirm) -> Awaitable[None]:
         """Publish the ERROR of a message that was given up, so that it reaches the exit node and the caller."""
         data = wire.encode_output(
             work.message, b"", from_node=self.node, kind=MessageType.ERROR, error=text, outcome=outcome.value
         )
-        reply = data if self.is_exit else None
-        await self._publish(work, subject, data, MessageType.ERROR, reply=reply, closes=True, stored=stored)
+        answers = self.is_exit and bool(work.message.reply_to)
+        return self._publish(work, subject, data, MessageType.ERROR, answers=answers, closes=True, stored=stored)
 
-    async def forward(self, work: Work, subject: str) -> None:
+    def forward(self, work: Work, subject: str) -> Awaitable[None]:
         """Publish the input's bytes unchanged: an ERROR or an early answer on its way to the exit node."""
-        data = work.delivery.data
-        await self._publish(work, subject, data, work.message.type, reply=data if self.is_exit else None, closes=True)
+        answers = self.is_exit and bool(work.message.reply_to)
+        return self._publish(work, subject, work.delivery.data, work.message.type, answers=answers, closes=True)
 
     def close_reply(self, work: Work) -> None:
         """Tell a caller who has not been told the outcome yet that there is nothing more to come."""
@@ -199,21 +196,23 @@ class Outputs:
         data: bytes,
         kind: MessageType,
         *,
-        reply: bytes | None,
+        answers: bool,
         closes: bool,
         stored: Confirm | None = None,
     ) -> None:
+        """answers: the caller gets the output, too. closes: it is the last thing that he hears of."""
         data = wire.fit(data, self._publisher.limit_bytes)
         # One ERROR ends a message, however many outputs the attempt before it had sent.
         number = 0 if kind is MessageType.ERROR else work.outputs
         work.outputs += 1
-        message_id = names.message_id(self.node, work.origin, number, mark=_MARKS[kind], redrive=work.redrive)
+        mark = "" if kind is _OK else _MARKS[kind]
+        message_id = names.message_id(self.node, work.origin, number, mark=mark, redrive=work.redrive)
         headers = None
         if work.redrive:
             headers = {names.ORIGIN_HEADER: str(work.origin), names.REDRIVE_HEADER: str(work.redrive)}
         confirm: Confirm = work.confirmed
-        if (reply is not None and work.message.reply_to) or stored is not None:
-            confirm = self._answering(work, data if reply is not None else None, closes, stored)
+        if answers or stored is not None:
+            confirm = self._answering(work, data if answers else None, closes, stored)
         work.outstanding += 1
         try:
             await self._publisher.publish(subject, data, message_id=message_id, confirm=confirm, headers=headers)
@@ -225,7 +224,7 @@ class Outputs:
         """Return the confirm of an output that the caller is to see: he gets it once it is stored, not before."""
 
         def confirm(error: BusError | None) -> None:
-            if error is None and reply is not None and work.message.reply_to:
+            if error is None and reply is not None:
                 work.replied = work.replied or closes
                 self._bus.send(work.message.reply_to, reply)
             if stored is not None:
