@@ -5,6 +5,7 @@ processes, the network and the disk; one replica runs of each node, and the mana
 """
 
 import asyncio
+import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AsyncExitStack
@@ -24,6 +25,7 @@ from runtime.deploy.process import Process
 from runtime.deploy.service import WriterDesk
 from runtime.errors import ConfigError, NotFoundError
 from runtime.message import MessageType
+from runtime.node import watchdog
 from runtime.node.handler import HandlerFunction, LoadedHandler
 from runtime.node.process import NodeProcess, Stores
 from runtime.settings import read_node
@@ -48,6 +50,8 @@ PATIENCE_S = 0.2
 STUCK_S = 30.0
 # Real seconds between two looks at what works in a thread.
 LOOK_S = 0.001
+
+_WATCHDOG_LOG = logging.getLogger(watchdog.__name__)
 
 # What can be seen of the work from outside: deliveries in hand, messages not yet taken, messages stored.
 Activity = tuple[int, int, int]
@@ -167,6 +171,9 @@ class Workflow:
 
     async def _open(self, stack: AsyncExitStack) -> None:
         """Start in the order of a deployment: streams, writer, nodes, and last whoever sends."""
+        # It compares real time with the beat of a ticker that follows the fake clock: here it would report nonsense.
+        _WATCHDOG_LOG.addFilter(_nothing)
+        stack.callback(_WATCHDOG_LOG.removeFilter, _nothing)
         processes = self._node_processes()
         self._set_variables(processes, stack)
         modules = HandlerModules(self.definition.folder.absolute())
@@ -294,6 +301,10 @@ class Workflow:
             return
         for sequence in range(1, found.state().last_sequence + 1):
             yield found.get(sequence)
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 def _restore_variables(before: Mapping[str, str | None]) -> None:
