@@ -71,7 +71,7 @@ class Connection:
                     await connection._connect(servers)
                 break
             except (TimeoutError, OSError, nats.errors.Error) as error:
-                await connection.client.close()
+                await connection._close_client()
                 cause = connection.last_error or error
                 where = ", ".join(redact(server) for server in servers)
                 if loop.time() >= give_up_s or _is_refusal(cause):
@@ -149,7 +149,15 @@ class Connection:
         if self._sender is not None:
             self._sender.cancel()
             await asyncio.gather(self._sender, return_exceptions=True)
-        await self.client.close()
+        await self._close_client()
+
+    async def _close_client(self) -> None:
+        try:
+            await self.client.close()
+        except RuntimeError as error:
+            # While NATS is away, nats-py writes what it still holds into the closed transport; uvloop refuses that.
+            log.debug("closing NATS while it is away: %s", error)
+            self.closed.set()
 
     # --- the client's side ---
 
