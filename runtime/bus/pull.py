@@ -353,7 +353,9 @@ class NatsReader:
         """No sign of life while requests are open: ask for the consumer, and go by the answer."""
         self.state = PullState.SUSPECT
         self._forget_requests()
-        log.warning("no sign of life from consumer %s for %g s", self._config.durable, SILENCE_S)
+        log.warning(
+            "no sign of life from consumer %s for %g s", self._config.durable, SILENCE_S, extra={"action": "silent"}
+        )
         try:
             await self._topology.ack_wait_s(self._config.stream, self._config.durable)
         except NotFoundError:

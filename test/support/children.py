@@ -13,9 +13,13 @@ from runtime import wire
 from runtime.bus.base import Confirmation, ConsumerConfig, Reader, StreamConfig
 from runtime.bus.nats import NatsBus
 from runtime.message import Message
+from runtime.node.handler import load_handler
+from runtime.node.process import NodeProcess, Stores
 from runtime.payload import decode_value, encode_value
+from runtime.settings import read_node
 from runtime.spec import names
 from runtime.spec.node import NodeSpec
+from runtime.stores.open import open_documents, open_points
 from test.support.node import DEAD_LETTERS, DURABLE, ENTRYPOINT, NODE, OUTPUT, STREAM, environment, write_handler
 
 ROOT = Path(__file__).parents[2]
@@ -74,7 +78,10 @@ class Workbench:
         self.folder = folder
         self.url = url
         self.seen: list[Any] = []
+        self._sequences: set[int] = set()
+        self._removed: set[int] = set()
         self._children: list[NodeChild] = []
+        self._nodes: list[tuple[NodeProcess, NatsBus]] = []
         self._publisher = bus.publisher(STREAM)
         self._reader: Reader | None = None
 
@@ -106,6 +113,18 @@ class Workbench:
         self._children.append(child)
         return await child.ready()
 
+    async def start_here(self, spec: NodeSpec, **variables: str) -> NodeProcess:
+        """Run a replica in this process, on a connection of its own."""
+        settings = read_node(
+            environment(self.folder, NATS_SERVER=self.url, NODE_SPEC=spec.model_dump_json(), **variables)
+        )
+        bus = await NatsBus.connect([self.url], name="node", request_timeout_s=settings.nats.request_timeout_s)
+        stores = Stores(open_documents(settings.mongo_uri, settings.mongo_database), open_points(settings.influx_uri))
+        node = NodeProcess(settings, bus, stores, load_handler(settings.base_path, settings.handler_path))
+        self._nodes.append((node, bus))
+        await node.start()
+        return node
+
     async def feed(self, values: Iterable[Any]) -> None:
         """Store one message for each value; returns once all of them are stored."""
         stored = []
@@ -125,11 +144,20 @@ class Workbench:
                 while len(self.seen) < count:
                     delivery = await self._reader.take()
                     self._reader.ack(delivery)
+                    if delivery.sequence in self._sequences:  # our own ack was lost
+                        continue
+                    self._sequences.add(delivery.sequence)
                     self.seen.append(decode_value(wire.decode(delivery.data).payload))
         except TimeoutError:
             states = await self.bus.consumer_states(STREAM)
             raise AssertionError(f"{len(self.seen)} of {count} outputs after {patience_s} s; {states}") from None
         return self.seen
+
+    async def forget_seen(self) -> None:
+        """Remove the outputs that were seen, as the manager's purge does, to make room in a full stream."""
+        for sequence in self._sequences - self._removed:
+            await self.bus.delete_message(STREAM, sequence)
+            self._removed.add(sequence)
 
     async def settled(self) -> None:
         """Wait until the server holds nothing of the entrypoint as unacknowledged: the last acks are on their way."""
@@ -154,6 +182,9 @@ class Workbench:
         for child in self._children:
             child.close()
             print(f"log of {NODE}:\n{child.log()[-4000:]}")
+        for node, bus in self._nodes:
+            await node.stop()
+            await bus.close()
         if self._reader is not None:
             await self._reader.close()
         await self._publisher.close()
