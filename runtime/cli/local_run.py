@@ -21,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 from runtime import log as logs
+from runtime.bus.embedded import EmbeddedServer
 from runtime.children import die_with_parent
 from runtime.cli import exits
 from runtime.cli.console import Console
@@ -74,13 +75,16 @@ class LocalRun:
         self._force = asyncio.Event()
         self._console = Console(on_closed=self._stop.set)
         self._exit_code = exits.OK
+        # None where NATS is not ours; and where it is, which is known once it runs.
+        self._server: EmbeddedServer | None = None
+        self._servers: tuple[str, ...] = ()
         self._workflow = self._load()
 
     async def run(self) -> int:
         logs.configure(level="DEBUG" if self._options.log_level == "DEBUG" else "WARN", stream=sys.stdout)
         self._started_s = asyncio.get_running_loop().time()
         with _only_run_in(self._options.place), self._signals():
-            async with self._nats() as self._servers, self._processes() as supervisor:
+            async with self._nats(), self._processes() as supervisor:
                 async with self._background(supervisor):
                     await self._stop.wait()
                 await self._end(supervisor)
@@ -119,14 +123,15 @@ class LocalRun:
         return plan(workflow, target)
 
     @asynccontextmanager
-    async def _nats(self) -> AsyncIterator[tuple[str, ...]]:
+    async def _nats(self) -> AsyncIterator[None]:
         self._options.store.mkdir(parents=True, exist_ok=True)
         if self._options.nats:
-            self._server = None
-            yield tuple(self._options.nats.split(","))
+            self._servers = tuple(self._options.nats.split(","))
+            yield
             return
         async with embedded_nats(self._options.store / "nats") as self._server:
-            yield (self._server.url,)
+            self._servers = (self._server.url,)
+            yield
 
     @asynccontextmanager
     async def _processes(self) -> AsyncIterator[Supervisor]:

@@ -4,12 +4,12 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Self
 
 import pydantic
 
 from runtime import log as logs
-from runtime.bus.base import Bus, CoreMessage
+from runtime.bus.base import Bus, CoreMessage, Subscription
 from runtime.bus.nats import NatsBus
 from runtime.clock import SystemClock
 from runtime.deploy.manager import Manager
@@ -53,8 +53,7 @@ async def run_writer(settings: WriterSettings, stop: asyncio.Event) -> None:
     store = open_documents(settings.mongo_uri, settings.mongo_database)
     try:
         async with _connected(settings.nats, f"writer of {settings.subject}") as bus:
-            desk = WriterDesk(Writer(store), bus)
-            await desk.open(settings.subject)
+            desk = await WriterDesk.open(Writer(store), bus, settings.subject)
             _tell_ready(settings.ready_fd)
             try:
                 await _work_until(stop, bus, desk.run())
@@ -70,12 +69,16 @@ class WriterDesk:
     def __init__(self, writer: Writer, bus: Bus) -> None:
         self._writer = writer
         self._bus = bus
+        self._storing = asyncio.create_task(writer.run(), name="writer")
         self._answers: set[asyncio.Task[None]] = set()
+        self._subscription: Subscription | None = None
 
-    async def open(self, subject: str) -> None:
+    @classmethod
+    async def open(cls, writer: Writer, bus: Bus, subject: str) -> Self:
         """Begin to take requests; several writers share them."""
-        self._subscription = await self._bus.subscribe(subject, self._take, queue=names.WRITER_QUEUE)
-        self._storing = asyncio.create_task(self._writer.run(), name="writer")
+        desk = cls(writer, bus)
+        desk._subscription = await bus.subscribe(subject, desk._take, queue=names.WRITER_QUEUE)
+        return desk
 
     async def run(self) -> None:
         """Wait for the end of the storing task, which ends only by a failure."""
@@ -83,7 +86,8 @@ class WriterDesk:
 
     async def close(self, grace_s: float) -> None:
         """Take no more requests, and answer within `grace_s` what has arrived."""
-        await self._subscription.unsubscribe()
+        if self._subscription is not None:
+            await self._subscription.unsubscribe()
         if self._answers:
             await asyncio.wait(self._answers, timeout=grace_s)
         await self._writer.close()

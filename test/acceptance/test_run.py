@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from runtime.bus.embedded import EmbeddedServer
 from runtime.cli import exits
 from runtime.stores.base import Document
 from runtime.stores.open import open_documents
@@ -373,6 +374,18 @@ def test_the_demo_is_run_and_its_exit_code_is_that_of_the_run(run: Callable[...,
     assert started.wait_for_end() == 7
     assert started.lines[-1] == "demo of flow"
     assert " INFO " not in "\n".join(started.lines)
+
+
+def test_another_server_can_be_used(run: Callable[..., Run], flow: Path, nats_server: EmbeddedServer) -> None:
+    write(flow, "nodes: [{name: save, handler: save.py}]", save=SAVE)
+    started = run("--nats", nats_server.url, "--store", "data", "--runtime", "shared")
+    started.wait_for("^ready in ")
+
+    answer = krt(started.place, "send", "any", '{"n": 1}', "--nats", nats_server.url, "--stream", "shared_dev_flow")
+
+    assert (answer.returncode, json.loads(answer.stdout)) == (exits.OK, {"n": 1})
+    assert len(started.pids()) == 3
+    assert (started.place / "data" / "data.db").exists()
 
 
 def test_a_second_run_in_the_same_folder_is_refused(run: Callable[..., Run], flow: Path, tmp_path: Path) -> None:
