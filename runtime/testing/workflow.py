@@ -218,8 +218,7 @@ class Workflow:
         os.environ.update(own)
 
     async def _start_writer(self, bus: MemoryBus, stack: AsyncExitStack) -> None:
-        desk = WriterDesk(Writer(MemoryDocuments(self._collections)), bus)
-        await desk.open(names.WRITER_SUBJECT)
+        desk = await WriterDesk.open(Writer(MemoryDocuments(self._collections)), bus, names.WRITER_SUBJECT)
         stack.push_async_callback(desk.close, GRACE_S)
 
     async def _start_node(self, process: Process, handler: LoadedHandler, stack: AsyncExitStack) -> None:
