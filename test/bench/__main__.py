@@ -1,7 +1,7 @@
 """`python -m test.bench`: take the measurements, print one table of ratios, write it as JSON.
 
-python -m test.bench                        # everything but the soak: about ten minutes
-python -m test.bench --quick                # shorter measurements, one round: about two minutes
+python -m test.bench                        # everything but the soak: five to ten minutes
+python -m test.bench --quick                # shorter measurements, one round: one to two minutes
 python -m test.bench --only latency --only memory
 python -m test.bench --soak --json soak.json
 python -m test.bench --profile profiles     # one node under cProfile, no table
