@@ -82,6 +82,7 @@ class Connection:
         connection._check_server()
         connection.max_payload_bytes = int(connection.client.max_payload)
         connection._sender = loop.create_task(connection._send(), name=f"{name} outbox")
+        connection._sender.add_done_callback(connection._on_sender_end)
         return connection
 
     @property
@@ -205,6 +206,12 @@ class Connection:
             if self._drained is not None and not self._outbox:
                 self._drained.set_result(None)
                 self._drained = None
+
+    def _on_sender_end(self, sender: asyncio.Task[None]) -> None:
+        """A connection that sends nothing any more is as good as closed: whoever lives by it has to end."""
+        if not sender.cancelled() and (error := sender.exception()) is not None:
+            log.error("nothing is sent to NATS any more", exc_info=error, extra={"action": "died"})
+            self.closed.set()
 
     async def _error(self, error: Exception) -> None:
         text = describe(error)

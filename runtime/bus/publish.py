@@ -202,6 +202,7 @@ class NatsPublisher:
 
     def _on_reconnect(self) -> None:
         """Send everything unconfirmed again, in its order: what became of it is not known, its id makes it harmless."""
+        self._connection.discard(self._prefix)  # handed over while NATS was away: it is in the table as well
         unknown = list(self._sent.values())
         self._sent.clear()
         now_s = self._clock.monotonic()
@@ -258,7 +259,8 @@ class NatsPublisher:
 
     def _refuse(self, message: _Unconfirmed, error: BusError) -> None:
         """Keep a message that was refused, in its old place, and try the oldest one again after a while."""
-        if message is self._probe:
+        is_probe = message is self._probe
+        if is_probe:
             self._probe = None
         now_s = self._clock.monotonic()
         if now_s - message.first_s >= self._give_up_s:
@@ -267,7 +269,7 @@ class NatsPublisher:
         if message.error is None:
             self._troubled += 1
         message.error = error
-        if not self._refused:
+        if is_probe or not self._refused:
             self._refusals += 1
             backoff_s = min(BACKOFF_MAX_S, BACKOFF_FIRST_S * 2 ** min(self._refusals - 1, 10))
             self._next_probe_s = now_s + backoff_s * random.uniform(0.8, 1.2)

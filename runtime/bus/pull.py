@@ -313,10 +313,18 @@ class NatsReader:
         self._gone.set()
 
     async def _rebind(self) -> None:
+        """Leave GONE: find the consumer, however long that takes and whatever comes in between."""
         while True:
             await self._gone.wait()
+            try:
+                await self._bind(float("inf"))
+            except BusClosedError:
+                raise
+            except BusError as error:  # the server went away between its answer and the subscription
+                log.warning("consumer %s cannot be bound: %s", self._config.durable, error, extra={"action": "unbound"})
+                await self._clock.sleep(MISSING_FIRST_S)
+                continue
             self._gone.clear()
-            await self._bind(float("inf"))
             log.info("consumer %s is back", self._config.durable, extra={"action": "bound"})
 
     def _on_disconnect(self) -> None:
@@ -356,16 +364,19 @@ class NatsReader:
         log.warning(
             "no sign of life from consumer %s for %g s", self._config.durable, SILENCE_S, extra={"action": "silent"}
         )
+        missing = False
         try:
             await self._topology.ack_wait_s(self._config.stream, self._config.durable)
         except NotFoundError:
-            self.state = PullState.PULLING
-            self._lose("the server does not know it")
-            return
+            missing = True
         except BusError as error:
             log.warning("consumer %s: %s", self._config.durable, error)
+        if self.state is not PullState.SUSPECT:  # drained meanwhile, and to stay so
+            return
         self.state = PullState.PULLING
         self._life_s = self._clock.monotonic()
+        if missing:
+            self._lose("the server does not know it")
 
     async def _end_with_connection(self) -> None:
         await self._connection.closed.wait()
