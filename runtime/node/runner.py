@@ -261,8 +261,12 @@ class Runner:
                 await items.aclose()
             return
         iterator = await self._parts.threads.call(function.function, context, data)
-        while (item := await self._parts.threads.call(next, iterator, _END)) is not _END:
-            await self._emit_one(work, item, last=False)
+        try:
+            while (item := await self._parts.threads.call(next, iterator, _END)) is not _END:
+                await self._emit_one(work, item, last=False)
+        except Exception:  # not when cancelled: its thread may still be inside of it
+            await self._parts.threads.call(iterator.close)
+            raise
 
     # --- 4. publish ---
 
@@ -364,7 +368,6 @@ class Runner:
     async def _tick(self) -> None:
         while True:
             await self._clock.sleep(TICK_S)
-            self._watchdog.beat()
             self._cancel_overdue()
             readers = self._parts.readers
             prefetch = self._metrics.prefetch(self._parts.concurrency)
