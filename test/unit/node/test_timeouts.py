@@ -160,9 +160,10 @@ async def test_too_many_stuck_threads_end_the_process(start_node: StartNode) -> 
     node = await start_node(
         """
         import threading
-        never = threading.Event()
+        never, started = threading.Event(), []
 
         def handler(ctx, data):
+            started.append(1)
             never.wait()
         """,
         spec=node_spec(timeout_s=0.5, retry=ONCE),
@@ -170,10 +171,9 @@ async def test_too_many_stuck_threads_end_the_process(start_node: StartNode) -> 
     for _ in range(9):
         await node.send()
 
-    for _ in range(40):
-        await node.clock.advance(0.5)
-        if node.process.failed.done():
-            break
+    for number in range(1, 9):
+        await node.until(lambda number=number: len(node.module.started) == number)
+        await node.clock.advance(1)
 
     with pytest.raises(RuntimeError, match="8 handler calls never came back"):
         node.process.failed.result()
