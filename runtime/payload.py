@@ -215,15 +215,18 @@ def _encode_protobuf(value: ProtobufMessage) -> bytes:
 
 def _wrap(head: bytes, content: bytes) -> bytes:
     """Return the Any whose inner message holds `content` in field 1."""
-    inner_tag = b"\x0a" + _varint(len(content))
-    return b"".join((head, _varint(len(inner_tag) + len(content)), inner_tag, content))
+    size = len(content)
+    if 0x80 <= size < 0x3FFD:  # most payloads: both lengths take two bytes
+        inner = size + 3
+        lengths = bytes((inner & 0x7F | 0x80, inner >> 7, 0x0A, size & 0x7F | 0x80, size >> 7))
+        return b"".join((head, lengths, content))
+    tag = b"\x0a" + _varint(size)
+    return b"".join((head, _varint(len(tag) + size), tag, content))
 
 
 def _varint(number: int) -> bytes:
     if number < 0x80:
         return bytes((number,))
-    if number < 0x4000:  # most payloads
-        return bytes((number & 0x7F | 0x80, number >> 7))
     encoded = bytearray()
     while number >= 0x80:
         encoded.append(number & 0x7F | 0x80)

@@ -22,6 +22,7 @@ MAX_INFLATED_BYTES = 128 * 1024 * 1024
 HEADER_ROOM_BYTES = 2048
 
 _TYPES = {int(kind): kind for kind in MessageType}
+_new_tuple = tuple.__new__
 _parse: Callable[[bytes], Any] = Envelope.FromString
 
 
@@ -47,18 +48,22 @@ def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Mess
             reason="claim",
             request_id=envelope.request_id,
         )
-    return Message(
-        envelope.request_id,
-        envelope.payload,
-        envelope.error,
-        envelope.from_node,
-        _TYPES[kind],
-        envelope.state_id,
-        envelope.deadline,
-        envelope.reply_to,
-        envelope.traceparent,
-        dict(envelope.headers) if envelope.headers else NO_HEADERS,
-        envelope.outcome,
+    # Made as the tuple that it is: going through Message's own arguments takes three times as long.
+    return _new_tuple(
+        Message,
+        (
+            envelope.request_id,
+            envelope.payload,
+            envelope.error,
+            envelope.from_node,
+            _TYPES[kind],
+            envelope.state_id,
+            envelope.deadline,
+            envelope.reply_to,
+            envelope.traceparent,
+            dict(envelope.headers) if envelope.headers else NO_HEADERS,
+            envelope.outcome,
+        ),
     )
 
 

@@ -9,15 +9,13 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 import nats.errors
-from nats.aio.client import Client
-from nats.aio.msg import Msg
 from nats.js.client import JetStreamContext
 
 from runtime.bus.base import Headers
+from runtime.bus.direct import DirectClient, DirectSubscription, OnArrival, publish_command
 from runtime.errors import BusClosedError, BusUnavailableError, ServerError
 from runtime.settings import redact
 
@@ -34,7 +32,8 @@ PING_INTERVAL_S = 10
 PENDING_BYTES = 64 * 1024 * 1024
 
 Listener = Callable[[], None]
-Outgoing = tuple[str, bytes, str, Headers | None]
+# Bytes that are handed to the client at once.
+BATCH_BYTES = 1024 * 1024
 
 
 class Connection:
@@ -43,10 +42,11 @@ class Connection:
     def __init__(self, name: str, request_timeout_s: float) -> None:
         self.name = name
         self.request_timeout_s = request_timeout_s
-        self.client = Client()
+        self.client = DirectClient()
         self.closed = asyncio.Event()
         self.last_error: Exception | None = None
-        self._outbox: deque[Outgoing] = deque()
+        # Reply subject and command of each message that has not been handed to the client.
+        self._outbox: deque[tuple[str, bytes]] = deque()
         self._wake: asyncio.Future[None] | None = None
         # What `flush` waits for while the outbox is not empty.
         self._drained: asyncio.Future[None] | None = None
@@ -109,20 +109,29 @@ class Connection:
         return stop
 
     def write(self, subject: str, data: bytes, reply: str = "", headers: Headers | None = None) -> None:
-        """Append one message to the outbox; it leaves in the next turn of the loop, or after a reconnect."""
-        self._outbox.append((subject, data, reply, headers))
+        """Append one message to the outbox; it leaves in the next turn of the loop, or after a reconnect.
+
+        One that is larger than the server takes is dropped and logged: it would cost the connection.
+        Raises ValueError for a line break in a header.
+        """
+        command = publish_command(subject, data, reply, headers)
+        if len(data) > self.max_payload_bytes:
+            log.error(
+                "%d bytes for %s are dropped, NATS takes %d", len(data), subject, self.max_payload_bytes,
+                extra={"action": "unsent"},
+            )  # fmt: skip
+            return
+        self._outbox.append((reply, command))
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 
     def discard(self, reply_prefix: str) -> None:
         """Drop outbox entries with such a reply; their owner writes them again after the reconnect."""
-        self._outbox = deque(entry for entry in self._outbox if not entry[2].startswith(reply_prefix))
+        self._outbox = deque(entry for entry in self._outbox if not entry[0].startswith(reply_prefix))
 
-    async def subscribe(self, subject: str, callback: Callable[[Msg], Awaitable[None]], queue: str = "") -> Any:
-        """Subscribe without client-side limits; the callback only appends. Known to the server when this returns."""
-        subscription = await self.client.subscribe(
-            subject, queue, cb=callback, pending_msgs_limit=0, pending_bytes_limit=0
-        )
+    async def subscribe(self, subject: str, callback: OnArrival, queue: str = "") -> DirectSubscription:
+        """Subscribe; the callback only appends or schedules. Known to the server when this returns."""
+        subscription = await self.client.subscribe_direct(subject, callback, queue)
         await self.flush()
         return subscription
 
@@ -193,19 +202,20 @@ class Connection:
                 self._wake = loop.create_future()
                 await self._wake
             while self._outbox and self.client.is_connected:
-                subject, data, reply, headers = self._outbox.popleft()
-                try:
-                    await self.client.publish(subject, data, reply, headers)
-                except nats.errors.OutboundBufferLimitError:  # disconnected meanwhile
-                    self._outbox.appendleft((subject, data, reply, headers))
-                    break
-                except nats.errors.ConnectionClosedError:
-                    return
-                except nats.errors.Error as error:
-                    log.error("NATS takes no message on %s: %s", subject, describe(error), extra={"action": "unsent"})
+                await self.client.write(self._next_batch())
             if self._drained is not None and not self._outbox:
                 self._drained.set_result(None)
                 self._drained = None
+
+    def _next_batch(self) -> bytes:
+        """Take commands out of the outbox, about `BATCH_BYTES` of them."""
+        batch: list[bytes] = []
+        size = 0
+        while self._outbox and size < BATCH_BYTES:
+            command = self._outbox.popleft()[1]
+            batch.append(command)
+            size += len(command)
+        return b"".join(batch)
 
     def _on_sender_end(self, sender: asyncio.Task[None]) -> None:
         """A connection that sends nothing any more is as good as closed: whoever lives by it has to end."""

@@ -3,7 +3,6 @@
 from collections.abc import Callable
 
 import nats.errors
-from nats.aio.msg import Msg
 
 from runtime.bus.base import (
     GIVE_UP_S,
@@ -18,6 +17,7 @@ from runtime.bus.base import (
     Subscription,
 )
 from runtime.bus.connection import CONNECT_LIMIT_S, Connection, describe
+from runtime.bus.direct import Arrival, DirectSubscription
 from runtime.bus.kv import NatsKeyValue
 from runtime.bus.publish import NatsPublisher
 from runtime.bus.pull import NatsReader
@@ -73,15 +73,15 @@ class NatsBus:
             raise BusClosedError("the connection to NATS is closed") from error
         except (nats.errors.Error, TimeoutError, OSError) as error:
             raise BusUnavailableError(f"no answer on {subject} in {timeout_s:g} s: {describe(error)}") from error
-        return _core_message(answer)
+        return CoreMessage(answer.subject, answer.data, answer.reply, answer.headers or {})
 
     async def subscribe(
         self, subject: str, callback: Callable[[CoreMessage], None], *, queue: str = ""
     ) -> Subscription:
-        async def on_message(message: Msg) -> None:
-            callback(_core_message(message))
+        def on_arrival(message: Arrival) -> None:
+            callback(CoreMessage(message.subject, message.data, message.reply, message.headers or {}))
 
-        return _Subscription(await self._connection.subscribe(subject, on_message, queue))
+        return _Subscription(await self._connection.subscribe(subject, on_arrival, queue))
 
     def new_inbox(self) -> str:
         return self._connection.new_inbox()
@@ -132,15 +132,11 @@ class NatsBus:
 class _Subscription:
     """See `bus.base.Subscription`."""
 
-    def __init__(self, subscription: object) -> None:
+    def __init__(self, subscription: DirectSubscription) -> None:
         self._subscription = subscription
 
     async def unsubscribe(self) -> None:
         try:
-            await self._subscription.drain()  # type: ignore[attr-defined]  # nats-py is not typed here
+            await self._subscription.drain()
         except (nats.errors.Error, OSError):  # the connection is away, and the subscription with it
             return
-
-
-def _core_message(message: Msg) -> CoreMessage:
-    return CoreMessage(message.subject, message.data, message.reply, message.headers or {})

@@ -13,10 +13,9 @@ from collections.abc import Callable
 from operator import attrgetter
 from typing import Any
 
-from nats.aio.msg import Msg
-
 from runtime.bus.base import GIVE_UP_S, Confirm, Headers
 from runtime.bus.connection import Connection
+from runtime.bus.direct import Arrival, DirectSubscription
 from runtime.clock import Clock
 from runtime.errors import (
     BusClosedError,
@@ -101,7 +100,7 @@ class NatsPublisher:
         self._held = False
         self._closed = False
         self._opening = asyncio.Lock()
-        self._subscription: Any = None
+        self._subscription: DirectSubscription | None = None
         self._ticker: asyncio.Task[None] | None = None
         self._stop_listening: Callable[[], None] = lambda: None
 
@@ -156,7 +155,7 @@ class NatsPublisher:
             self._ticker.cancel()
             await asyncio.gather(self._ticker, return_exceptions=True)
         if self._subscription is not None and self._connection.is_connected:
-            await self._subscription.unsubscribe()
+            await self._subscription.drain()
         error = BusClosedError(f"the publisher into {self._stream} was closed before this message was confirmed")
         unconfirmed = [*self._sent.values(), *self._refused]
         self._sent.clear()
@@ -211,7 +210,7 @@ class NatsPublisher:
 
     # --- answers ---
 
-    async def _on_answer(self, answer: Msg) -> None:
+    def _on_answer(self, answer: Arrival) -> None:
         message = self._sent.pop(int(answer.subject[len(self._prefix) :]), None)
         if message is None:  # answered already, after it was sent again
             return

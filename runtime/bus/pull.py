@@ -11,13 +11,13 @@ import random
 from collections import deque
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
 
 import nats.errors
-from nats.aio.msg import Msg
 
 from runtime.bus.base import ConsumerConfig, Delivery, ReaderClosed
 from runtime.bus.connection import Connection, describe
+from runtime.bus.direct import Arrival, DirectSubscription
+from runtime.bus.requests import OpenRequests
 from runtime.bus.topology import Topology
 from runtime.clock import Clock
 from runtime.errors import BusClosedError, BusError, NotFoundError
@@ -72,14 +72,11 @@ class NatsReader:
         self._next_subject = f"$JS.API.CONSUMER.MSG.NEXT.{config.stream}.{config.durable}"
         self._ack_wait_s = config.ack_wait_s
         self._inbox = ""
-        self._subscription: Any = None
+        self._subscription: DirectSubscription | None = None
         self._buffer: deque[Delivery] = deque()
         self._takers: deque[asyncio.Future[None]] = deque()
         self._unsettled: dict[int, Delivery] = {}
-        # Open requests: number -> messages that it may still bring; `_asked` is their sum.
-        self._requests: dict[int, int] = {}
-        self._asked = 0
-        self._number = 0
+        self._requests = OpenRequests()
         self._life_s = 0.0
         self._not_before_s = 0.0
         self._held = False
@@ -91,7 +88,7 @@ class NatsReader:
     def __repr__(self) -> str:
         return (
             f"<NatsReader {self._config.stream}/{self._config.durable} {self.state} buffered={len(self._buffer)}"
-            f" in_hand={self.in_hand} asked={self._asked}>"
+            f" in_hand={self.in_hand} asked={self._requests.asked}>"
         )
 
     @property
@@ -177,42 +174,23 @@ class NatsReader:
     def _ask(self) -> None:
         """Open a request when the credit is worth one: half the window, or any with none open."""
         window = len(self._takers) + self.prefetch
-        credit = window - len(self._buffer) - self._asked
-        if credit <= 0 or (self._requests and credit * 2 < window):
+        credit = window - len(self._buffer) - self._requests.asked
+        if credit <= 0 or (self._requests.count and credit * 2 < window):
             return
-        if self.state is not PullState.PULLING or self._held or len(self._requests) >= MAX_REQUESTS:
+        if self.state is not PullState.PULLING or self._held or self._requests.count >= MAX_REQUESTS:
             return
         if self._clock.monotonic() < self._not_before_s:
             return
-        self._number += 1
         batch = min(credit, MAX_BATCH)
-        self._requests[self._number] = batch
-        self._asked += batch
-        if len(self._requests) == 1:
+        number = self._requests.open(batch)
+        if self._requests.count == 1:
             self._life_s = self._clock.monotonic()
         body = b'{"batch":%d,"expires":%d,"idle_heartbeat":%d}' % (
             batch,
             int(REQUEST_LIFE_S * 1e9),
             int(HEARTBEAT_S * 1e9),
         )
-        self._connection.write(self._next_subject, body, f"{self._inbox}.{self._number}")
-
-    def _forget_requests(self) -> None:
-        self._requests.clear()
-        self._asked = 0
-
-    def _end_request(self, number: int) -> None:
-        self._asked -= self._requests.pop(number, 0)
-
-    def _charge_message(self) -> None:
-        """Requests are served in their order, so a message belongs to the oldest one."""
-        for number, left in self._requests.items():
-            self._asked -= 1
-            if left == 1:
-                del self._requests[number]
-            else:
-                self._requests[number] = left - 1
-            return
+        self._connection.write(self._next_subject, body, f"{self._inbox}.{number}")
 
     def _back_off(self, seconds: float) -> None:
         delay_s = seconds * random.uniform(0.8, 1.2)
@@ -221,12 +199,12 @@ class NatsReader:
 
     # --- arriving ---
 
-    async def _on_message(self, message: Msg) -> None:
+    def _on_message(self, message: Arrival) -> None:
         self._life_s = now_s = self._clock.monotonic()
         if message.subject.startswith(self._inbox):
             self._on_status(int(message.subject[len(self._inbox) + 1 :]), message)
             return
-        self._charge_message()
+        self._requests.charge()
         delivery = _delivery(message, now_s)
         known = self._unsettled.get(delivery.sequence)
         if known is not None:  # it still runs here: not started twice, but settled under its newest reply
@@ -240,17 +218,17 @@ class NatsReader:
             self._buffer.append(delivery)
             if self._takers:
                 self._wake_taker()
-        if not self._requests:
+        if not self._requests.count:
             self._ask()
 
-    def _on_status(self, number: int, message: Msg) -> None:
+    def _on_status(self, number: int, message: Arrival) -> None:
         """The one place that decides which status ends the loop and which is passing."""
         headers = message.headers or {}
         status = headers.get("Status", "")[:3]
         text = headers.get("Description", "").lower()
         if status == "100":
             return
-        self._end_request(number)
+        self._requests.end(number)
         if status in ("404", "408"):
             self._ask()
         elif status == "409" and "consumer deleted" in text:
@@ -274,7 +252,7 @@ class NatsReader:
         """Find the consumer (or make it) and subscribe a fresh inbox. Raises NotFoundError after `limit_s`."""
         self.state = PullState.BINDING
         await self._find_consumer(limit_s)
-        self._forget_requests()
+        self._requests.forget()
         if self._subscription is not None:
             await self._unsubscribe()
         self._inbox = self._connection.new_inbox()
@@ -308,7 +286,7 @@ class NatsReader:
         if self.state is not PullState.PULLING:
             return
         self.state = PullState.GONE
-        self._forget_requests()
+        self._requests.forget()
         log.error("consumer %s is gone: %s; looking for it", self._config.durable, why, extra={"action": "gone"})
         self._gone.set()
 
@@ -330,7 +308,7 @@ class NatsReader:
     def _on_disconnect(self) -> None:
         if self.state is PullState.PULLING:
             self.state = PullState.DISCONNECTED
-        self._forget_requests()
+        self._requests.forget()
 
     def _on_reconnect(self) -> None:
         # What lies in the buffer for too long is about to be delivered to somebody else.
@@ -353,14 +331,14 @@ class NatsReader:
                 for delivery in list(self._unsettled.values()):
                     if now_s - delivery.kept_alive_s >= self._ack_wait_s / 3:
                         self.keep_alive(delivery)
-            if self.state is PullState.PULLING and self._requests and now_s - self._life_s > SILENCE_S:
+            if self.state is PullState.PULLING and self._requests.count and now_s - self._life_s > SILENCE_S:
                 await self._suspect()
             self._ask()
 
     async def _suspect(self) -> None:
         """No sign of life while requests are open: ask for the consumer, and go by the answer."""
         self.state = PullState.SUSPECT
-        self._forget_requests()
+        self._requests.forget()
         log.warning(
             "no sign of life from consumer %s for %g s", self._config.durable, SILENCE_S, extra={"action": "silent"}
         )
@@ -399,7 +377,7 @@ class NatsReader:
         if self.state in (PullState.DRAINING, PullState.CLOSED):
             return
         self.state = PullState.DRAINING
-        self._forget_requests()
+        self._requests.forget()
         for task in self._tasks[1:]:  # the watch goes on: it keeps alive what is in hand
             task.cancel()
         while self._buffer:
@@ -421,6 +399,8 @@ class NatsReader:
     async def _unsubscribe(self) -> None:
         """End the subscription; messages that are under way still arrive, and are given back."""
         subscription, self._subscription = self._subscription, None
+        if subscription is None:
+            return
         try:
             async with asyncio.timeout(self._connection.request_timeout_s):
                 await subscription.drain()
@@ -428,7 +408,7 @@ class NatsReader:
             log.debug("unsubscribing %s: %s", self._config.durable, describe(error))
 
 
-def _delivery(message: Msg, now_s: float) -> Delivery:
+def _delivery(message: Arrival, now_s: float) -> Delivery:
     """Read a delivery's metadata from its reply subject.
 
     9 tokens: $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>; 12 with a domain,

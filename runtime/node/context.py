@@ -65,8 +65,9 @@ class Context:
     _work: Work | None
 
     def __init__(self, services: Services, work: Work | None) -> None:
-        vars(self)["_services"] = services
-        vars(self)["_work"] = work
+        own = self.__dict__  # past __setattr__, which is for the user's attributes
+        own["_services"] = services
+        own["_work"] = work
 
     def __getattr__(self, name: str) -> Any:
         try:

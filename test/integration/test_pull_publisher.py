@@ -59,14 +59,14 @@ async def test_what_was_published_while_away_is_sent_once(
     publisher = bus.publisher(STREAM)
     (first,) = await publish(publisher, 1)
     await first
-    sent: list[str] = []
-    client_publish = bus._connection.client.publish
+    sent: list[bytes] = []
+    client_write = bus._connection.client.write
 
-    async def count(subject: str, *arguments: Any, **options: Any) -> None:
-        sent.append(subject)
-        await client_publish(subject, *arguments, **options)
+    async def count(commands: bytes) -> None:
+        sent.append(commands)
+        await client_write(commands)
 
-    monkeypatch.setattr(bus._connection.client, "publish", count)
+    monkeypatch.setattr(bus._connection.client, "write", count)
 
     away = asyncio.Event()
     bus._connection.listen(on_disconnect=away.set, on_reconnect=lambda: None)
@@ -81,7 +81,7 @@ async def test_what_was_published_while_away_is_sent_once(
     for confirm in confirms:
         await confirm
 
-    assert sent.count("orders.new") == 5
+    assert b"".join(sent).count(b"PUB orders.new ") == 5
     assert (await bus.stream_state(STREAM)).messages == 6
     await publisher.close()
 
@@ -89,9 +89,9 @@ async def test_what_was_published_while_away_is_sent_once(
 async def test_a_connection_that_cannot_send_counts_as_closed(bus: NatsBus, monkeypatch: pytest.MonkeyPatch) -> None:
 
     async def broken(*_: Any) -> None:
-        raise ValueError("a header that nobody foresaw")
+        raise ValueError("something that nobody foresaw")
 
-    monkeypatch.setattr(bus._connection.client, "publish", broken)
+    monkeypatch.setattr(bus._connection.client, "write", broken)
     bus.send("anything", b"")
 
     async with asyncio.timeout(5):

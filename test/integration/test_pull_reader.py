@@ -129,7 +129,7 @@ async def test_a_reader_that_is_drained_while_it_suspects_the_server_stays_drain
     await bus._connection.flush()
 
     assert reader.state is PullState.DRAINING
-    assert reader._requests == {}
+    assert reader._requests.count == 0
 
 
 async def test_a_message_that_comes_again_is_settled_under_its_newest_delivery(
