@@ -1,9 +1,11 @@
 """Handlers that take too long: cancelled, replaced, counted; nothing else stands still for them."""
 
+from functools import partial
+
 import pytest
 
 from runtime.spec.node import RetryPolicy
-from test.support.node import node_spec
+from test.support.node import NodeUnderTest, node_spec
 from test.unit.node.conftest import StartNode
 
 ONCE = RetryPolicy(attempts=1)
@@ -156,6 +158,10 @@ async def test_an_abandoned_thread_can_send_nothing_any_more(start_node: StartNo
     assert node.outputs() == ["second attempt"]
 
 
+def has_started(node: NodeUnderTest, number: int) -> bool:
+    return len(node.module.started) == number
+
+
 async def test_too_many_stuck_threads_end_the_process(start_node: StartNode) -> None:
     node = await start_node(
         """
@@ -172,8 +178,8 @@ async def test_too_many_stuck_threads_end_the_process(start_node: StartNode) -> 
         await node.send()
 
     for number in range(1, 9):
-        await node.until(lambda number=number: len(node.module.started) == number)
-        await node.clock.advance(1)
+        await node.until(partial(has_started, node, number))
+        await node.clock.advance(0.55)
 
     with pytest.raises(RuntimeError, match="8 handler calls never came back"):
         node.process.failed.result()
