@@ -8,7 +8,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
@@ -41,7 +41,7 @@ class LogSettings:
 class NatsSettings:
     """Where NATS is. request_timeout_s: for API requests and PubAcks."""
 
-    servers: tuple[str, ...]
+    servers: tuple[str, ...] = field(repr=False)  # may hold a password, as the other URIs here
     request_timeout_s: float
 
 
@@ -61,9 +61,9 @@ class NodeSettings:
     writer_subject: str
     base_path: Path
     handler_path: str
-    mongo_uri: str
+    mongo_uri: str = field(repr=False)
     mongo_database: str
-    influx_uri: str
+    influx_uri: str = field(repr=False)
     influx_bucket: str
     configuration_buckets: Mapping[str, str]
     object_store: str
@@ -88,7 +88,7 @@ class WriterSettings:
 
     nats: NatsSettings
     subject: str
-    mongo_uri: str
+    mongo_uri: str = field(repr=False)
     mongo_database: str
     log: LogSettings
     grace_s: float
@@ -184,8 +184,8 @@ def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
 
 
 def redact(text: str) -> str:
-    """Replace the user part of every URL in `text` by `***`."""
-    return re.sub(r"(\w[\w+.-]*://)[^/@\s,]+@", r"\1***@", text)
+    """Replace the user part of every URL in `text` by `***`; a password may hold an `@`."""
+    return re.sub(r"(\w[\w+.-]*://)[^/\s,]+@", r"\1***@", text)
 
 
 class _Reader:
@@ -317,7 +317,7 @@ class _Reader:
         if wire not in ("v1", "v2"):
             self._wrong("KRT_WIRE", "v1 or v2")
         first = [name for name in ("KRT_NATS_ENTRYPOINT_SUBJECT", "KRT_IS_LAST_NODE") if name in self._environ]
-        if wire == "v1" or (first and "KRT_WIRE" not in self._environ):
+        if wire == "v1" or (first and not self.text("KRT_WIRE", default="")):
             name = "KRT_WIRE" if wire == "v1" else first[0]
             self._problems[name] = f"the '{name}' env var asks for KRE's first wire version, which does not run yet"
 
@@ -325,7 +325,9 @@ class _Reader:
         self._problems[name] = f"the '{name}' env var is missing ({expected})"
 
     def _wrong(self, name: str, expected: str) -> None:
-        self._problems[name] = f"the '{name}' env var is '{redact(self.text(name, default=''))}': expected {expected}"
+        # As `redact` does, and without a scheme too: a server may be written as `user:password@host`.
+        shown = re.sub(r"(^|://|,\s*)[^/\s,]+@", r"\1***@", self.text(name, default=""))
+        self._problems[name] = f"the '{name}' env var is '{shown}': expected {expected}"
 
     def _wrong_unless_missing(self, name: str, expected: str) -> None:
         if name not in self._problems:
