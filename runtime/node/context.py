@@ -277,7 +277,9 @@ class Database:
             return await self._services.document_client.save(coll, data, what=what)
         number = work.saves
         work.saves += 1
-        own_id = derive_id(self._services.outputs.stream, work.origin, self._services.node, number)
+        own_id = derive_id(
+            self._services.outputs.stream, work.origin, work.message.request_id, self._services.node, number
+        )
         return await self._services.document_client.save(coll, data, document_id=own_id, what=what)
 
 

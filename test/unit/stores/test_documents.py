@@ -64,16 +64,17 @@ async def until_done(
 
 def test_a_derived_id_is_the_same_for_every_delivery_and_differs_for_everything_else() -> None:
     ids = [
-        derive_id("prod_v1_greeter", 17, "score", 0),
-        derive_id("prod_v2_greeter", 17, "score", 0),
-        derive_id("prod_v1_greeter", 18, "score", 0),
-        derive_id("prod_v1_greeter", 17, "store", 0),
-        derive_id("prod_v1_greeter", 17, "score", 1),
+        derive_id("prod_v1_greeter", 17, "r1", "score", 0),
+        derive_id("prod_v1_greeter", 17, "r2", "score", 0),
+        derive_id("prod_v2_greeter", 17, "r1", "score", 0),
+        derive_id("prod_v1_greeter", 18, "r1", "score", 0),
+        derive_id("prod_v1_greeter", 17, "r1", "store", 0),
+        derive_id("prod_v1_greeter", 17, "r1", "score", 1),
     ]
 
     # Pinned: another value would store every document in flight twice after an update.
-    assert ids[0] == derive_id("prod_v1_greeter", 17, "score", 0) == "fd6f59948fa1bf5b72071742"
-    assert len(set(ids)) == 5
+    assert ids[0] == derive_id("prod_v1_greeter", 17, "r1", "score", 0) == "83bc4be784b0e8e004505efc"
+    assert len(set(ids)) == 6
     assert {len(own_id) for own_id in ids} == {24}
 
 
