@@ -95,8 +95,8 @@ def encode_value(value: Any) -> bytes:
     try:
         text = orjson.dumps(value, _plain, _JSON_OPTIONS)
     except TypeError as error:
-        raise EncodeError(_describe_fault(value) or f"cannot be sent as JSON: {error}") from error
-    if b"null" in text and (fault := _describe_fault(value)):  # orjson writes NaN and infinities as null
+        raise EncodeError(_find_fault(value) or f"cannot be sent as JSON: {error}") from error
+    if b"null" in text and (fault := _find_fault(value)):  # orjson writes NaN and infinities as null
         raise EncodeError(fault)
     return _wrap(_JSON_HEAD, text)
 
@@ -171,21 +171,33 @@ def _loads(content: bytes) -> Any:
 
 
 def _content(payload: bytes, head: bytes) -> bytes | None:
-    """Return field 1 of the message inside the Any if the Any begins with `head` (its type), else None."""
+    """Return field 1 of the message inside the Any if the Any begins with `head` (its type), else None.
+
+    Raises DecodeError for lengths that do not agree, or for a further field.
+    """
     if not payload.startswith(head):
-        return None
-    start = _skip_varint(payload, len(head))
-    if start == len(payload):
+        return b"" if payload == head[:-1] else None  # protobuf leaves an empty message out
+    length, start = _read_varint(payload, len(head))
+    if length == 0 and start == len(payload):
         return b""
-    if payload[start] != 0x0A:
-        raise DecodeError("the payload's inner message has an unexpected field", reason="payload")
-    return payload[_skip_varint(payload, start + 1) :]
+    if start + length == len(payload) and payload[start] == 0x0A:
+        length, start = _read_varint(payload, start + 1)
+        if start + length == len(payload):
+            return payload[start:]
+    raise DecodeError("the payload's inner message is cut off, or has an unexpected field", reason="payload")
 
 
-def _skip_varint(data: bytes, position: int) -> int:
-    while position < len(data) and data[position] >= 0x80:
+def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Return the number at `position`, and the position behind it."""
+    value = shift = 0
+    while position < len(data):
+        byte = data[position]
         position += 1
-    return position + 1
+        if byte < 0x80:
+            return value | byte << shift, position
+        value |= (byte & 0x7F) << shift
+        shift += 7
+    return value, position
 
 
 def _wrong_type(expected: str, payload: bytes) -> DecodeError:
@@ -240,6 +252,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, pydantic.BaseModel):
         return value.model_dump(mode="json")
     raise TypeError(f"type {type(value).__name__} has no JSON form")
+
+
+def _find_fault(value: Any) -> str:
+    try:
+        return _describe_fault(value)
+    except RecursionError:
+        return "the value is nested too deeply, or holds itself"
 
 
 def _describe_fault(value: Any, path: str = "") -> str:

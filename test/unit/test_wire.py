@@ -1,0 +1,175 @@
+"""Envelope bytes: round trips, gzip, limits, and the refusal of what is not ours."""
+
+import gzip
+import os
+from typing import Any
+
+import pytest
+from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory
+from hypothesis import given
+from hypothesis import strategies as st
+
+from runtime import wire
+from runtime.errors import DecodeError, MessageTooLargeError
+from runtime.message import Message, MessageType
+from runtime.payload import encode_value
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+messages = st.builds(
+    Message,
+    request_id=text, payload=st.binary(max_size=50), error=text, from_node=text, type=st.sampled_from(MessageType),
+    state_id=text, deadline_ms=st.integers(0, 2**62), reply_to=text, traceparent=text,
+    headers=st.dictionaries(text, text, max_size=3), outcome=text,
+)  # fmt: skip
+
+
+@given(messages)
+def test_a_message_comes_back_as_it_was(message: Message) -> None:
+    assert wire.decode(wire.encode(message)) == message
+
+
+@given(messages)
+def test_a_gzipped_message_comes_back_as_it_was(message: Message) -> None:
+    assert wire.decode(gzip.compress(wire.encode(message))) == message
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_read_or_refused_with_a_reason(data: bytes) -> None:
+    try:
+        wire.decode(data)
+    except DecodeError as error:
+        assert error.reason in ("gzip", "protobuf", "wire", "claim")
+
+
+@given(messages, st.binary(max_size=20))
+def test_an_output_keeps_what_belongs_to_the_request(source: Message, payload: bytes) -> None:
+    data = wire.encode_output(source, payload, from_node="me", kind=MessageType.ERROR, error="e", outcome="failed")
+
+    assert wire.decode(data) == source._replace(
+        payload=payload, from_node="me", type=MessageType.ERROR, error="e", outcome="failed"
+    )
+
+
+def test_the_same_message_has_the_same_bytes_whatever_the_order_of_its_headers() -> None:
+    one = Message(headers={"a": "1", "b": "2", "c": "3"})
+    other = Message(headers={"c": "3", "b": "2", "a": "1"})
+
+    assert wire.encode(one) == wire.encode(other)
+    outputs = [wire.encode_output(source, b"x", from_node="n", kind=MessageType.OK) for source in (one, other)]
+    assert outputs[0] == outputs[1]
+
+
+def kre_message(version: int) -> Any:
+    """Return KRE's own message class, as its generated code has it, in a pool of its own."""
+    field = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name=f"kre{version}.proto", package="kre", syntax="proto3")
+    file.dependency.append("google/protobuf/any.proto")
+    message = file.message_type.add(name="KreNatsMessage")
+    any_type = ".google.protobuf.Any"
+
+    def add(name: str, number: int, kind: Any, label: Any = field.LABEL_OPTIONAL, **more: str) -> None:
+        message.field.add(name=name, number=number, type=kind, label=label, **more)
+
+    if version == 1:
+        entry = message.nested_type.add(name="Tracking")
+        for number, name in enumerate(("node_name", "start", "end"), start=1):
+            entry.field.add(name=name, number=number, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
+        add("tracking_id", 1, field.TYPE_STRING)
+        add("tracking", 2, field.TYPE_MESSAGE, field.LABEL_REPEATED, type_name=".kre.KreNatsMessage.Tracking")
+        add("reply", 3, field.TYPE_STRING)
+        add("payload", 4, field.TYPE_MESSAGE, type_name=any_type)
+        add("error", 5, field.TYPE_STRING)
+        add("replied", 6, field.TYPE_BOOL)
+        add("early_exit", 7, field.TYPE_BOOL)
+    else:
+        add("request_id", 1, field.TYPE_STRING)
+        add("payload", 2, field.TYPE_MESSAGE, type_name=any_type)
+        add("error", 3, field.TYPE_STRING)
+        add("from_node", 4, field.TYPE_STRING)
+        add("message_type", 5, field.TYPE_INT32)
+    pool = descriptor_pool.DescriptorPool()
+    pool.AddSerializedFile(any_pb2.DESCRIPTOR.serialized_pb)
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("kre.KreNatsMessage"))
+
+
+def test_kres_second_version_is_read_and_written_byte_for_byte() -> None:
+    payload = encode_value({"a": 1})
+    theirs = kre_message(2)(request_id="r", error="", from_node="n", message_type=1)
+    theirs.payload.ParseFromString(payload)
+    ours = Message(request_id="r", payload=payload, from_node="n")
+
+    assert wire.encode(ours) == theirs.SerializeToString()
+    assert wire.decode(theirs.SerializeToString()) == ours
+
+
+FIRST_VERSION = {
+    "an error": {"tracking_id": "t", "reply": "r", "error": "broken"},
+    "a reply": {"tracking_id": "t", "reply": "r", "replied": True},
+    "an early exit": {"tracking_id": "t", "early_exit": True},
+    "two trackings": {"tracking": [{"node_name": "a"}, {"node_name": "b"}]},
+}
+
+
+@pytest.mark.parametrize("fields", FIRST_VERSION.values(), ids=FIRST_VERSION.keys())
+def test_kres_first_version_is_refused_by_name(fields: dict[str, object]) -> None:
+    data = kre_message(1)(**fields).SerializeToString()
+
+    with pytest.raises(DecodeError, match="KRT_WIRE=v1") as raised:
+        wire.decode(data)
+
+    assert raised.value.reason == "wire"
+
+
+@pytest.mark.parametrize(
+    ("data", "reason", "text"),
+    [
+        (b"\xff\xff\xff", "protobuf", "3 bytes that are no envelope"),
+        (b"\x28\x07", "protobuf", "unknown message_type 7; this runtime knows 0 to 4"),
+        (b"\x28\x01\xb2\x01\x03abc", "claim", "the payload lies in an object store"),
+        (b"\x1f\x8bnonsense", "gzip", "broken gzip"),
+        (gzip.compress(b"x" * 1_000)[:-12], "gzip", "gzip ends in the middle"),
+    ],
+)
+def test_what_cannot_be_read_has_a_reason(data: bytes, reason: str, text: str) -> None:
+    with pytest.raises(DecodeError, match=text) as raised:
+        wire.decode(data)
+
+    assert raised.value.reason == reason
+
+
+def test_a_zip_bomb_is_refused_without_being_unpacked() -> None:
+    bomb = gzip.compress(gzip.compress(b"\0" * 50_000_000))
+    bomb = gzip.decompress(bomb)
+
+    with pytest.raises(DecodeError, match=r"unpacks to more than 1,000,000 bytes \(KRT_MAX_INFLATED_BYTES\)"):
+        wire.decode(bomb, max_inflated_bytes=1_000_000)
+
+
+@pytest.mark.parametrize("size", [999, 1_000])
+def test_what_unpacks_to_no_more_than_the_limit_passes(size: int) -> None:
+    assert wire.inflate(gzip.compress(b"a" * size), 1_000) == b"a" * size
+
+
+def test_a_message_that_fits_is_left_alone() -> None:
+    data = os.urandom(10_000 - wire.HEADER_ROOM_BYTES)
+
+    assert wire.fit(data, 10_000) is data
+
+
+def test_a_larger_one_is_packed_the_same_way_every_time() -> None:
+    data = b"a" * 100_000
+
+    packed = wire.fit(data, 10_000)
+
+    assert packed == wire.fit(data, 10_000)
+    assert packed[:2] == wire.GZIP_MAGIC
+    assert len(packed) <= 10_000 - wire.HEADER_ROOM_BYTES
+    assert wire.inflate(packed, 200_000) == data
+
+
+def test_what_does_not_fit_even_packed_is_refused_with_both_sizes() -> None:
+    with pytest.raises(MessageTooLargeError, match="compressed message exceeds maximum size allowed") as raised:
+        wire.fit(os.urandom(20_000), 10_000)
+
+    assert "of 10,000 bytes (20,000 before compression)" in str(raised.value)
