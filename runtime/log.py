@@ -26,7 +26,8 @@ def configure(
     formatter = JsonFormatter(fields or {}) if log_format == "json" else TextFormatter()
     handlers: list[logging.Handler] = [logging.StreamHandler(stream or sys.stderr)]
     if file is not None:
-        handlers.append(logging.FileHandler(file, encoding="utf-8"))
+        # Half a surrogate pair in a message would cost the line otherwise; standard error has the same.
+        handlers.append(logging.FileHandler(file, encoding="utf-8", errors="backslashreplace"))
     root = logging.getLogger()
     for old in root.handlers[:]:
         root.removeHandler(old)
