@@ -279,26 +279,31 @@ def _dead_letter_stream(stream: str) -> StreamConfig:
 
 
 async def _run_until(process: NodeProcess, bus: Bus, settings: NodeSettings, stop: asyncio.Event) -> int:
-    """Start, be ready, wait for the end of anything, stop."""
+    """Start, be ready, wait for the end of anything, stop. A stop while starting is one, too: `init` may take long."""
     closed = asyncio.create_task(bus.wait_closed(), name="bus closed")
     stopped = asyncio.create_task(stop.wait(), name="stop")
+    starting = asyncio.create_task(process.start(), name="start")
     code = EXIT_OK
     try:
-        await process.start()
-        _calm_garbage_collector()
-        logs.tell_ready(settings.ready_fd)
-        log.info("ready", extra={"action": "ready"})
-        ends: list[asyncio.Future[Any]] = [closed, stopped, process.failed]
-        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({starting, closed, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            _calm_garbage_collector()
+            logs.tell_ready(settings.ready_fd)
+            log.info("ready", extra={"action": "ready"})
+            ends: list[asyncio.Future[Any]] = [closed, stopped, process.failed]
+            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if process.failed.done():
+                process.failed.result()
         if closed.done():
             code = EXIT_FAILED
-        elif process.failed.done():
-            process.failed.result()
     except Exception:  # the edge of the process: say why, and end
         log.exception("the node has failed", extra={"action": "failed"})
         code = EXIT_FAILED
     finally:
         log.info("stopping", extra={"action": "stopping"})
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
         await process.stop()
         closed.cancel()
         stopped.cancel()

@@ -60,3 +60,39 @@ async def test_a_handler_that_does_not_end_in_time_is_given_back(open_workbench:
 
     assert await bench.see(2, patience_s=10) == ["started", 1]
     assert (bench.folder / "torn-down").exists()
+
+
+@pytest.mark.timeout(30)
+@pytest.mark.parametrize("kind", ["async def", "def"])
+async def test_a_node_that_is_stopped_while_it_starts_ends_at_once(open_workbench: OpenWorkbench, kind: str) -> None:
+    """Loading a model may take minutes, and whoever starts processes kills what does not end in time."""
+    bench = await open_workbench(
+        f"""
+        import asyncio, time
+        from pathlib import Path
+
+        {kind} init(ctx):
+            Path(ctx.path("loading")).touch()
+            {"await asyncio.sleep(3600)" if kind == "async def" else "time.sleep(3600)"}
+
+        async def handler(ctx, data): ...
+        """
+    )
+    child = bench.launch_child(node_spec())
+    async with asyncio.timeout(20):
+        while not (bench.folder / "loading").exists():  # noqa: ASYNC110 - the file is the event
+            await asyncio.sleep(0.02)
+
+    child.terminate()
+
+    assert await child.exit_code() == 0
+
+
+@pytest.mark.timeout(30)
+async def test_a_handler_that_does_not_load_ends_the_node_with_its_place(open_workbench: OpenWorkbench) -> None:
+    bench = await open_workbench("import nothing_like_that\n")
+
+    child = bench.launch_child(node_spec())
+
+    assert await child.exit_code() == 2
+    assert "handler.py:1: ModuleNotFoundError: No module named 'nothing_like_that'" in child.log()

@@ -109,9 +109,13 @@ class Workbench:
     consumer: ConsumerConfig
 
     async def start_child(self, spec: NodeSpec, **variables: str) -> NodeChild:
+        return await self.launch_child(spec, **variables).ready()
+
+    def launch_child(self, spec: NodeSpec, **variables: str) -> NodeChild:
+        """Start a replica without waiting for it."""
         child = NodeChild(self.folder, self.url, spec, **variables)
         self._children.append(child)
-        return await child.ready()
+        return child
 
     async def start_here(self, spec: NodeSpec, **variables: str) -> NodeProcess:
         """Run a replica in this process, on a connection of its own."""
