@@ -77,7 +77,9 @@ class Work:
         self.ends_s = None if timeout_s is None else now_s + timeout_s
 
     def progress(self, now_s: float) -> None:
-        """The handler says that it goes on: ack wait and timeout start anew."""
+        """The handler says that it goes on: ack wait and timeout start anew. Nothing once it was given up."""
+        if self.handled:
+            return
         self.reader.keep_alive(self.delivery)
         if self.timeout_s is not None:
             self.ends_s = now_s + self.timeout_s

@@ -278,3 +278,24 @@ async def test_a_timeout_is_retried_like_any_failure(start_node: StartNode) -> N
     await node.settled()
 
     assert node.outputs() == ["in time"]
+
+
+async def test_progress_of_a_handler_that_was_given_up_changes_nothing(start_node: StartNode) -> None:
+    """Its message waits for the next attempt, and an ack wait must not take the place of that delay."""
+    node = await start_node(
+        """
+        import asyncio
+        contexts = []
+
+        async def handler(ctx, data):
+            contexts.append(ctx)
+            raise ValueError("wrong")
+        """
+    )
+    await node.send()
+    await node.released()
+
+    node.module.contexts[0].progress()
+    await node.clock.advance(1.1)
+
+    assert [ctx.attempt for ctx in node.module.contexts] == [1, 2]
