@@ -134,9 +134,10 @@ async def test_an_abandoned_thread_can_send_nothing_any_more(start_node: StartNo
     node = await start_node(
         """
         import threading
-        go, errors = threading.Event(), []
+        go, errors, started = threading.Event(), [], []
 
         def handler(ctx, data):
+            started.append(1)
             if ctx.attempt == 1:
                 go.wait()
                 try:
@@ -148,6 +149,7 @@ async def test_an_abandoned_thread_can_send_nothing_any_more(start_node: StartNo
         spec=node_spec(timeout_s=1.0),
     )
     await node.send()
+    await node.until(lambda: node.module.started == [1])
     await node.clock.advance(3)
     await node.settled()
 
