@@ -115,6 +115,15 @@ async def test_a_reader_that_is_drained_while_it_suspects_the_server_stays_drain
 ) -> None:
     monkeypatch.setattr(pull, "SILENCE_S", 0.2)
     monkeypatch.setattr(pull, "WATCH_S", 0.05)
+    answered, ask = asyncio.Event(), reader._topology.ack_wait_s
+
+    async def ask_and_tell(stream: str, durable: str) -> float:
+        try:
+            return await ask(stream, durable)
+        finally:
+            answered.set()
+
+    monkeypatch.setattr(reader._topology, "ack_wait_s", ask_and_tell)
     taking = asyncio.create_task(take(reader))
     with actions() as logged:
         os.kill(nats_server.pid, signal.SIGSTOP)
@@ -126,7 +135,8 @@ async def test_a_reader_that_is_drained_while_it_suspects_the_server_stays_drain
         finally:
             os.kill(nats_server.pid, signal.SIGCONT)
     await draining
-    await bus._connection.flush()
+    await answered.wait()
+    await asyncio.sleep(0)
 
     assert reader.state is PullState.DRAINING
     assert reader._requests.count == 0
