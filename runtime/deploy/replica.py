@@ -167,6 +167,8 @@ class Replica:
         self._restart_requested = False
         self._woken.clear()
         self._starts += 1
+        # Before there is a child: a quick one is ready before the call that starts it has returned.
+        self._enter(State.CRASH_LOOPING if self._record.crash_looping else State.STARTING)
         loop = asyncio.get_running_loop()
         started_s = loop.time()
         output, readiness = LinePipe(self._take_line), LinePipe(self._take_readiness)
@@ -222,7 +224,7 @@ class Replica:
         if self.process.ready is Readiness.STARTED:
             self._enter(State.RUNNING)
         else:
-            self._enter(State.CRASH_LOOPING if self._record.crash_looping else State.STARTING)
+            self._on_change()  # its pid is known now
 
     async def _pause(self, exit_code: int, lived_s: float) -> None:
         """Return when the process, which has ended by itself, is to be started again."""
