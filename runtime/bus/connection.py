@@ -14,7 +14,6 @@ from collections.abc import Callable
 import nats.errors
 from nats.js.client import JetStreamContext
 
-from runtime.bus.base import Headers
 from runtime.bus.direct import DirectClient, DirectSubscription, OnArrival, publish_command
 from runtime.errors import BusClosedError, BusUnavailableError, ServerError
 from runtime.settings import redact
@@ -108,20 +107,19 @@ class Connection:
 
         return stop
 
-    def write(self, subject: str, data: bytes, reply: str = "", headers: Headers | None = None) -> None:
+    def write(self, subject: str, data: bytes, reply: str = "", block: bytes = b"") -> None:
         """Append one message to the outbox; it leaves in the next turn of the loop, or after a reconnect.
 
-        One that is larger than the server takes is dropped and logged: it would cost the connection.
-        Raises ValueError for a line break in a header.
+        block: headers as `direct.header_block` makes them. A message that is larger than the server takes is dropped
+        and logged: it would cost the connection.
         """
-        command = publish_command(subject, data, reply, headers)
-        if len(data) > self.max_payload_bytes:
+        if len(data) + len(block) > self.max_payload_bytes:
             log.error(
                 "%d bytes for %s are dropped, NATS takes %d", len(data), subject, self.max_payload_bytes,
                 extra={"action": "unsent"},
             )  # fmt: skip
             return
-        self._outbox.append((reply, command))
+        self._outbox.append((reply, publish_command(subject, data, reply, block)))
         if self._wake is not None and not self._wake.done():
             self._wake.set_result(None)
 

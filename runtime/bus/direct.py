@@ -20,19 +20,8 @@ _ID = "Nats-Msg-Id"
 _ID_BLOCK = f"NATS/1.0\r\n{_ID}: ".encode()
 
 
-class Arrival:
-    """A message as it arrived. `reply` is "" for none, `headers` None for none."""
-
-    __slots__ = ("data", "headers", "reply", "subject")
-
-    def __init__(self, subject: str, reply: str, data: bytes, headers: dict[str, str] | None) -> None:
-        self.subject = subject
-        self.reply = reply
-        self.data = data
-        self.headers = headers
-
-
-OnArrival = Callable[[Arrival], None]
+# subject, reply ("" for none), data, headers (None for none)
+OnArrival = Callable[[str, str, bytes, Headers | None], None]
 
 
 class DirectSubscription:
@@ -91,18 +80,22 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
             else:
                 parsed = await self._process_headers(headers)
         try:
-            callback(Arrival(subject.decode(), reply.decode(), data, parsed))
+            callback(subject.decode(), reply.decode(), data, parsed)
         except Exception as error:
             await self._error_cb(error)
 
 
-def publish_command(subject: str, data: bytes, reply: str, headers: Headers | None) -> bytes:
-    """Return the bytes of one PUB or HPUB. Raises ValueError for a header with a line break: it would forge another."""
-    if headers is None:
+def publish_command(subject: str, data: bytes, reply: str, block: bytes) -> bytes:
+    """Return the bytes of one PUB, or of one HPUB with a header block that `header_block` made (b"" for none)."""
+    if not block:
         return b"".join((f"PUB {subject} {reply} {len(data)}\r\n".encode(), data, b"\r\n"))
-    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
-    if lines.count("\n") != len(headers):
-        raise ValueError(f"a header of a message for {subject} holds a line break")
-    block = f"NATS/1.0\r\n{lines}\r\n".encode()
     size = len(block)
     return b"".join((f"HPUB {subject} {reply} {size} {size + len(data)}\r\n".encode(), block, data, b"\r\n"))
+
+
+def header_block(headers: Headers) -> bytes:
+    """Return the bytes of headers. Raises ValueError for a line break in one, which would forge another."""
+    lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
+    if lines.count("\n") != len(headers):
+        raise ValueError(f"a header holds a line break: {', '.join(headers)}")
+    return f"NATS/1.0\r\n{lines}\r\n".encode()

@@ -17,7 +17,7 @@ from runtime.bus.base import (
     Subscription,
 )
 from runtime.bus.connection import CONNECT_LIMIT_S, Connection, describe
-from runtime.bus.direct import Arrival, DirectSubscription
+from runtime.bus.direct import DirectSubscription, header_block
 from runtime.bus.kv import NatsKeyValue
 from runtime.bus.publish import NatsPublisher
 from runtime.bus.pull import NatsReader
@@ -58,7 +58,7 @@ class NatsBus:
     # --- core ---
 
     def send(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
-        self._connection.write(subject, data, reply, headers)
+        self._connection.write(subject, data, reply, header_block(headers) if headers else b"")
 
     async def request(
         self, subject: str, data: bytes, *, timeout_s: float, headers: Headers | None = None
@@ -78,8 +78,8 @@ class NatsBus:
     async def subscribe(
         self, subject: str, callback: Callable[[CoreMessage], None], *, queue: str = ""
     ) -> Subscription:
-        def on_arrival(message: Arrival) -> None:
-            callback(CoreMessage(message.subject, message.data, message.reply, message.headers or {}))
+        def on_arrival(subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
+            callback(CoreMessage(subject, data, reply, headers or {}))
 
         return _Subscription(await self._connection.subscribe(subject, on_arrival, queue))
 

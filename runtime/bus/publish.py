@@ -15,7 +15,7 @@ from typing import Any
 
 from runtime.bus.base import GIVE_UP_S, Confirm, Headers
 from runtime.bus.connection import Connection
-from runtime.bus.direct import Arrival, DirectSubscription
+from runtime.bus.direct import DirectSubscription, header_block
 from runtime.clock import Clock
 from runtime.errors import (
     BusClosedError,
@@ -37,8 +37,6 @@ TICK_S = 0.05
 BACKOFF_FIRST_S = 0.05
 BACKOFF_MAX_S = 2.0
 MESSAGE_ID = "Nats-Msg-Id"
-# A header block with a message id, without the id itself: the version line, the name and the line ends.
-HEADER_BYTES = len(f"NATS/1.0\r\n{MESSAGE_ID}: \r\n\r\n")
 
 # JetStream's err_code: https://github.com/nats-io/nats-server/blob/main/server/errors.json
 _FULL = 10077
@@ -47,15 +45,15 @@ _WRONG_STREAM = 10060
 
 
 class _Unconfirmed:
-    __slots__ = ("confirm", "due_s", "error", "first_s", "headers", "order", "payload", "size", "subject")
+    __slots__ = ("block", "confirm", "due_s", "error", "first_s", "order", "payload", "size", "subject")
 
     def __init__(
-        self, order: int, subject: str, payload: bytes, headers: Headers, size: int, confirm: Confirm, now_s: float
+        self, order: int, subject: str, payload: bytes, block: bytes, size: int, confirm: Confirm, now_s: float
     ) -> None:
         self.order = order
         self.subject = subject
         self.payload = payload
-        self.headers = headers
+        self.block = block
         self.size = size
         self.confirm = confirm
         self.first_s = now_s
@@ -118,12 +116,9 @@ class NatsPublisher:
     async def publish(
         self, subject: str, payload: bytes, *, message_id: str, confirm: Confirm, headers: Headers | None = None
     ) -> None:
-        block = {MESSAGE_ID: message_id}
+        block = header_block({MESSAGE_ID: message_id} if headers is None else {MESSAGE_ID: message_id, **headers})
         # The server counts headers too, and an overrun costs the connection for good (nats-py closes).
-        size = len(payload) + HEADER_BYTES + (len(message_id) if message_id.isascii() else len(message_id.encode()))
-        if headers is not None:
-            block.update(headers)
-            size += sum(len(name) + len(value.encode()) + 4 for name, value in headers.items())
+        size = len(payload) + len(block)
         if size > self.limit_bytes:
             raise MessageTooLargeError(
                 f"a message for {subject} has {size:,} bytes with its headers, the server takes {self.limit_bytes:,}"
@@ -194,7 +189,7 @@ class NatsPublisher:
         self._number = number = self._number + 1
         message.due_s = now_s + self._timeout_s
         self._sent[number] = message
-        self._connection.write(message.subject, message.payload, f"{self._prefix}{number}", message.headers)
+        self._connection.write(message.subject, message.payload, f"{self._prefix}{number}", message.block)
 
     def _on_disconnect(self) -> None:
         self._connection.discard(self._prefix)
@@ -210,11 +205,10 @@ class NatsPublisher:
 
     # --- answers ---
 
-    def _on_answer(self, answer: Arrival) -> None:
-        message = self._sent.pop(int(answer.subject[len(self._prefix) :]), None)
+    def _on_answer(self, subject: str, _: str, data: bytes, __: Headers | None) -> None:
+        message = self._sent.pop(int(subject[len(self._prefix) :]), None)
         if message is None:  # answered already, after it was sent again
             return
-        data = answer.data
         if not data:  # status 503: no stream on this subject, or its leader is being elected
             self._refuse(message, BusUnavailableError(f"no stream takes {message.subject}; its leader may be missing"))
         elif b'"error"' in data:

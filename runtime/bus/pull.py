@@ -14,9 +14,9 @@ from enum import StrEnum
 
 import nats.errors
 
-from runtime.bus.base import ConsumerConfig, Delivery, ReaderClosed
+from runtime.bus.base import ConsumerConfig, Delivery, Headers, ReaderClosed
 from runtime.bus.connection import Connection, describe
-from runtime.bus.direct import Arrival, DirectSubscription
+from runtime.bus.direct import DirectSubscription
 from runtime.bus.requests import OpenRequests
 from runtime.bus.topology import Topology
 from runtime.clock import Clock
@@ -199,13 +199,13 @@ class NatsReader:
 
     # --- arriving ---
 
-    def _on_message(self, message: Arrival) -> None:
+    def _on_message(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
         self._life_s = now_s = self._clock.monotonic()
-        if message.subject.startswith(self._inbox):
-            self._on_status(int(message.subject[len(self._inbox) + 1 :]), message)
+        if subject.startswith(self._inbox):
+            self._on_status(int(subject[len(self._inbox) + 1 :]), headers or {})
             return
         self._requests.charge()
-        delivery = _delivery(message, now_s)
+        delivery = _delivery(subject, reply, data, headers, now_s)
         known = self._unsettled.get(delivery.sequence)
         if known is not None:  # it still runs here: not started twice, but settled under its newest reply
             known.reply = delivery.reply
@@ -221,9 +221,8 @@ class NatsReader:
         if not self._requests.count:
             self._ask()
 
-    def _on_status(self, number: int, message: Arrival) -> None:
+    def _on_status(self, number: int, headers: Headers) -> None:
         """The one place that decides which status ends the loop and which is passing."""
-        headers = message.headers or {}
         status = headers.get("Status", "")[:3]
         text = headers.get("Description", "").lower()
         if status == "100":
@@ -408,22 +407,22 @@ class NatsReader:
             log.debug("unsubscribing %s: %s", self._config.durable, describe(error))
 
 
-def _delivery(message: Arrival, now_s: float) -> Delivery:
+def _delivery(subject: str, reply: str, data: bytes, headers: Headers | None, now_s: float) -> Delivery:
     """Read a delivery's metadata from its reply subject.
 
     9 tokens: $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>; 12 with a domain,
     an account and a random token.
     """
-    tokens = message.reply.split(".")
+    tokens = reply.split(".")
     shift = 0 if len(tokens) < 11 else 2
     return Delivery(
-        message.subject,
-        message.data,
-        message.headers,
+        subject,
+        data,
+        headers,
         int(tokens[5 + shift]),
         int(tokens[4 + shift]),
         int(tokens[7 + shift]),
         int(tokens[8 + shift]),
-        message.reply,
+        reply,
         now_s,
     )

@@ -52,3 +52,17 @@ _pool.Add(_file())
 
 # Made at run time, so the type checker knows nothing of its fields.
 Envelope: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.Envelope"))
+
+
+def varint(number: int) -> bytes:
+    """Return a length as protobuf writes it."""
+    if number < 0x80:
+        return bytes((number,))
+    if number < 0x4000:  # most lengths of a message
+        return bytes((number & 0x7F | 0x80, number >> 7))
+    encoded = bytearray()
+    while number >= 0x80:
+        encoded.append(number & 0x7F | 0x80)
+        number >>= 7
+    encoded.append(number)
+    return bytes(encoded)

@@ -50,6 +50,17 @@ def test_an_output_keeps_what_belongs_to_the_request(source: Message, payload: b
     )
 
 
+@given(text.filter(bool), st.sampled_from([1, 126, 127, 128, 16_383, 16_384, 2_100_000]), st.sampled_from(MessageType))
+def test_an_output_put_together_by_hand_has_the_bytes_that_protobuf_makes(
+    request_id: str, size: int, kind: MessageType
+) -> None:
+    payload = b"x" * size
+
+    by_hand = wire.encode_output(Message(request_id=request_id), payload, from_node="score", kind=kind)
+
+    assert by_hand == wire.encode(Message(request_id=request_id, payload=payload, from_node="score", type=kind))
+
+
 def test_the_same_message_has_the_same_bytes_whatever_the_order_of_its_headers() -> None:
     one = Message(headers={"a": "1", "b": "2", "c": "3"})
     other = Message(headers={"c": "3", "b": "2", "a": "1"})
