@@ -40,7 +40,7 @@ log = logging.getLogger(__name__)
 # Seconds between looks at overdue handlers, the prefetch and the metrics.
 TICK_S = 0.05
 # Messages that a slot handles before it lets the rest of the loop run: sending happens there.
-YIELD_EVERY = 32
+YIELD_EVERY = 8
 # Deliveries whose end is being decided at once; beyond it the slots wait, or a node that only fails would pile them up.
 MAX_FAILING = 256
 # Delay of a message whose end could not be settled because the bus was away.
