@@ -1,15 +1,49 @@
 """The short way past nats-py: what it relies on, and what it writes.
 
 When one of the first two tests fails after an update of nats-py, read `runtime/bus/direct.py` beside nats-py's
-`Client._process_msg`, `_send_command` and `_flush_pending` before changing the expectation.
+`Client._process_msg`, `_send_command`, `_flush_pending` and `Parser.parse` before changing the expectation.
 """
 
+import asyncio
 import inspect
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from nats.aio.client import Client
+from nats.protocol.parser import Parser
 
-from runtime.bus.direct import header_block, publish_command
+from runtime.bus.base import Headers
+from runtime.bus.direct import MAX_BEGUN_BYTES, DirectClient, header_block, publish_command
+
+Arrived = tuple[str, str, bytes, Headers | None]
+
+DIRECT, OTHER = 7, 8
+STATUS = b"NATS/1.0 408 Request Timeout\r\nNats-Pending-Messages: 3\r\n\r\n"
+
+
+class Reading:
+    """A client that is not connected, and what its one direct subscription was handed over."""
+
+    def __init__(self) -> None:
+        self.client = DirectClient()
+        self.arrived: list[Arrived] = []
+        self.pings = 0
+        self.client._callbacks[DIRECT] = lambda *message: self.arrived.append(message)
+        self.client._process_ping = self._count_ping
+
+    async def _count_ping(self) -> None:
+        self.pings += 1
+
+    async def read(self, *chunks: bytes) -> None:
+        for chunk in chunks:
+            await self.client._ps.parse(chunk)
+
+
+def frame(data: bytes, reply: str = "", block: bytes = b"", sid: int = DIRECT) -> bytes:
+    fields = ["HMSG" if block else "MSG", "a.b", str(sid), *([reply] if reply else [])]
+    sizes = [str(len(block)), str(len(block) + len(data))] if block else [str(len(data))]
+    return f"{' '.join([*fields, *sizes])}\r\n".encode() + block + data + b"\r\n"
 
 
 def test_nats_py_hands_messages_to_the_method_that_we_override() -> None:
@@ -22,6 +56,58 @@ def test_nats_py_takes_commands_as_bytes_and_flushes_on_request() -> None:
     assert list(inspect.signature(Client._send_command).parameters) == ["self", "cmd", "priority"]
     assert list(inspect.signature(Client._flush_pending).parameters) == ["self", "force_flush"]
     assert "_flush_queue" in vars(Client())
+
+
+def test_the_parser_that_we_replace_is_where_it_was() -> None:
+    assert type(Client()._ps) is Parser
+    assert list(inspect.signature(Parser.parse).parameters) == ["self", "data"]
+    assert {"buf", "state", "nc"} <= vars(Parser()).keys()
+
+
+@given(
+    st.lists(st.tuples(st.binary(max_size=30), st.sampled_from(["", "in.1"]), st.sampled_from(["", "id", "status"]))),
+    st.lists(st.integers(1, 40), min_size=1),
+)
+def test_messages_come_as_they_were_sent_however_the_bytes_are_cut(
+    messages: list[tuple[bytes, str, str]], cuts: list[int]
+) -> None:
+    blocks = {"": b"", "id": header_block({"Nats-Msg-Id": "x.1"}), "status": STATUS}
+    stream = b"".join(
+        frame(data, reply, blocks[kind]) + b"PING\r\n" + frame(b"other", sid=OTHER) for data, reply, kind in messages
+    )
+    chunks, begin, turn = [], 0, 0
+    while begin < len(stream):
+        chunks.append(stream[begin : begin + cuts[turn % len(cuts)]])
+        begin, turn = begin + len(chunks[-1]), turn + 1
+    reading = Reading()
+
+    asyncio.run(reading.read(*chunks))
+
+    assert [message[:3] for message in reading.arrived] == [("a.b", reply, data) for data, reply, _ in messages]
+    assert reading.pings == len(messages)
+    for (*_, headers), (_, _, kind) in zip(reading.arrived, messages, strict=True):
+        assert {"": None, "id": "x.1", "status": None}[kind] == (headers or {}).get("Nats-Msg-Id")
+        assert (headers or {}).get("Status") == ("408" if kind == "status" else None)
+
+
+async def test_a_large_message_comes_in_one_piece() -> None:
+    data = bytes(range(256)) * (3 * MAX_BEGUN_BYTES // 256)
+    stream = frame(b"before") + frame(data) + frame(b"after")
+    reading = Reading()
+
+    await reading.read(*(stream[begin : begin + 10_000] for begin in range(0, len(stream), 10_000)))
+
+    assert [message[2] for message in reading.arrived] == [b"before", data, b"after"]
+
+
+async def test_a_new_connection_begins_anew() -> None:
+    reading = Reading()
+    await reading.read(frame(b"lost in the middle")[:-5])
+
+    reading.client._ps.reset()
+    await reading.read(frame(b"new"))
+
+    assert [message[2] for message in reading.arrived] == [b"new"]
 
 
 def test_a_message_without_headers_is_a_pub() -> None:
