@@ -6,7 +6,7 @@ Members work as the table of the design page "Wire and context" says; the quoted
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -49,6 +49,14 @@ class Services:
     logger: logging.Logger
     values: dict[str, Any] = field(default_factory=dict)
     attributes: dict[str, Any] = field(default_factory=dict)
+
+
+class _MessageLogger(logging.LoggerAdapter[logging.Logger]):
+    """Adds its own fields to those that the user gives; the standard one drops the user's before Python 3.13."""
+
+    def process(self, msg: Any, kwargs: MutableMapping[str, Any]) -> tuple[Any, MutableMapping[str, Any]]:
+        kwargs["extra"] = {**(self.extra or {}), **(kwargs.get("extra") or {})}
+        return msg, kwargs
 
 
 class MissingValueError(AttributeError, KeyError):
@@ -95,7 +103,7 @@ class Context:
         extra: dict[str, object] = {}
         if self._work is not None:
             extra = {"request_id": self._work.message.request_id, "attempt": self._work.delivery.attempt}
-        return logging.LoggerAdapter(self._services.logger, extra)
+        return _MessageLogger(self._services.logger, extra)
 
     def path(self, relative: str) -> str:
         """Return a path below the workflow's folder; an absolute argument comes back as it is."""

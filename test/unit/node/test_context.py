@@ -198,10 +198,11 @@ async def test_a_path_is_below_the_workflows_folder(start_node: StartNode, tmp_p
 async def test_log_records_of_a_handler_carry_request_and_attempt(
     start_node: StartNode, caplog: pytest.LogCaptureFixture
 ) -> None:
-    await evaluate(start_node, "ctx.logger.warning('careful')")
+    await evaluate(start_node, "ctx.logger.warning('careful', extra={'of_mine': 7})")
 
     (record,) = (record for record in caplog.records if record.name == "v1-work")
-    assert (vars(record)["request_id"], vars(record)["attempt"]) == ("r1", 1)
+    fields = vars(record)
+    assert (fields["request_id"], fields["attempt"], fields["of_mine"]) == ("r1", 1, 7)
 
 
 async def test_the_nearer_of_timeout_and_request_is_the_deadline(start_node: StartNode) -> None:
