@@ -258,6 +258,8 @@ def _describe_fault(value: Any, path: str = "") -> str:
         return _describe_fault(value.model_dump(), path)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if hasattr(value, "tolist"):  # numpy's arrays and numbers; numpy itself is the user's
+        return _describe_fault(value.tolist(), path)
     if isinstance(value, Mapping):
         return _first_fault(value.items(), path)
     if isinstance(value, (list, tuple)):

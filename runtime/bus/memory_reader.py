@@ -164,6 +164,8 @@ class MemoryReader:
             write(self._consumer)
 
     def keep_alive(self, delivery: Delivery) -> None:
+        if delivery.settled:
+            return
         delivery.kept_alive_s = self._clock.monotonic()
         if self._consumer is not None:
             self._consumer.keep_alive(delivery.sequence)

@@ -8,6 +8,7 @@ import math
 import uuid
 from typing import Any
 
+import numpy as np
 import pydantic
 import pytest
 from google.protobuf import any_pb2, duration_pb2, struct_pb2, wrappers_pb2
@@ -163,6 +164,8 @@ def test_an_annotation_that_no_payload_can_fit_is_refused_at_once() -> None:
     ("value", "text"),
     [
         (math.nan, "nan has no form in JSON"),
+        ({"scores": np.array([[0.5, math.nan]])}, "nan at scores.0.1 has no form in JSON"),
+        (np.float32("inf"), "inf has no form in JSON"),
         ({"a": [1, {"b": math.inf}]}, "inf at a.1.b has no form in JSON"),
         (Point(1, math.nan), "nan at y has no form in JSON"),  # type: ignore[arg-type]  # as a handler might
         ({"a": 2**64}, "the integer at a is beyond 64 bits"),
