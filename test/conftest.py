@@ -1,4 +1,4 @@
-"""What every layer of tests shares: the time limits of the layers, and a nats-server for those tests that need one."""
+"""What every layer of tests shares: the time limits of the layers, and servers for those tests that need one."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -9,10 +9,16 @@ import pytest
 
 from runtime.bus.embedded import EmbeddedServer, find_binary
 from runtime.errors import ServerError
+from test.support.mongo import MongoServer, describe, serve_mongo
+from test.support.mongo_wire import MongoStandin, serve_standin
 
 TEST_ROOT = Path(__file__).parent
 # Seconds that one test may take, by layer. A test marked with `timeout` has its own limit.
 LAYER_TIMEOUT_S = {"unit": 10, "conformance": 60, "integration": 60, "acceptance": 120}
+
+
+def pytest_report_header() -> str:
+    return describe()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -59,3 +65,17 @@ def start_nats_server(nats_server_binary: Path, tmp_path: Path) -> Iterator[Call
 def nats_server(start_nats_server: Callable[..., EmbeddedServer]) -> EmbeddedServer:
     """A nats-server of this test's own (20 ms), with an empty store."""
     return start_nats_server()
+
+
+@pytest.fixture(scope="session")
+def mongo_server() -> Iterator[MongoServer]:
+    """The best server there is for MongoDB's protocol; the test header names it. Take a database of your own on it."""
+    with serve_mongo() as server:
+        yield server
+
+
+@pytest.fixture
+def mongo_standin() -> Iterator[MongoStandin]:
+    """A stand-in of this test's own, for faults."""
+    with serve_standin() as standin:
+        yield standin

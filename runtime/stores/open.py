@@ -6,6 +6,7 @@ from runtime.stores.sqlite import SqliteDocumentStore
 from runtime.stores.sqlite_points import SqlitePointStore
 
 _SQLITE = "sqlite:///"
+_MONGO = ("mongodb://", "mongodb+srv://")
 
 
 def open_documents(uri: str, database: str = "data") -> DocumentStore:
@@ -13,7 +14,14 @@ def open_documents(uri: str, database: str = "data") -> DocumentStore:
 
     Raises ConfigError for a URI that this version cannot use.
     """
-    return SqliteDocumentStore(_path(uri, "KRT_MONGO_URI", "documents"), database)
+    if uri.startswith(_MONGO):
+        # Here, for Motor takes 0.15 s to import, which a process with SQLite need not pay.
+        from runtime.stores.mongo import MongoDocumentStore
+
+        return MongoDocumentStore(uri, database)
+    return SqliteDocumentStore(
+        _path(uri, "KRT_MONGO_URI", "documents", server="'mongodb[+srv]://host' (MongoDB), "), database
+    )
 
 
 def open_points(uri: str) -> PointStore:
@@ -24,13 +32,13 @@ def open_points(uri: str) -> PointStore:
     return SqlitePointStore(_path(uri, "KRT_INFLUX_URI", "measurements"))
 
 
-def _path(uri: str, variable: str, what: str) -> str:
+def _path(uri: str, variable: str, what: str, *, server: str = "") -> str:
     """Return the file of `sqlite:///relative/path` or `sqlite:////absolute/path`. Nothing of a user part is shown."""
     if not uri.startswith(_SQLITE):
         scheme = uri.partition("://")[0] if "://" in uri else ""
         given = f"has the scheme '{scheme}'" if scheme else "has no scheme"
         raise ConfigError(
-            f"{variable} {given}: this version stores {what} only in 'sqlite:///<path>' (relative)"
+            f"{variable} {given}: this version stores {what} only in {server}'sqlite:///<path>' (relative)"
             " or 'sqlite:////<path>' (absolute)"
         )
     path = uri.removeprefix(_SQLITE)

@@ -46,8 +46,10 @@ def test_opening_touches_nothing(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "message"),
     [
-        ("mongodb://user:secret@host/db", "KRT_MONGO_URI has the scheme 'mongodb': this version stores documents only"),
-        ("mongodb+srv://user:secret@host", "KRT_MONGO_URI has the scheme 'mongodb+srv': "),
+        (
+            "postgres://user:secret@host/db",
+            "KRT_MONGO_URI has the scheme 'postgres': this version stores documents only",
+        ),
         ("user:secret@host", "KRT_MONGO_URI has no scheme: "),
         ("sqlite://store.db", "KRT_MONGO_URI has the scheme 'sqlite': "),
         ("sqlite:///", "KRT_MONGO_URI names no file: write 'sqlite:///<path>'"),
