@@ -151,7 +151,14 @@ class StoreError(KrtError):
 
 
 class StoreUnavailableError(StoreError):
-    """The store cannot be reached or is busy. It passes by itself: worth a retry."""
+    """The store cannot be reached or is busy. It passes by itself: worth a retry.
+
+    retry_after_s: how long the store has asked to be left alone, in seconds; 0 when it did not say.
+    """
+
+    def __init__(self, message: str, *, retry_after_s: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
 
 
 class DuplicateDocumentError(StoreError):

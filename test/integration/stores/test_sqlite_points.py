@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 
 from runtime.stores.base import Point, PointCounts
-from runtime.stores.sqlite_points import CLOSE_S, SqlitePointStore
+from runtime.stores.point_queue import CLOSE_S
+from runtime.stores.sqlite_points import SqlitePointStore
 
 # Seconds after which a state that has to come counts as missed.
 PATIENCE_S = 10.0
