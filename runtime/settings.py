@@ -64,6 +64,8 @@ class NodeSettings:
     mongo_uri: str = field(repr=False)
     mongo_database: str
     influx_uri: str = field(repr=False)
+    influx_token: str = field(repr=False)
+    influx_org: str
     influx_bucket: str
     configuration_buckets: Mapping[str, str]
     object_store: str
@@ -124,6 +126,8 @@ def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
         mongo_uri=read.uri("KRT_MONGO_URI", ("mongodb", "mongodb+srv", "sqlite"), "mongodb://… or sqlite:///path"),
         mongo_database=read.database(),
         influx_uri=read.uri("KRT_INFLUX_URI", ("http", "https", "sqlite"), "http(s)://… or sqlite:///path"),
+        influx_token=read.text("KRT_INFLUX_TOKEN", default=""),
+        influx_org=read.text("KRT_INFLUX_ORG", default=""),
         influx_bucket=read.text("KRT_INFLUX_BUCKET", default="") or read.text("KRT_RUNTIME_ID", default="kre"),
         configuration_buckets={
             scope: read.text(f"KRT_NATS_KEY_VALUE_STORE_{scope.upper()}", default="")
@@ -347,6 +351,7 @@ KNOWN = frozenset(
     NATS_MONGO_WRITER BASE_PATH HANDLER_PATH MONGO_URI INFLUX_URI RUNTIME_ID NATS_ENTRYPOINT_SUBJECT IS_LAST_NODE
     IS_EXITPOINT NATS_KEY_VALUE_STORE_PROJECT NATS_KEY_VALUE_STORE_WORKFLOW NATS_KEY_VALUE_STORE_NODE NATS_OBJECT_STORE
     NATS_MAX_ACK_PENDING MAX_PENDING_ACK JS_REQUEST_TIMEOUT MONGO_DB_NAME NODE_SPEC WIRE REPLICA LOG_FORMAT LOG_LEVEL
-    LOG_FILE INFLUX_BUCKET MAX_INFLATED_BYTES SHUTDOWN_GRACE READY_FD MANAGER_SPEC NATS_SERVER_BIN
+    LOG_FILE INFLUX_TOKEN INFLUX_ORG INFLUX_BUCKET MAX_INFLATED_BYTES SHUTDOWN_GRACE READY_FD MANAGER_SPEC
+    NATS_SERVER_BIN
     """.split()
 )

@@ -9,7 +9,9 @@ import pytest
 
 from runtime.bus.embedded import EmbeddedServer, find_binary
 from runtime.errors import ServerError
-from test.support.mongo import MongoServer, describe, serve_mongo
+from test.support import influx_server as influx
+from test.support import mongo
+from test.support.mongo import MongoServer, serve_mongo
 from test.support.mongo_wire import MongoStandin, serve_standin
 
 TEST_ROOT = Path(__file__).parent
@@ -17,8 +19,8 @@ TEST_ROOT = Path(__file__).parent
 LAYER_TIMEOUT_S = {"unit": 10, "conformance": 60, "integration": 60, "acceptance": 120}
 
 
-def pytest_report_header() -> str:
-    return describe()
+def pytest_report_header() -> list[str]:
+    return [mongo.describe(), influx.describe()]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -79,3 +81,12 @@ def mongo_standin() -> Iterator[MongoStandin]:
     """A stand-in of this test's own, for faults."""
     with serve_standin() as standin:
         yield standin
+
+
+@pytest.fixture(scope="session")
+def influx_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[influx.InfluxServer]:
+    """A real InfluxDB; the test header names it. Take a database of your own on it."""
+    try:
+        yield from influx.serve_influx(tmp_path_factory.mktemp("influx"))
+    except influx.NoInfluxError as error:
+        pytest.skip(str(error))

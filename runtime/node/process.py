@@ -244,7 +244,13 @@ async def run_node(settings: NodeSettings, stop: asyncio.Event) -> int:
     try:
         read_spec(settings)
         handler = load_handler(settings.base_path, settings.handler_path, use_annotations=bool(settings.node_spec))
-        stores = Stores(open_documents(settings.mongo_uri, settings.mongo_database), open_points(settings.influx_uri))
+        points = open_points(
+            settings.influx_uri,
+            token=settings.influx_token,
+            org=settings.influx_org,
+            bucket=settings.influx_bucket,
+        )
+        stores = Stores(open_documents(settings.mongo_uri, settings.mongo_database), points)
     except ConfigError as error:
         log.error("%s", error, extra={"action": "refused"})
         return EXIT_CONFIG

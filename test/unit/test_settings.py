@@ -45,7 +45,8 @@ def test_the_thirteen_base_variables_are_enough() -> None:
     )  # fmt: skip
     assert settings.inputs == ("prod_v1_greeter.entrypoint",)
     assert settings.handler_file == FOLDER / "handler.py"
-    assert (settings.influx_bucket, settings.mongo_database) == ("kre", "data")
+    assert (settings.influx_token, settings.influx_org, settings.influx_bucket) == ("", "", "kre")
+    assert settings.mongo_database == "data"
     assert (settings.max_ack_pending, settings.node_spec, settings.ready_fd) == (None, "", None)
     assert settings.nats.request_timeout_s == 5.0
 
@@ -167,6 +168,7 @@ def test_no_credential_appears_in_an_error_or_a_repr(server: str) -> None:
             NATS_SERVER=server,
             MONGO_URI="mongodb://user:secret@db/x?authSource=admin",
             INFLUX_URI="http://user:secret@influx",
+            INFLUX_TOKEN="secret",
         )
     )
 

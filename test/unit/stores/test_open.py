@@ -1,6 +1,8 @@
 """From a URI to a store."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -66,5 +68,20 @@ def test_a_uri_that_this_version_cannot_use_is_refused_without_its_secrets(uri: 
 
 
 def test_points_name_their_own_variable() -> None:
-    with pytest.raises(ConfigError, match=r"^KRT_INFLUX_URI has the scheme 'http': this version stores measurements"):
-        open_points("http://localhost:8086")
+    with pytest.raises(ConfigError, match=r"^KRT_INFLUX_URI has the scheme 'udp': this version stores measurements"):
+        open_points("udp://localhost:8086")
+
+
+def test_a_web_address_is_an_influxdb_and_only_then_its_client_is_imported() -> None:
+    program = """
+import sys
+from runtime.stores.open import open_points
+open_points("sqlite:///points.db")
+print("influxdb_client" in sys.modules)
+store = open_points("http://localhost:8086", token="t", org="o", bucket="b")
+print("influxdb_client" in sys.modules, type(store).__name__)
+"""
+
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+
+    assert result.stdout.split() == ["False", "True", "InfluxPointStore"]
