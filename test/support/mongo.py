@@ -99,7 +99,7 @@ def build_ferretdb() -> None:
     binary = ferretdb_binary()
     binary.parent.mkdir(parents=True, exist_ok=True)
     unfinished = binary.with_suffix(".new")
-    command = [go, "build", "-trimpath", "-o", unfinished, "."]
+    command = [go, "build", "-trimpath", "-o", str(unfinished), "."]
     # SQLite is a translation to Go there, so no C compiler is needed.
     subprocess.run(command, cwd=FERRETDB_SOURCE, env=os.environ | {"CGO_ENABLED": "0"}, check=True)
     unfinished.rename(binary)

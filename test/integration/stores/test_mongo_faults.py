@@ -11,6 +11,8 @@ import pytest
 from runtime.errors import DocumentError, DuplicateDocumentError, QueryError, StoreError, StoreUnavailableError
 from runtime.stores.base import Insert
 from runtime.stores.mongo import MongoDocumentStore
+from runtime.stores.request import check_answer, encode_request
+from runtime.stores.writer import Writer
 from test.support.mongo_wire import MongoStandin, duplicate_key, failure
 
 ID = "0123456789abcdef01234567"
@@ -96,6 +98,25 @@ async def test_a_server_that_stays_secondary_is_worth_a_retry(mongo_standin: Mon
     async with opened(mongo_standin.uri) as store:
         with pytest.raises(StoreUnavailableError, match=r"not primary$"):
             await insert(store, {"n": 1})
+
+
+async def test_the_writer_asks_for_a_repetition_while_mongodb_fails_and_stores_it_once(
+    mongo_standin: MongoStandin,
+) -> None:
+    mongo_standin.cut("insert", times=2)
+    body = encode_request("c", {"n": 1})
+
+    async with opened(mongo_standin.uri) as store:
+        writer = Writer(store)
+        running = asyncio.create_task(writer.run(), name="writer")
+        with pytest.raises(StoreUnavailableError, match="connection closed"):
+            check_answer(await writer.handle(body, ID))
+        check_answer(await writer.handle(body, ID))
+        await writer.close()
+        await running
+        found = await store.find("c", {})
+
+    assert found == [{"_id": ID, "n": 1}]
 
 
 async def test_a_search_survives_one_lost_connection_and_not_two(mongo_standin: MongoStandin) -> None:
