@@ -157,9 +157,10 @@ class InfluxPointStore(QueuedPoints):
 
     def _judge(self, error: ApiException) -> StoreError:
         """Return the error of our tree for an answer that is no success."""
-        answer = f"{self._url} answers {error.status}: {_reason(error)}"
-        if not error.status or error.status in _PASSING:
-            # No status: the TLS handshake failed.
+        if not error.status:
+            return StoreUnavailableError(f"{self._url}: no TLS connection: {_one_line(error.reason)}")
+        answer = f"{self._url} answers {error.status}: {_one_line(error.message)}"
+        if error.status in _PASSING:
             return StoreUnavailableError(answer, retry_after_s=retry_after_s(error.retry_after))
         if error.status in _BAD_LINES:
             partial = _PARTIAL_WRITE.search(str(error.message))
@@ -196,10 +197,10 @@ def retry_after_s(header: str | None) -> float:
     return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
 
 
-def _reason(error: ApiException) -> str:
-    """Return what the server, or the TLS handshake, says: without quoted lines and not too long."""
-    text = str(error.message if error.status else error.reason)
-    return _QUOTED_LINE.sub("unable to parse a line: ", text).strip()[:MAX_REASON_CHARS]
+def _one_line(reason: object) -> str:
+    """Return what a server says without quoted lines, line breaks and excess."""
+    text = _QUOTED_LINE.sub("unable to parse a line: ", str(reason))
+    return " ".join(text.split())[:MAX_REASON_CHARS]
 
 
 def _split_url(url: str) -> tuple[str, str]:

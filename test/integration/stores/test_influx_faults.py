@@ -192,6 +192,32 @@ async def test_a_refused_connection_delays_nothing_and_drops_the_oldest(
     ]
 
 
+async def test_a_server_without_tls_is_waited_for_as_one_that_is_away(
+    stub: InfluxStub, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = stub.url.replace("http://", "https://")
+    store = open_store(url)
+
+    store.save(point(1))
+    await until(lambda: store.counts.retried > 0)
+    await store.close()
+
+    assert (store.counts.written, store.counts.dropped) == (0, 1)
+    (warning,) = warnings_of(caplog)
+    assert warning.startswith(f"measurements wait: {url}: no TLS connection: SSLError [SSL: WRONG_VERSION_NUMBER]")
+
+
+async def test_an_answer_that_is_no_text_is_no_answer(stub: InfluxStub) -> None:
+    stub.answers.append(Answer(503, body=b"\xff\xfe"))
+    store = open_store(stub.url)
+
+    store.save(point(1))
+    await until(lambda: store.counts.written == 1)
+    await store.close()
+
+    assert store.counts == PointCounts(written=1, retried=1, dropped=0)
+
+
 async def test_a_reply_that_never_comes_is_given_up_and_sent_again(stub: InfluxStub) -> None:
     stub.answers.append(Answer(hangs=True))
     store = open_store(stub.url, request_timeout_s=0.2)
