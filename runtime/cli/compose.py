@@ -1,0 +1,58 @@
+"""`krt compose`: a workflow as a compose file."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this group."""
+    app.command("compose")(compose)
+
+
+def compose(
+    path: Annotated[Path, typer.Argument(metavar="[DIR]", help="A workflow's folder, or its file.")] = Path("."),
+    image: Annotated[str, typer.Option("--image", metavar="NAME", help="Image of the processes.")] = "krt",
+    runtime_id: Annotated[str, typer.Option("--runtime", metavar="NAME", help="First part of the names.")] = "local",
+    mongo_uri: Annotated[
+        str, typer.Option("--mongo-uri", metavar="URI", help="Keep documents in this MongoDB, not in SQLite.")
+    ] = "",
+    influx_uri: Annotated[
+        str, typer.Option("--influx-uri", metavar="URI", help="Keep measurements in this InfluxDB, not in SQLite.")
+    ] = "",
+) -> None:
+    """Print a compose file of the workflow: NATS, manager, writer and every node.
+
+    The workflow's folder is mounted, by its path from the current folder: keep the file here. Secrets of nodes stay
+    references to variables, which `docker compose up` finds in its environment or in a file `.env`.
+
+    Exit codes: 0 printed, 2 the workflow or an option is wrong.
+
+    Example: krt compose workflows/hello > compose.yaml
+    """
+    from runtime.deploy.compose import ComposeOptions, compose_file
+    from runtime.errors import WorkflowError
+    from runtime.spec.dump import yaml_text
+    from runtime.spec.load import load_report
+
+    loaded = load_report(path, check_handlers=True)
+    if loaded.workflow is None:
+        raise WorkflowError(loaded.report.problems)
+    for problem in loaded.report.problems:
+        typer.echo(str(problem), err=True)
+    options = ComposeOptions(
+        image=image,
+        folder=_from_here(loaded.workflow.folder),
+        runtime_id=runtime_id,
+        mongo_uri=mongo_uri,
+        influx_uri=influx_uri,
+    )
+    typer.echo(yaml_text(compose_file(loaded.workflow, options)), nl=False)
+
+
+def _from_here(folder: Path) -> str:
+    """Return the path from the current folder as compose wants it: without a dot in front it would name a volume."""
+    path = Path(os.path.relpath(folder)).as_posix()
+    return path if path.startswith(".") else f"./{path}"
