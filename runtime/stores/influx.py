@@ -5,9 +5,7 @@ twice changes nothing: a point is the same point by its measurement, tags and ti
 """
 
 import email.utils
-import math
 import re
-import time
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
@@ -23,10 +21,10 @@ from runtime.stores.base import Point
 from runtime.stores.measurement import PRECISION_NS
 from runtime.stores.point_queue import BATCH_WAIT_S, MAX_QUEUED, QueuedPoints
 
-# How long one request may take, in seconds; while closing, what is left of that time.
+# How long one request may take, in seconds. Closing does not wait for it, see `QueuedPoints`.
 REQUEST_TIMEOUT_S = 5.0
-# A request that would have less time than this before the end of closing is not begun (seconds).
-MIN_REQUEST_S = 0.1
+# A batch that would have less time than this before the end of closing is not begun (seconds).
+MIN_BATCH_S = 0.1
 # The longest pause that a server may ask for, in seconds: InfluxDB's rate limits look at 5 minutes.
 MAX_RETRY_AFTER_S = 300.0
 # How often one batch is halved to set bad points apart: three of them in 1,000 are found alone, of more some neighbours
@@ -79,13 +77,13 @@ class InfluxPointStore(QueuedPoints):
             thread_name="influx-points",
             max_queued=max_queued,
             batch_wait_s=batch_wait_s,
-            last_attempt_s=MIN_REQUEST_S,
+            last_attempt_s=MIN_BATCH_S,
         )
         self._url, user_part = _split_url(url)
         # 1.8 ignores the organization, but the client insists on one.
         self._org = org or "-"
         self._bucket = bucket
-        self._request_timeout_s = request_timeout_s
+        self._request_timeout_ms = round(request_timeout_s * 1_000)
         self._client = InfluxDBClient(self._url, token=token or user_part, org=self._org)
         self._service = WriteService(self._client.api_client)  # type: ignore[no-untyped-call]  # the client is untyped
 
@@ -140,20 +138,13 @@ class InfluxPointStore(QueuedPoints):
                 self._bucket,
                 b"\n".join(lines),
                 precision=PRECISION_NS,
-                _request_timeout=math.ceil(self._timeout_s() * 1_000),
+                _request_timeout=self._request_timeout_ms,
             )
         except ApiException as error:
             raise self._judge(error) from error
         except (urllib3.exceptions.HTTPError, UnicodeDecodeError) as error:
             # Not its text: it repeats what the class says, at length and with addresses of objects.
             raise StoreUnavailableError(f"{self._url} gives no answer ({type(error).__name__})") from error
-
-    def _timeout_s(self) -> float:
-        """Return what one request may take now, in seconds."""
-        left_s = self._request_timeout_s if self._close_at is None else self._close_at - time.monotonic()
-        if left_s < MIN_REQUEST_S:
-            raise StoreUnavailableError(f"{self._url} has not taken everything before the end")
-        return min(left_s, self._request_timeout_s)
 
     def _judge(self, error: ApiException) -> StoreError:
         """Return the error of our tree for an answer that is no success."""

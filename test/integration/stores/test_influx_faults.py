@@ -155,16 +155,19 @@ async def test_closing_does_not_ask_a_server_again_that_wants_to_be_left_alone(s
     assert store.counts == PointCounts(written=0, retried=1, dropped=1)
 
 
-async def test_closing_in_a_pause_of_our_own_tries_once_more(stub: InfluxStub) -> None:
-    stub.answers += [Answer(503)] * 3
+async def test_closing_does_not_wait_for_the_end_of_a_pause_of_our_own(stub: InfluxStub) -> None:
+    stub.answers += [Answer(503)] * 5
     store = open_store(stub.url)
     store.save(point(1))
-    await until(lambda: store.counts.retried == 3)
+    await until(lambda: store.counts.retried == 5)
 
+    start = time.monotonic()
     await store.close()
 
+    # The fifth pause is 0.8 s at least.
+    assert time.monotonic() - start < 0.7
     assert stub.stored == lines(1)
-    assert store.counts == PointCounts(written=1, retried=3, dropped=0)
+    assert store.counts == PointCounts(written=1, retried=5, dropped=0)
 
 
 async def test_a_refused_connection_delays_nothing_and_drops_the_oldest(
