@@ -23,7 +23,7 @@ KRT := $(BIN)/krt
 READY := .venv/.packages-installed $(KRT)
 
 .DEFAULT_GOAL := all
-.PHONY: all run test lint fmt types bench lock
+.PHONY: all run test container lint fmt types bench lock
 .DELETE_ON_ERROR:
 
 all: lint test
@@ -32,7 +32,11 @@ run: $(READY)  ## run the example workflow and send it a few requests
 	$(KRT) run workflows/digits --demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=test/bench $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=test/bench --ignore=test/container $(ARGS)
+
+# The images, built and run with podman as root: about three minutes, or skipped with what is missing.
+container: $(READY)
+	$(BIN)/python -m pytest test/container $(ARGS)
 
 lint: $(READY)
 	$(BIN)/ruff format --check
