@@ -42,7 +42,9 @@ class DocumentStore(Protocol):
         ...
 
     async def find(self, collection: str, query: Mapping[str, Any], *, limit: int = 0) -> list[Document]:
-        """Return the matching documents in order of insertion, `_id` first; `limit` 0 means all.
+        """Return the matching documents, `_id` first; `limit` 0 means all.
+
+        They come in order of insertion, unless the store answers by an index that a user has made.
 
         `query` is MongoDB's; an empty one matches everything.
         Raises QueryError for an operator or a value that is not supported, else as `insert_many` does.

@@ -120,7 +120,7 @@ class MongoDocumentStore:
         compile_query(query)  # refuses what the embedded store refuses, so that a workflow runs on both
         criteria = with_object_ids(plain(query, QueryError))
         with self._translating(collection):
-            cursor = self._database.get_collection(collection).find(criteria, limit=limit, hint=_hint(query))
+            cursor = self._database.get_collection(collection).find(criteria, limit=limit)
             return [_from_bson(document) for document in await cursor.to_list(None)]
 
     async def close(self) -> None:
@@ -212,15 +212,6 @@ class MongoDocumentStore:
         if error.code in _PASSING or error.has_error_label("RetryableWriteError"):
             return StoreUnavailableError(f"{self._address}: {_text(error)}")
         return StoreError(f"{self._address}: {_text(error)}")
-
-
-def _hint(query: Mapping[str, Any]) -> list[tuple[str, int]] | None:
-    """Return the hint by which documents come in order of insertion, which an index on the way would change.
-
-    A search for one `_id` has no order and goes by the index; every other reads the collection, as SQLite's do.
-    """
-    by_id = isinstance(query.get("_id"), (str, int))
-    return None if by_id else [("$natural", 1)]
 
 
 def address_of(uri: str) -> str:
