@@ -56,6 +56,13 @@ async def take(reader: NatsReader) -> Delivery:
 
 
 async def delete_consumer(bus: NatsBus) -> None:
+    """Delete the consumer once it knows of an open request, to which the server then answers.
+
+    A request that comes while the consumer is being deleted may get no answer at all: that is what silence is for.
+    """
+    async with asyncio.timeout(PATIENCE_S):
+        while (await bus.consumer_states(STREAM))[0].waiting == 0:
+            pass
     answer = await bus.request(f"$JS.API.CONSUMER.DELETE.{STREAM}.packer", b"", timeout_s=5)
     assert b'"success":true' in answer.data
 
