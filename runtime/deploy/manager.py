@@ -6,6 +6,7 @@ workflow goes on until its stream is full, and then waits.
 """
 
 import logging
+import math
 
 from runtime.bus.base import Bus, ConsumerConfig, ConsumerState, KeyValue, StreamConfig, StreamState
 from runtime.clock import Clock
@@ -17,7 +18,9 @@ log = logging.getLogger(__name__)
 
 # Seconds between two looks at a stream with room, and at one that is about to refuse: then everybody waits for us.
 LOOK_EVERY_S = 2.0
-LOOK_WHEN_PRESSED_S = 0.2
+LOOK_WHEN_PRESSED_S = 0.1
+# Seconds for which a stream that was pressed is looked at often: those whom it refused fill it again at once.
+PRESSED_FOR_S = 5.0
 
 
 class Manager:
@@ -27,8 +30,8 @@ class Manager:
         self._bus = bus
         self._spec = spec
         self._clock = clock
-        # About to refuse messages; and that was told, because nothing could be purged.
-        self._pressed = False
+        # Until when the stream is looked at often; and that its pressure was told, because nothing could be purged.
+        self._pressed_until_s = -math.inf
         self._stuck = False
 
     async def apply(self) -> None:
@@ -56,7 +59,8 @@ class Manager:
             except BusError as error:
                 log.log(logging.DEBUG if failing else logging.WARNING, "the stream cannot be looked after: %s", error)
                 failing = True
-            await self._clock.sleep(LOOK_WHEN_PRESSED_S if self._pressed else LOOK_EVERY_S)
+            pressed = self._clock.monotonic() < self._pressed_until_s
+            await self._clock.sleep(LOOK_WHEN_PRESSED_S if pressed else LOOK_EVERY_S)
 
     async def look(self) -> int:
         """Look at the stream once, and return how many messages were purged. Raises BusError."""
@@ -188,16 +192,18 @@ class Manager:
 
     def _note_pressure(self, state: StreamState, consumers: list[ConsumerState], purged: int) -> None:
         """Look more often at a stream that is about to refuse, and say once who holds it up."""
-        self._pressed = is_pressed(state, self._spec.max_bytes)
+        pressed = is_pressed(state, self._spec.max_bytes)
+        if pressed:
+            self._pressed_until_s = self._clock.monotonic() + PRESSED_FOR_S
         percent = 100 * state.size_bytes // self._spec.max_bytes
         behind = slowest(state.last_sequence, consumers)
-        if self._pressed and not purged and not self._stuck and behind is not None:
+        if pressed and not purged and not self._stuck and behind is not None:
             self._stuck = True
             log.warning(
                 "the stream is %d%% full and soon refuses messages; %s is furthest behind: %d waiting, %d in hand",
                 percent, behind.name, behind.pending, behind.ack_pending, extra={"action": "pressed"},
             )  # fmt: skip
-        elif self._stuck and not self._pressed:
+        elif self._stuck and not pressed:
             self._stuck = False
             log.info("the stream has room again: %d%% full", percent, extra={"action": "relieved"})
 

@@ -360,6 +360,20 @@ async def test_a_stream_about_to_refuse_is_looked_at_more_often(running: Flow, c
     assert await running.first() > 1
 
 
+async def test_a_stream_that_was_pressed_is_looked_at_often_for_a_while(running: Flow, clock: FakeClock) -> None:
+    await running.store("s.entrypoint", 80, size_bytes=1000)
+    await clock.advance(LOOK_EVERY_S)
+    await handle(await running.reader("clean__entrypoint"), 80)
+    await clock.advance(2 * LOOK_WHEN_PRESSED_S)  # purged to its share, and seen with room again
+
+    first = await running.first()
+    await running.store("s.entrypoint", 40, size_bytes=1000)
+    await handle(await running.reader("clean__entrypoint"), 40)
+    await clock.advance(LOOK_WHEN_PRESSED_S)
+
+    assert await running.first() > first
+
+
 async def test_who_holds_up_a_full_stream_is_told_once_and_its_relief_too(
     running: Flow, clock: FakeClock, caplog: pytest.LogCaptureFixture
 ) -> None:
