@@ -20,9 +20,6 @@ Headers = Mapping[str, str]
 
 # How long the server waits for an ack before it delivers again; readers keep long deliveries alive within it.
 ACK_WAIT_S = 30.0
-# How long a publisher tries what cannot be stored before it gives the message back.
-GIVE_UP_S = 30.0
-
 # How long a publisher retries one message before it confirms with the error.
 GIVE_UP_S = 30.0
 
@@ -357,6 +354,10 @@ class Bus(Protocol):
         """Remove one message. Raises NotFoundError."""
         ...
 
+    async def delete_consumer(self, stream: str, durable: str) -> None:
+        """Remove a consumer; its messages stay in the stream. Raises NotFoundError."""
+        ...
+
     def reader(self, config: ConsumerConfig, *, create: bool) -> Reader:
         """Return a reader of the consumer; with `create` a missing consumer is made, otherwise it is waited for."""
         ...
@@ -372,6 +373,14 @@ class Bus(Protocol):
 
     async def key_value(self, bucket: str, *, create: bool = False) -> KeyValue:
         """Open a bucket. Raises NotFoundError unless `create`."""
+        ...
+
+    async def buckets(self) -> list[str]:
+        """Every bucket of the server that this connection may see, sorted."""
+        ...
+
+    async def delete_bucket(self, bucket: str) -> None:
+        """Remove a bucket with its values. Raises NotFoundError."""
         ...
 
     # --- life ---

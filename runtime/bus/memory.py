@@ -170,6 +170,12 @@ class MemoryBus:
         self._check()
         self._broker.streams.stream(stream).delete(sequence)
 
+    async def delete_consumer(self, stream: str, durable: str) -> None:
+        self._check()
+        if durable not in self._broker.streams.stream(stream).consumers:
+            raise NotFoundError(f"stream {stream} has no consumer {durable}")
+        self._broker.delete_consumer(stream, durable)
+
     def reader(self, config: ConsumerConfig, *, create: bool) -> MemoryReader:
         reader = MemoryReader(
             config, lambda: self._broker.streams.find_consumer(config, create=create), self._broker.clock
@@ -195,6 +201,15 @@ class MemoryBus:
         if bucket not in self._broker.buckets and not create:
             raise NotFoundError(f"there is no bucket {bucket}")
         return MemoryKeyValue(self._broker.buckets.setdefault(bucket, MemoryBucket()), self._check)
+
+    async def buckets(self) -> list[str]:
+        self._check()
+        return sorted(self._broker.buckets)
+
+    async def delete_bucket(self, bucket: str) -> None:
+        self._check()
+        if self._broker.buckets.pop(bucket, None) is None:
+            raise NotFoundError(f"there is no bucket {bucket}")
 
     # --- life ---
 

@@ -109,6 +109,9 @@ class NatsBus:
     async def delete_message(self, stream: str, sequence: int) -> None:
         await self._topology.delete_message(stream, sequence)
 
+    async def delete_consumer(self, stream: str, durable: str) -> None:
+        await self._topology.delete_consumer(stream, durable)
+
     def reader(self, config: ConsumerConfig, *, create: bool) -> NatsReader:
         return NatsReader(self._connection, self._topology, config, self._clock, create=create)
 
@@ -119,6 +122,12 @@ class NatsBus:
 
     async def key_value(self, bucket: str, *, create: bool = False) -> KeyValue:
         return await NatsKeyValue.open(self._connection, bucket, create=create)
+
+    async def buckets(self) -> list[str]:
+        return await self._topology.buckets()
+
+    async def delete_bucket(self, bucket: str) -> None:
+        await self._topology.delete_bucket(bucket)
 
     # --- life ---
 

@@ -27,6 +27,9 @@ API_TRIES = 4
 _NO_MESSAGE = 10043
 # Names that one page of the consumers' list holds at the server.
 CONSUMER_PAGE = 256
+STREAM_PAGE = 256
+# What JetStream puts before a bucket's name to get its stream's.
+BUCKET_PREFIX = "KV_"
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +138,24 @@ class Topology:
             infos.extend(page)
             if len(page) < CONSUMER_PAGE:
                 return sorted((_consumer_state(info) for info in infos), key=lambda state: state.name)
+
+    async def delete_consumer(self, stream: str, durable: str) -> None:
+        await self._call(lambda: self._js.delete_consumer(stream, durable))
+
+    # --- buckets ---
+
+    async def buckets(self) -> list[str]:
+        found: list[str] = []
+        offset = 0
+        while True:
+            page = await self._call(lambda: self._js.streams_info(offset=offset))
+            found += [info.config.name for info in page if info.config.name.startswith(BUCKET_PREFIX)]
+            offset += len(page)
+            if len(page) < STREAM_PAGE:
+                return sorted(name.removeprefix(BUCKET_PREFIX) for name in found)
+
+    async def delete_bucket(self, bucket: str) -> None:
+        await self._call(lambda: self._js.delete_stream(f"{BUCKET_PREFIX}{bucket}"))
 
     async def _add_consumer(self, config: ConsumerConfig) -> None:
         # Always the full configuration: a field left out of an update falls back to its default.

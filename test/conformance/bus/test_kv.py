@@ -124,3 +124,24 @@ async def test_a_key_that_nats_would_not_take_is_refused(bucket: KeyValue, key: 
         await bucket.put(key, b"1")
 
     assert await bucket.keys() == []
+
+
+async def test_every_bucket_is_listed(bus: Bus) -> None:
+    await bus.key_value("b", create=True)
+    await bus.key_value("a", create=True)
+
+    assert await bus.buckets() == ["a", "b"]
+
+
+async def test_a_deleted_bucket_is_gone_with_its_values(bus: Bus, bucket: KeyValue) -> None:
+    await bucket.put("colour", b"red")
+
+    await bus.delete_bucket("settings")
+
+    assert await bus.buckets() == []
+    assert await (await bus.key_value("settings", create=True)).keys() == []
+
+
+async def test_a_missing_bucket_cannot_be_deleted(bus: Bus) -> None:
+    with pytest.raises(NotFoundError):
+        await bus.delete_bucket("settings")

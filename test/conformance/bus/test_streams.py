@@ -262,3 +262,15 @@ async def test_a_waiting_taker_is_seen_at_the_consumer(orders: Bus) -> None:
     await eventually(waiting, 1)
     await reader.drain()
     await eventually(waiting, 0)
+
+
+async def test_a_deleted_consumer_is_gone_and_its_messages_stay(orders: Bus) -> None:
+    await orders.ensure_consumer(consumer())
+    await store(orders, "a")
+
+    await orders.delete_consumer(STREAM, DURABLE)
+
+    assert await orders.consumer_states(STREAM) == []
+    assert (await orders.stream_state(STREAM)).messages == 1
+    with pytest.raises(NotFoundError):
+        await orders.delete_consumer(STREAM, DURABLE)
