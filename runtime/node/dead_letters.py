@@ -5,10 +5,9 @@ import os
 import traceback
 from pathlib import Path
 
-from runtime import wire
-from runtime.bus.base import Confirmation, Publisher
-from runtime.deadletter import HEADER, Attempt, DeadLetter
-from runtime.errors import MessageTooLargeError
+from runtime.bus.base import Publisher
+from runtime.bus.dead_letters import store_dead_letter
+from runtime.deadletter import Attempt, DeadLetter
 from runtime.node.settle import describe, text_of
 from runtime.node.work import Work
 from runtime.spec import names
@@ -16,10 +15,6 @@ from runtime.spec import names
 log = logging.getLogger(__name__)
 
 _OUR_FILES = f"{Path(__file__).parents[1]}{os.sep}"
-
-# Bytes that the id header and the header block's own lines add beside the dead letter's header.
-_HEADER_BYTES = 512
-
 
 class DeadLetters:
     """Stores dead letters in the workflow's own stream for them; with `keep` False it only logs."""
@@ -57,25 +52,8 @@ class DeadLetters:
             handler_version=self._handler_version,
             headers=dict(delivery.headers or {}),
         )
-        data = self._body(delivery.data)
-        room_bytes = self._publisher.limit_bytes - len(data) - _HEADER_BYTES
-        stored = Confirmation()
-        await self._publisher.publish(
-            subject,
-            data,
-            message_id=names.dead_letter_id(self._node, work.origin, work.redrive),
-            confirm=stored,
-            headers={HEADER: letter.to_header(room_bytes)},
-        )
-        await stored
-
-    def _body(self, data: bytes) -> bytes:
-        """Return the input as it arrived; gzipped, or at worst left out, where it leaves no room for the header."""
-        try:
-            return wire.fit(data, self._publisher.limit_bytes)
-        except MessageTooLargeError:  # another sender's: ours leave that room. The stream still has it.
-            log.warning("an input of %d bytes does not fit into its dead letter; it is left out", len(data))
-            return b""
+        message_id = names.dead_letter_id(self._node, work.origin, work.redrive)
+        await store_dead_letter(self._publisher, subject, delivery.data, letter, message_id=message_id)
 
 
 def _user_traceback(failure: BaseException) -> str:

@@ -75,6 +75,12 @@ def durable(node: str, sources: list[str]) -> str:
     return "__".join([node, *sorted(source.replace(".", "_") for source in sources)])
 
 
+def node_of(durable: str) -> str:
+    """Return the node that a durable belongs to, "" for a name that `durable` did not make."""
+    node, separator, _ = durable.partition("__")
+    return node if separator and is_name(node) else ""
+
+
 def dead_letter_stream(stream: str) -> str:
     """Return the stream that keeps a workflow's dead letters."""
     return f"{stream}_dlq"
@@ -93,6 +99,11 @@ def attempts_bucket(stream: str) -> str:
 def configuration_bucket(runtime: str, version: str, workflow: str = "", node: str = "") -> str:
     """Return the KV bucket of a configuration scope: project, workflow (workflow given) or node (both given)."""
     return "_".join(part for part in ("key-store", runtime, version, workflow, node) if part)
+
+
+def node_configuration_prefix(stream: str) -> str:
+    """Return what the configuration buckets of a workflow's nodes begin with, and no other bucket does."""
+    return f"key-store_{stream}_"
 
 
 def applied_bucket(stream: str) -> str:

@@ -1,0 +1,121 @@
+"""What removed nodes have left on NATS: consumers, which hold back the purge for ever, and buckets of configuration.
+
+Nothing is removed but on request, and no message without an end: what a consumer has not handled becomes dead letters.
+"""
+
+import asyncio
+import logging
+from dataclasses import dataclass
+
+from runtime import wire
+from runtime.bus.base import Bus, ConsumerConfig, ConsumerState, Delivery, Publisher
+from runtime.bus.dead_letters import store_dead_letter
+from runtime.deadletter import DeadLetter
+from runtime.errors import BusUnavailableError, DecodeError
+from runtime.spec import names
+from runtime.spec.manager import ManagerSpec
+
+log = logging.getLogger(__name__)
+
+DROPPED = "dropped"
+# Seconds to wait for what another process has in hand: the ack wait, and the longest delay of a default retry.
+PATIENCE_S = 120.0
+LOOK_EVERY_S = 0.2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leftovers:
+    """Consumers and buckets of nodes that the workflow does not have any more."""
+
+    consumers: tuple[ConsumerState, ...]
+    buckets: tuple[str, ...]
+
+
+def unhandled(consumer: ConsumerState) -> int:
+    """Return how many messages the consumer has not settled."""
+    return consumer.pending + consumer.ack_pending
+
+
+async def find(bus: Bus, spec: ManagerSpec) -> Leftovers:
+    """Look for leftovers; consumers that do not bear a node's name belong to somebody else. Raises BusError."""
+    planned = {consumer.durable for consumer in spec.consumers}
+    consumers = [state for state in await bus.consumer_states(spec.stream) if names.node_of(state.name)]
+    of_nodes = names.node_configuration_prefix(spec.stream)
+    return Leftovers(
+        consumers=tuple(state for state in consumers if state.name not in planned),
+        buckets=tuple(name for name in await bus.buckets() if name.startswith(of_nodes) and name not in spec.buckets),
+    )
+
+
+async def remove_consumer(bus: Bus, spec: ManagerSpec, durable: str) -> int:
+    """Make dead letters of what the consumer has not handled, then remove it; returns how many.
+
+    Raises BusUnavailableError when messages stay in another process's hand, and what was not dropped stays as it is.
+    """
+    publisher = bus.publisher(spec.dead_letters.stream) if spec.dead_letters else None
+    try:
+        dropped = await _drop_all(bus, spec, durable, publisher)
+    finally:
+        if publisher is not None:
+            await publisher.close()
+    await bus.delete_consumer(spec.stream, durable)
+    return dropped
+
+
+async def _drop_all(bus: Bus, spec: ManagerSpec, durable: str, publisher: Publisher | None) -> int:
+    reader = bus.reader(ConsumerConfig(stream=spec.stream, durable=durable, filter_subjects=()), create=False)
+    await reader.start()
+    dropped = 0
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while any(unhandled(state) for state in await bus.consumer_states(spec.stream) if state.name == durable):
+                try:
+                    async with asyncio.timeout(LOOK_EVERY_S):
+                        delivery = await reader.take()
+                except TimeoutError:  # the rest is in another process's hand, or was settled just now
+                    continue
+                await _drop(delivery, spec, names.node_of(durable), publisher)
+                reader.ack(delivery)
+                dropped += 1
+    except TimeoutError as error:
+        raise BusUnavailableError(
+            f"consumer {durable} has messages in work after {PATIENCE_S:g} s; stop its processes and try again"
+        ) from error
+    finally:
+        await reader.close()
+    return dropped
+
+
+async def _drop(delivery: Delivery, spec: ManagerSpec, node: str, publisher: Publisher | None) -> None:
+    """Store the dead letter; without a stream for dead letters the message is only named in the log."""
+    log.warning("message %d of %s is dropped with its node %s", delivery.sequence, spec.stream, node)
+    if publisher is None:
+        return
+    letter = DeadLetter(
+        node=node,
+        reason=DROPPED,
+        error=f"the node {node} was removed with this message unhandled",
+        traceback="",
+        request_id=_request_id(delivery.data),
+        stream=spec.stream,
+        subject=delivery.subject,
+        sequence=delivery.sequence,
+        stored_ns=delivery.time_ns,
+        attempts=(),
+        handler_version="",
+        headers=dict(delivery.headers or {}),
+    )
+    await store_dead_letter(
+        publisher,
+        names.dead_letter_subject(spec.stream, node),
+        delivery.data,
+        letter,
+        message_id=names.dead_letter_id(node, delivery.sequence),
+    )
+
+
+def _request_id(data: bytes) -> str:
+    try:
+        return wire.decode(data).request_id
+    except DecodeError:
+        return ""
