@@ -88,8 +88,8 @@ async def _drop_all(bus: Bus, spec: ManagerSpec, durable: str, publisher: Publis
 
 async def _drop(delivery: Delivery, spec: ManagerSpec, node: str, publisher: Publisher | None) -> None:
     """Store the dead letter; without a stream for dead letters the message is only named in the log."""
-    log.warning("message %d of %s is dropped with its node %s", delivery.sequence, spec.stream, node)
     if publisher is None:
+        log.warning("message %d of %s is dropped with its node %s", delivery.sequence, spec.stream, node)
         return
     letter = DeadLetter(
         node=node,

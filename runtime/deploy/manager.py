@@ -115,8 +115,9 @@ class Manager:
         for state in await self._bus.consumer_states(self._spec.stream):
             if state.name not in planned and state.pending + state.ack_pending:
                 log.warning(
-                    "consumer %s belongs to no node of this workflow and holds back %d messages; delete it, or the "
-                    "stream fills up", state.name, state.pending + state.ack_pending, extra={"action": "drift"},
+                    "consumer %s belongs to no node of this workflow and holds back %d messages, until the stream is "
+                    "full; `krt clean` removes what is left of removed nodes",
+                    state.name, state.pending + state.ack_pending, extra={"action": "drift"},
                 )  # fmt: skip
 
     async def _restore_missing(self, present: list[ConsumerState]) -> bool:
