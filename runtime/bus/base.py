@@ -63,6 +63,30 @@ class StreamState:
     subjects: Mapping[str, int] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Follower:
+    """A server that keeps a copy of a stream for its leader. lag: operations that it is behind."""
+
+    name: str
+    offline: bool
+    current: bool
+    lag: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StreamPlacement:
+    """Where a stream is kept. leader: name of a server, "" while there is none, or where there is no cluster."""
+
+    storage: str
+    replicas: int
+    leader: str = ""
+    followers: tuple[Follower, ...] = ()
+
+    def behind(self) -> list[Follower]:
+        """Return the followers that could not take over without loss: offline, or not up to date."""
+        return [follower for follower in self.followers if follower.offline or not follower.current]
+
+
 @dataclass(frozen=True, slots=True)
 class ConsumerState:
     """How far a consumer is: `pending` not yet delivered, `ack_pending` delivered and not settled."""
@@ -326,7 +350,8 @@ class Bus(Protocol):
         """Create the stream, or update it; returns what changed, one line each.
 
         The lines are `stream NAME: created`, or `stream NAME: field: old -> new`; none when all is as asked.
-        Raises DriftError with the diff when a field cannot be updated, or the server answers other than asked.
+        Raises DriftError with the diff when a field cannot be updated, or the server answers other than asked, and
+        when there are not as many servers as replicas.
         """
         ...
 
@@ -336,6 +361,10 @@ class Bus(Protocol):
 
     async def stream_state(self, stream: str) -> StreamState:
         """Raises NotFoundError, BusUnavailableError."""
+        ...
+
+    async def stream_placement(self, stream: str) -> StreamPlacement:
+        """Say where the stream is kept. Raises NotFoundError, BusUnavailableError."""
         ...
 
     async def consumer_states(self, stream: str) -> list[ConsumerState]:
@@ -371,8 +400,11 @@ class Bus(Protocol):
         """
         ...
 
-    async def key_value(self, bucket: str, *, create: bool = False) -> KeyValue:
-        """Open a bucket. Raises NotFoundError unless `create`."""
+    async def key_value(self, bucket: str, *, create: bool = False, replicas: int | None = None) -> KeyValue:
+        """Open a bucket. Raises NotFoundError unless `create`.
+
+        replicas: servers that keep it, also of a bucket that exists; None leaves it as it is, and is 1 for a new one.
+        """
         ...
 
     async def buckets(self) -> list[str]:

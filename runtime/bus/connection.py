@@ -93,6 +93,11 @@ class Connection:
         """nats-py's JetStream, for administration only; messages of a workflow never go through it."""
         return JetStreamContext(self.client, timeout=self.request_timeout_s)
 
+    @property
+    def server_count(self) -> int:
+        """Addresses of the cluster's servers that are there: one each, unless a server listens on several."""
+        return self.client.server_count
+
     def new_inbox(self) -> str:
         return f"_INBOX.{secrets.token_hex(11)}"
 

@@ -5,8 +5,8 @@ its way in, and a header check and several calls on its way out: together nearly
 (`docs/performance.md`). This client hands an arriving message to its callback at once, and takes a whole batch of
 outgoing ones as one piece.
 
-It replaces nats-py's parser by one that reads whole messages itself and leaves all else to the original, overrides one
-private method and calls two. So `Pipfile` keeps nats-py below the next minor release, and
+It replaces nats-py's parser by one that reads whole messages itself and leaves all else to the original, overrides two
+private methods and calls two. So `Pipfile` keeps nats-py below the next minor release, and
 `test/unit/bus/test_direct.py` says what has to be looked at when that changes.
 """
 
@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nats.aio.client import Client
+from nats.errors import Error
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
 from runtime.bus.base import Headers
@@ -56,6 +57,9 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
         # Number of a subscription -> its callback.
         self._callbacks: dict[int, OnArrival] = {}
         self._ps = DirectParser(self, self._callbacks)
+        # Addresses of the cluster, as the server told last; and whether nothing may be told to a server in clear.
+        self.server_count = 1
+        self.requires_tls = False
 
     async def subscribe_direct(self, subject: str, callback: OnArrival, queue: str = "") -> DirectSubscription:
         """Subscribe; an exception of the callback goes to the error callback and harms no other message."""
@@ -76,6 +80,16 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
         await self._send_command(commands)
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
+        """Overridden: called by nats-py with what the server says of itself, before anything is told to the server.
+
+        Raises nats.errors.Error: nats-py would send credentials in clear to a server that does not ask for TLS.
+        """
+        if self.requires_tls and initial_connection and not info.get("tls_required"):
+            raise Error("TLS is wanted here, by the address or by ca.crt or tls.crt, and the server does not do it")
+        self.server_count = len(info.get("connect_urls") or ["itself"])
+        await super()._process_info(info, initial_connection)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         """Overridden: called by nats-py's parser for the messages that ours has left to it."""

@@ -9,7 +9,7 @@ from nats.js.kv import KeyValue as Bucket
 
 from runtime.bus.base import Entry
 from runtime.bus.connection import Connection
-from runtime.bus.topology import translated
+from runtime.bus.topology import Topology, translated
 from runtime.errors import BusError, NotFoundError
 
 _KEY = re.compile(r"[-/_=a-zA-Z0-9]([-/_=.a-zA-Z0-9]*[-/_=a-zA-Z0-9])?")
@@ -24,15 +24,15 @@ class NatsKeyValue:
         self._bucket = bucket
 
     @classmethod
-    async def open(cls, connection: Connection, name: str, *, create: bool) -> "NatsKeyValue":
+    async def open(
+        cls, connection: Connection, topology: Topology, name: str, *, create: bool, replicas: int | None
+    ) -> "NatsKeyValue":
+        if create:
+            await topology.ensure_bucket(name, replicas)
         try:
-            async with translated(connection):
-                return cls(connection, name, await connection.jetstream.key_value(name))
+            return cls(connection, name, await topology.open_bucket(name))
         except NotFoundError as error:
-            if not create:
-                raise NotFoundError(f"there is no bucket {name}") from error
-        async with translated(connection):
-            return cls(connection, name, await connection.jetstream.create_key_value(bucket=name))
+            raise NotFoundError(f"there is no bucket {name}") from error
 
     async def get(self, key: str) -> Entry:
         async with self._asking(key):

@@ -19,6 +19,7 @@ from runtime.bus.base import (
     Headers,
     StoredMessage,
     StreamConfig,
+    StreamPlacement,
     StreamState,
 )
 from runtime.bus.memory_core import MemoryRouter, MemorySubscription
@@ -153,6 +154,11 @@ class MemoryBus:
         self._check()
         return self._broker.streams.stream(stream).state()
 
+    async def stream_placement(self, stream: str) -> StreamPlacement:
+        self._check()
+        config = self._broker.streams.stream(stream).config
+        return StreamPlacement(storage=config.storage, replicas=config.replicas)
+
     async def consumer_states(self, stream: str) -> list[ConsumerState]:
         self._check()
         consumers = self._broker.streams.stream(stream).consumers
@@ -196,7 +202,7 @@ class MemoryBus:
         self._publishers.append(publisher)
         return publisher
 
-    async def key_value(self, bucket: str, *, create: bool = False) -> MemoryKeyValue:
+    async def key_value(self, bucket: str, *, create: bool = False, replicas: int | None = None) -> MemoryKeyValue:
         self._check()
         if bucket not in self._broker.buckets and not create:
             raise NotFoundError(f"there is no bucket {bucket}")

@@ -13,6 +13,7 @@ from runtime.bus.base import (
     KeyValue,
     StoredMessage,
     StreamConfig,
+    StreamPlacement,
     StreamState,
     Subscription,
 )
@@ -97,6 +98,9 @@ class NatsBus:
     async def stream_state(self, stream: str) -> StreamState:
         return await self._topology.stream_state(stream)
 
+    async def stream_placement(self, stream: str) -> StreamPlacement:
+        return await self._topology.stream_placement(stream)
+
     async def consumer_states(self, stream: str) -> list[ConsumerState]:
         return await self._topology.consumer_states(stream)
 
@@ -120,8 +124,8 @@ class NatsBus:
     ) -> NatsPublisher:
         return NatsPublisher(self._connection, stream, self._clock, on_hold=on_hold, give_up_s=give_up_s)
 
-    async def key_value(self, bucket: str, *, create: bool = False) -> KeyValue:
-        return await NatsKeyValue.open(self._connection, bucket, create=create)
+    async def key_value(self, bucket: str, *, create: bool = False, replicas: int | None = None) -> KeyValue:
+        return await NatsKeyValue.open(self._connection, self._topology, bucket, create=create, replicas=replicas)
 
     async def buckets(self) -> list[str]:
         return await self._topology.buckets()

@@ -14,8 +14,17 @@ import nats.errors
 import nats.js.errors
 from nats.js import api
 from nats.js.client import JetStreamContext
+from nats.js.kv import KeyValue
 
-from runtime.bus.base import ConsumerConfig, ConsumerState, StoredMessage, StreamConfig, StreamState
+from runtime.bus.base import (
+    ConsumerConfig,
+    ConsumerState,
+    Follower,
+    StoredMessage,
+    StreamConfig,
+    StreamPlacement,
+    StreamState,
+)
 from runtime.bus.connection import Connection, describe
 from runtime.errors import BusClosedError, BusError, BusUnavailableError, DriftError, NotFoundError, RevisionError
 
@@ -25,6 +34,9 @@ T = TypeVar("T")
 API_TRIES = 4
 # JetStream's err_code for a sequence that is not there, which comes as a bad request.
 _NO_MESSAGE = 10043
+# JetStream's err_codes for more replicas than there are servers: without a cluster, and in one.
+_NOT_CLUSTERED = 10074
+_TOO_FEW_SERVERS = 10005
 # Names that one page of the consumers' list holds at the server.
 CONSUMER_PAGE = 256
 STREAM_PAGE = 256
@@ -84,6 +96,16 @@ class Topology:
             first_sequence=state.first_seq or 1,
             last_sequence=state.last_seq,
             subjects=dict(state.subjects or {}),
+        )
+
+    async def stream_placement(self, stream: str) -> StreamPlacement:
+        info = await self._call(lambda: self._js.stream_info(stream))
+        cluster = info.cluster or api.ClusterInfo()
+        return StreamPlacement(
+            storage=api.StorageType(info.config.storage).value,
+            replicas=info.config.num_replicas or 1,
+            leader=cluster.leader or "",
+            followers=tuple(_follower(peer) for peer in cluster.replicas or []),
         )
 
     async def get_message(self, stream: str, sequence: int) -> StoredMessage:
@@ -154,6 +176,20 @@ class Topology:
             if len(page) < STREAM_PAGE:
                 return sorted(name.removeprefix(BUCKET_PREFIX) for name in found)
 
+    async def ensure_bucket(self, bucket: str, replicas: int | None) -> None:
+        """Make the bucket if it is missing, and let `replicas` servers keep it (None: one, or as many as do)."""
+        try:
+            found = (await self._call(lambda: self._js.stream_info(f"{BUCKET_PREFIX}{bucket}"))).config
+        except NotFoundError:
+            await self._call(lambda: self._js.create_key_value(bucket=bucket, replicas=replicas or 1))
+            return
+        if replicas is not None and found.num_replicas != replicas:
+            await self._call(lambda: self._js.update_stream(found.evolve(num_replicas=replicas)))
+
+    async def open_bucket(self, bucket: str) -> KeyValue:
+        """Raises NotFoundError."""
+        return await self._call(lambda: self._js.key_value(bucket))
+
     async def delete_bucket(self, bucket: str) -> None:
         await self._call(lambda: self._js.delete_stream(f"{BUCKET_PREFIX}{bucket}"))
 
@@ -190,6 +226,15 @@ async def translated(connection: Connection) -> AsyncIterator[None]:
     except nats.js.errors.APIError as error:
         if error.err_code == _NO_MESSAGE:
             raise NotFoundError(error.description or "no such message") from error
+        if error.err_code == _NOT_CLUSTERED:
+            raise DriftError(
+                "the NATS server is on its own, and a copy on several needs a cluster; set stream.replicas: 1"
+            ) from error
+        if error.err_code == _TOO_FEW_SERVERS:
+            raise BusUnavailableError(
+                f"not enough servers for the replicas: the cluster has {connection.server_count} address(es) now; start the "
+                f"others, or lower stream.replicas ({error.description})"
+            ) from error
         raise BusError(f"JetStream refuses: {error.description or describe(error)}") from error
     except nats.errors.ConnectionClosedError as error:
         raise BusClosedError("the connection to NATS is closed") from error
@@ -269,6 +314,12 @@ def _consumer_fields(config: ConsumerConfig, found: api.ConsumerConfig) -> list[
         _Field("max_deliver", -1, found.max_deliver),
         _Field("max_ack_pending", config.max_ack_pending, found.max_ack_pending),
     ]
+
+
+def _follower(peer: api.PeerInfo) -> Follower:
+    return Follower(
+        name=peer.name or "unnamed", offline=bool(peer.offline), current=bool(peer.current), lag=peer.lag or 0
+    )
 
 
 def _consumer_state(info: api.ConsumerInfo) -> ConsumerState:
