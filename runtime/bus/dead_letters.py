@@ -1,6 +1,7 @@
 """Storing a dead letter: the input as it arrived, and everything about its end in one header."""
 
 import logging
+from dataclasses import replace
 
 from runtime import wire
 from runtime.bus.base import Confirmation, Publisher
@@ -18,6 +19,7 @@ async def store_dead_letter(
 ) -> None:
     """Store one dead letter; returns once it is stored. Raises BusError."""
     body = _body(data, publisher.limit_bytes)
+    letter = replace(letter, left_out=bool(data) and not body)
     room_bytes = publisher.limit_bytes - len(body) - _HEADER_BYTES
     stored = Confirmation()
     await publisher.publish(

@@ -3,11 +3,12 @@
 import logging
 import os
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from runtime.bus.base import Publisher
 from runtime.bus.dead_letters import store_dead_letter
-from runtime.deadletter import Attempt, DeadLetter
+from runtime.deadletter import Attempt, DeadLetter, attempts_from_header
 from runtime.node.settle import describe, text_of
 from runtime.node.work import Work
 from runtime.spec import names
@@ -15,6 +16,7 @@ from runtime.spec import names
 log = logging.getLogger(__name__)
 
 _OUR_FILES = f"{Path(__file__).parents[1]}{os.sep}"
+
 
 class DeadLetters:
     """Stores dead letters in the workflow's own stream for them; with `keep` False it only logs."""
@@ -38,6 +40,8 @@ class DeadLetters:
         )  # fmt: skip
         if not self._keep:
             return
+        headers = dict(delivery.headers or {})
+        earlier = headers.pop(names.ATTEMPTS_HEADER, "")
         letter = DeadLetter(
             node=self._node,
             reason=reason,
@@ -45,12 +49,14 @@ class DeadLetters:
             traceback=_user_traceback(failure),
             request_id=work.message.request_id,
             stream=self._stream,
-            subject=delivery.subject,
+            subject=names.source_subject(delivery.subject),
             sequence=delivery.sequence,
             stored_ns=delivery.time_ns,
-            attempts=tuple(attempts),
+            attempts=(*attempts_from_header(earlier), *(replace(each, redrive=work.redrive) for each in attempts)),
             handler_version=self._handler_version,
-            headers=dict(delivery.headers or {}),
+            headers=headers,
+            origin=work.origin if work.redrive else 0,
+            redrive=work.redrive,
         )
         message_id = names.dead_letter_id(self._node, work.origin, work.redrive)
         await store_dead_letter(self._publisher, subject, delivery.data, letter, message_id=message_id)

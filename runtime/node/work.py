@@ -209,15 +209,12 @@ class Outputs:
         work.outputs += 1
         mark = "" if kind is _OK else _MARKS[kind]
         message_id = names.message_id(self.node, work.origin, number, mark=mark, redrive=work.redrive)
-        headers = None
-        if work.redrive:
-            headers = {names.ORIGIN_HEADER: str(work.origin), names.REDRIVE_HEADER: str(work.redrive)}
         confirm: Confirm = work.confirmed
         if answers or stored is not None:
             confirm = self._answering(work, data if answers else None, closes, stored)
         work.outstanding += 1
         try:
-            await self._publisher.publish(subject, data, message_id=message_id, confirm=confirm, headers=headers)
+            await self._publisher.publish(subject, data, message_id=message_id, confirm=confirm)
         except BaseException:
             work.outstanding -= 1
             raise

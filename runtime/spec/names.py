@@ -6,6 +6,7 @@
 | subject | `<stream>.entrypoint`, `<stream>.<node>[.<channel>]` | with its stream |
 | durable | `<node>__<source>[_<channel>][__<source>…]` | until the node is removed |
 | dead letters | stream `<stream>_dlq`, subject `<stream>_dlq.<node>` | longest `dead_letter.keep` of the workflow |
+| redriven input | subject `<stream>._redrive.<node>.<rest of its first subject>` | with its stream |
 | configuration | KV `key-store_<runtime>_<version>[_<workflow>[_<node>]]` | until changed |
 | failed attempts | KV `attempts_<stream>`, key `<node>/<sequence>` | until the message is done |
 | applied configuration | KV `applied_<stream>`, key `<bucket>/<key>` | until changed |
@@ -15,6 +16,7 @@ Names of workflows, versions, nodes and channels hold no underscore and no dot, 
 """
 
 import re
+from typing import NamedTuple
 
 # A name in a workflow file. 40 characters, so that a stream of three names stays far below the server's limit of 255.
 NAME_PATTERN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -23,12 +25,16 @@ MAX_NAME_LENGTH = 40
 # The virtual source of every workflow, and the channel that outputs without a channel belong to.
 ENTRYPOINT = "entrypoint"
 MAIN_CHANNEL = "main"
+# Second token of the subjects on which one node alone gets a message again; the underscore keeps it apart from nodes.
+REDRIVE = "_redrive"
 
 # Header of JetStream's deduplication: the one header on the message path.
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
-# Headers of a redriven message: the stream sequence of its first input, and how often it was redriven.
+# Headers of a redriven message: the stream sequence of its first input, how often it was redriven, and the attempts
+# that failed before, as JSON.
 ORIGIN_HEADER = "Krt-Origin"
 REDRIVE_HEADER = "Krt-Redrive"
+ATTEMPTS_HEADER = "Krt-Attempts"
 # Header that carries a document's deterministic `_id` to the writer, whose body stays as KRE's writer reads it.
 DOCUMENT_ID_HEADER = "Krt-Doc-Id"
 
@@ -60,6 +66,18 @@ def node_subject(stream: str, node: str, channel: str = "") -> str:
     """Return the subject of a node's output; no channel, or `main`, is the node's own subject."""
     own = f"{stream}.{node}"
     return own if channel in ("", MAIN_CHANNEL) else f"{own}.{channel}"
+
+
+def redrive_subject(node: str, subject: str) -> str:
+    """Return the subject on which `node` alone gets a message of `subject` again; its other readers do not see it."""
+    stream, _, rest = subject.partition(".")
+    return f"{stream}.{REDRIVE}.{node}.{rest}"
+
+
+def source_subject(subject: str) -> str:
+    """Return the subject that a message had before it was redriven; any other subject comes back as it is."""
+    tokens = subject.split(".", 3)
+    return f"{tokens[0]}.{tokens[3]}" if tokens[1:2] == [REDRIVE] else subject
 
 
 def stream_subjects(stream: str) -> list[str]:
@@ -129,3 +147,28 @@ def message_id(node: str, origin: int, number: int, *, mark: str = "", redrive: 
 def dead_letter_id(node: str, origin: int, redrive: int = 0) -> str:
     """Return the `Nats-Msg-Id` of a dead letter, so that giving one message up twice stores it once."""
     return message_id(node, origin, 0, mark="dlq", redrive=redrive)
+
+
+def redrive_id(node: str, origin: int, redrive: int) -> str:
+    """Return the `Nats-Msg-Id` of a redriven message: redriving one dead letter twice stores it once."""
+    return message_id(node, origin, 0, mark="in", redrive=redrive)
+
+
+class MessageId(NamedTuple):
+    """What an id made by `message_id` says; see there."""
+
+    node: str
+    origin: int
+    mark: str
+    redrive: int
+
+
+_MESSAGE_ID = re.compile(r"(?P<node>[^.]+)\.(?P<origin>\d+)\.(?P<mark>[a-z]*)\d+(?:#r(?P<redrive>\d+))?")
+
+
+def read_message_id(text: str) -> MessageId | None:
+    """Return the parts of an id that a node has made, None for one of somebody else's."""
+    match = _MESSAGE_ID.fullmatch(text)
+    if match is None:
+        return None
+    return MessageId(match["node"], int(match["origin"]), match["mark"], int(match["redrive"] or 0))

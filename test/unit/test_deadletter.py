@@ -4,7 +4,15 @@ from dataclasses import replace
 
 import pytest
 
-from runtime.deadletter import MAX_ERROR_BYTES, MAX_TRACEBACK_BYTES, Attempt, DeadLetter
+from runtime.deadletter import (
+    MAX_ATTEMPTS,
+    MAX_ERROR_BYTES,
+    MAX_TRACEBACK_BYTES,
+    Attempt,
+    DeadLetter,
+    attempts_from_header,
+    attempts_to_header,
+)
 from runtime.wire import HEADER_ROOM_BYTES
 
 # What the version line, the id of a dead letter and the header's own name take of the room, generously.
@@ -68,3 +76,20 @@ def test_the_smallest_letter_fits_into_the_room_that_every_message_leaves() -> N
 def test_anything_else_is_no_letter(text: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         DeadLetter.from_header(text)
+
+
+def test_the_latest_attempts_that_fit_travel_with_a_redriven_message() -> None:
+    attempts = tuple(Attempt(attempt=number, time_s=1.5, error="x" * 50, redrive=1) for number in range(100))
+
+    header = attempts_to_header(attempts, 1_000)
+
+    assert len(header) <= 1_000
+    assert attempts_from_header(header) == attempts[-len(attempts_from_header(header)) :]
+    assert len(attempts_from_header(header)) == 9
+    assert attempts_from_header(attempts_to_header(attempts, 100_000)) == attempts[-MAX_ATTEMPTS:]
+    assert attempts_to_header(attempts, 50) == ""
+
+
+@pytest.mark.parametrize("text", ["", "{", "5", "[1]", '[{"attempt": 1}]'])
+def test_a_broken_history_is_none(text: str) -> None:
+    assert attempts_from_header(text) == ()

@@ -197,7 +197,9 @@ async def test_a_slot_that_handles_gives_the_others_a_turn(start_node: StartNode
     assert [value["n"] for value in node.outputs()] == list(range(200))
 
 
-async def test_a_redriven_message_gets_new_ids_and_keeps_its_origin(start_node: StartNode) -> None:
+async def test_the_outputs_of_a_redriven_message_get_new_ids_and_are_no_redrives_themselves(
+    start_node: StartNode,
+) -> None:
     node = await start_node(ECHO)
     await node.send({"n": 1})
     await node.settled()
@@ -209,7 +211,8 @@ async def test_a_redriven_message_gets_new_ids_and_keeps_its_origin(start_node: 
 
     again = node.stored()[1]
     assert again.headers["Nats-Msg-Id"] == "work.1.0#r2"
-    assert (again.headers["Krt-Origin"], again.headers["Krt-Redrive"]) == ("1", "2")
+    # The node behind makes its ids from its own input: with these headers, two outputs would lead to the same ids.
+    assert again.headers.keys() == {"Nats-Msg-Id"}
 
 
 async def test_redrive_headers_that_are_no_numbers_are_a_dead_letter(start_node: StartNode) -> None:
