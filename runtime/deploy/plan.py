@@ -189,7 +189,9 @@ def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
 
 
 def _inputs(node: Node, stream: str) -> tuple[str, ...]:
-    return tuple(_subject(source, stream) for source in node.sources)
+    """Return the subjects of the node's sources, and for each the one on which its dead letters are redriven."""
+    subjects = [_subject(source, stream) for source in node.sources]
+    return (*subjects, *(names.redrive_subject(node.name, subject) for subject in subjects))
 
 
 def _subject(source: Source, stream: str) -> str:

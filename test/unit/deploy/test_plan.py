@@ -78,7 +78,14 @@ def test_a_node_reads_its_sources_and_writes_its_own_subject() -> None:
 
     found = settings_of(flow, "score")
 
-    assert found.inputs == ("local_v1_triage.clean", "local_v1_triage.clean.unsure", "local_v1_triage.entrypoint")
+    assert found.inputs == (
+        "local_v1_triage.clean",
+        "local_v1_triage.clean.unsure",
+        "local_v1_triage.entrypoint",
+        "local_v1_triage._redrive.score.clean",
+        "local_v1_triage._redrive.score.clean.unsure",
+        "local_v1_triage._redrive.score.entrypoint",
+    )
     assert (found.stream, found.output) == ("local_v1_triage", "local_v1_triage.score")
     assert found.handler_file == Path("/flows/triage/score/handler.py")
     assert (found.workflow, found.version, found.node, found.runtime_id) == ("triage", "v1", "score", "local")
@@ -158,8 +165,14 @@ def test_the_manager_is_told_all_that_the_workflow_has_on_nats() -> None:
         keep_s=30,
         duplicate_window_s=120,
         consumers=(
-            ConsumerSpec(durable="clean__entrypoint", filter_subjects=("local_v1_triage.entrypoint",)),
-            ConsumerSpec(durable="score__clean", filter_subjects=("local_v1_triage.clean",)),
+            ConsumerSpec(
+                durable="clean__entrypoint",
+                filter_subjects=("local_v1_triage.entrypoint", "local_v1_triage._redrive.clean.entrypoint"),
+            ),
+            ConsumerSpec(
+                durable="score__clean",
+                filter_subjects=("local_v1_triage.clean", "local_v1_triage._redrive.score.clean"),
+            ),
         ),
         dead_letters=DeadLetterSpec(stream="local_v1_triage_dlq", subjects=("local_v1_triage_dlq.>",), keep_s=90),
         buckets={
