@@ -285,6 +285,10 @@ class Entry:
     revision: int
 
 
+# Key, and what it holds now; None for a key that was deleted.
+OnChange = Callable[[str, Entry | None], None]
+
+
 class KeyValue(Protocol):
     """A bucket. Keys are `[-/_=.a-zA-Z0-9]+` with no dot at either end; values are bytes."""
 
@@ -310,6 +314,16 @@ class KeyValue(Protocol):
 
     async def keys(self) -> list[str]:
         """Every key that has a value, sorted."""
+        ...
+
+    async def watch(self, keys: str, on_change: OnChange) -> Subscription:
+        """Call back, on the loop, with every entry that is there, and from then on with every change.
+
+        keys: a key in which `*` is one token and `>`, at the end, all that follow. When this returns, everything that
+        was there has been told. After an interruption everything is told again. Nothing is told of an entry that
+        expires, nor of one that was deleted during an interruption.
+        Raises NotFoundError when the bucket is gone, BusUnavailableError.
+        """
         ...
 
 
@@ -404,6 +418,13 @@ class Bus(Protocol):
         """Open a bucket. Raises NotFoundError unless `create`.
 
         replicas: servers that keep it, also of a bucket that exists; None leaves it as it is, and is 1 for a new one.
+        """
+        ...
+
+    async def expiring_key_value(self, bucket: str, *, ttl_s: float) -> KeyValue:
+        """Open a bucket, made if missing, whose entries are gone `ttl_s` seconds after their last write.
+
+        It lies in the memory of one server and is lost with it: it is for what its writers repeat.
         """
         ...
 

@@ -5,11 +5,13 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 import nats.js.errors
+from nats.js.api import StorageType
 from nats.js.kv import KeyValue as Bucket
 
-from runtime.bus.base import Entry
+from runtime.bus.base import Entry, OnChange
 from runtime.bus.connection import Connection
 from runtime.bus.topology import Topology, translated
+from runtime.bus.watch import NatsWatch
 from runtime.errors import BusError, NotFoundError
 
 _KEY = re.compile(r"[-/_=a-zA-Z0-9]([-/_=.a-zA-Z0-9]*[-/_=a-zA-Z0-9])?")
@@ -33,6 +35,12 @@ class NatsKeyValue:
             return cls(connection, name, await topology.open_bucket(name))
         except NotFoundError as error:
             raise NotFoundError(f"there is no bucket {name}") from error
+
+    @classmethod
+    async def open_expiring(cls, connection: Connection, name: str, ttl_s: float) -> "NatsKeyValue":
+        async with translated(connection):
+            bucket = await connection.jetstream.create_key_value(bucket=name, ttl=ttl_s, storage=StorageType.MEMORY)
+        return cls(connection, name, bucket)
 
     async def get(self, key: str) -> Entry:
         async with self._asking(key):
@@ -61,6 +69,11 @@ class NatsKeyValue:
                 return sorted(await self._bucket.keys())
             except nats.js.errors.NoKeysError:
                 return []
+
+    async def watch(self, keys: str, on_change: OnChange) -> NatsWatch:
+        watch = NatsWatch(self._connection, self._name, keys, on_change)
+        await watch.start()
+        return watch
 
     @asynccontextmanager
     async def _asking(self, key: str) -> AsyncIterator[None]:

@@ -56,6 +56,10 @@ class MemoryBroker:
             raise BusUnavailableError(f"no answer to a publish on {subject}")
         self.streams.store(expected_stream, subject, data, headers)
 
+    def bucket(self, name: str, ttl_s: float = 0.0) -> MemoryBucket:
+        """Return the bucket, made if missing; the time to live is that of the first call."""
+        return self.buckets.setdefault(name, MemoryBucket(self.clock, ttl_s))
+
     def send(self, message: CoreMessage) -> bool:
         """Route a core message, unless paused; returns whether anybody listens."""
         return self.streams.paused or self.router.route(message)
@@ -206,7 +210,11 @@ class MemoryBus:
         self._check()
         if bucket not in self._broker.buckets and not create:
             raise NotFoundError(f"there is no bucket {bucket}")
-        return MemoryKeyValue(self._broker.buckets.setdefault(bucket, MemoryBucket()), self._check)
+        return MemoryKeyValue(self._broker.bucket(bucket), self._check)
+
+    async def expiring_key_value(self, bucket: str, *, ttl_s: float) -> MemoryKeyValue:
+        self._check()
+        return MemoryKeyValue(self._broker.bucket(bucket, ttl_s), self._check)
 
     async def buckets(self) -> list[str]:
         self._check()

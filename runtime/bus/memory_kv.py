@@ -1,35 +1,86 @@
 """Buckets of key-value entries in memory."""
 
+import asyncio
 import re
 from collections.abc import Callable
 
-from runtime.bus.base import Entry
+from runtime.bus.base import Entry, OnChange
+from runtime.bus.memory_subject import matches
+from runtime.clock import Clock
 from runtime.errors import BusError, NotFoundError, RevisionError
 
 KEY_PATTERN = re.compile(r"[-/_=a-zA-Z0-9]([-/_=.a-zA-Z0-9]*[-/_=a-zA-Z0-9])?")
 
 
 class MemoryBucket:
-    """What the server keeps: every write, deletions included, takes the bucket's next revision."""
+    """What the server keeps: every write, deletions included, takes the bucket's next revision.
 
-    def __init__(self) -> None:
+    ttl_s: how long an entry lives after its last write, 0 for ever. As on a server, nobody is told of its end.
+    """
+
+    def __init__(self, clock: Clock, ttl_s: float = 0.0) -> None:
         self.entries: dict[str, Entry] = {}
         self.revisions: dict[str, int] = {}
+        self._clock = clock
+        self._ttl_s = ttl_s
         self._last_revision = 0
+        self._watches: list[MemoryWatch] = []
 
     def write(self, key: str, value: bytes) -> int:
-        revision = self._next_revision(key)
-        self.entries[key] = Entry(key, value, revision)
-        return revision
+        entry = Entry(key, value, self._next_revision(key))
+        self.entries[key] = entry
+        if self._ttl_s:
+            self._clock.call_later(self._ttl_s, lambda: self._expire(entry))
+        self._tell(key, entry)
+        return entry.revision
 
     def delete(self, key: str) -> None:
         if self.entries.pop(key, None) is not None:
             self._next_revision(key)
+            self._tell(key, None)
+
+    def watch(self, keys: str, on_change: OnChange) -> "MemoryWatch":
+        watch = MemoryWatch(self, keys, on_change)
+        self._watches.append(watch)
+        for key, entry in self.entries.items():
+            watch.tell(key, entry)
+        return watch
+
+    def forget(self, watch: "MemoryWatch") -> None:
+        if watch in self._watches:
+            self._watches.remove(watch)
+
+    def _expire(self, entry: Entry) -> None:
+        if self.entries.get(entry.key) is entry:
+            del self.entries[entry.key], self.revisions[entry.key]
+
+    def _tell(self, key: str, entry: Entry | None) -> None:
+        for watch in self._watches:
+            asyncio.get_running_loop().call_soon(watch.tell, key, entry)
 
     def _next_revision(self, key: str) -> int:
         self._last_revision += 1
         self.revisions[key] = self._last_revision
         return self._last_revision
+
+
+class MemoryWatch:
+    """See `base.Subscription`."""
+
+    def __init__(self, bucket: MemoryBucket, keys: str, on_change: OnChange) -> None:
+        self._bucket = bucket
+        self._keys = keys
+        self._on_change = on_change
+
+    def tell(self, key: str, entry: Entry | None) -> None:
+        if matches(self._keys, key):
+            self._on_change(key, entry)
+
+    async def unsubscribe(self) -> None:
+        self.remove()
+
+    def remove(self) -> None:
+        self._bucket.forget(self)
 
 
 class MemoryKeyValue:
@@ -70,6 +121,10 @@ class MemoryKeyValue:
     async def keys(self) -> list[str]:
         self._check()
         return sorted(self._bucket.entries)
+
+    async def watch(self, keys: str, on_change: OnChange) -> MemoryWatch:
+        self._check()
+        return self._bucket.watch(keys, on_change)
 
     def _check_key(self, key: str) -> None:
         self._check()

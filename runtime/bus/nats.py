@@ -127,6 +127,9 @@ class NatsBus:
     async def key_value(self, bucket: str, *, create: bool = False, replicas: int | None = None) -> KeyValue:
         return await NatsKeyValue.open(self._connection, self._topology, bucket, create=create, replicas=replicas)
 
+    async def expiring_key_value(self, bucket: str, *, ttl_s: float) -> KeyValue:
+        return await NatsKeyValue.open_expiring(self._connection, bucket, ttl_s)
+
     async def buckets(self) -> list[str]:
         return await self._topology.buckets()
 

@@ -205,7 +205,7 @@ class NatsReader:
             self._on_status(int(subject[len(self._inbox) + 1 :]), headers or {})
             return
         self._requests.charge()
-        delivery = _delivery(subject, reply, data, headers, now_s)
+        delivery = read_delivery(subject, reply, data, headers, now_s)
         known = self._unsettled.get(delivery.sequence)
         if known is not None:  # it still runs here: not started twice, but settled under its newest reply
             known.reply = delivery.reply
@@ -407,8 +407,8 @@ class NatsReader:
             log.debug("unsubscribing %s: %s", self._config.durable, describe(error))
 
 
-def _delivery(subject: str, reply: str, data: bytes, headers: Headers | None, now_s: float) -> Delivery:
-    """Read a delivery's metadata from its reply subject.
+def read_delivery(subject: str, reply: str, data: bytes, headers: Headers | None, now_s: float) -> Delivery:
+    """Return a message that a consumer delivered; everything about it stands in its reply subject.
 
     9 tokens: $JS.ACK.<stream>.<consumer>.<delivered>.<stream seq>.<consumer seq>.<time>.<pending>; 12 with a domain,
     an account and a random token.

@@ -208,7 +208,7 @@ def _document_client(store: MemoryDocuments, clock: FakeClock) -> DocumentClient
 
 
 def _configuration(values: Mapping[str, str]) -> Configuration:
-    bucket = MemoryBucket()
+    bucket = MemoryBucket(FakeClock())
     for key, value in values.items():
         bucket.write(key, value.encode())
     return Configuration({Scope.NODE: MemoryKeyValue(bucket, lambda: None)})

@@ -6,7 +6,7 @@ import pytest
 
 from runtime.bus.base import Bus, Entry, KeyValue
 from runtime.errors import BusError, NotFoundError, RevisionError
-from test.conformance.bus.backends import Backend
+from test.conformance.bus.backends import Backend, eventually, until
 
 
 @pytest.fixture
@@ -145,3 +145,103 @@ async def test_a_deleted_bucket_is_gone_with_its_values(bus: Bus, bucket: KeyVal
 async def test_a_missing_bucket_cannot_be_deleted(bus: Bus) -> None:
     with pytest.raises(NotFoundError):
         await bus.delete_bucket("settings")
+
+
+async def test_a_watch_tells_what_is_there_and_then_every_change(backend: Backend, bucket: KeyValue) -> None:
+    await bucket.put("a.colour", b"red")
+    gone = await bucket.put("a.gone", b"1")
+    await bucket.put("b.colour", b"grey")
+    told = Told()
+
+    watch = await bucket.watch("a.>", told)
+
+    assert told.entries == {"a.colour": b"red", "a.gone": b"1"}
+    other = await (await backend.connect()).key_value("settings")
+    revision = await other.put("a.colour", b"blue")
+    await other.put("b.colour", b"black")
+    await other.delete("a.gone")
+    await until(lambda: len(told.changes) == 4)
+    assert told.changes[2:] == [("a.colour", Entry("a.colour", b"blue", revision)), ("a.gone", None)]
+    assert revision > gone
+    await watch.unsubscribe()
+
+
+async def test_a_watch_of_nothing_begins_at_once_and_a_star_is_one_token(bucket: KeyValue) -> None:
+    told = Told()
+
+    watch = await bucket.watch("*.now", told)
+    await bucket.put("a.b.now", b"1")
+    await bucket.put("a.now", b"2")
+
+    await until(lambda: told.entries == {"a.now": b"2"})
+    await watch.unsubscribe()
+
+
+async def test_a_watch_that_has_ended_is_told_nothing(bucket: KeyValue) -> None:
+    ended, going = Told(), Told()
+    watch = await bucket.watch(">", ended)
+    goes_on = await bucket.watch(">", going)
+
+    await watch.unsubscribe()
+    await bucket.put("colour", b"red")
+
+    await until(lambda: going.entries == {"colour": b"red"})
+    assert ended.changes == []
+    await goes_on.unsubscribe()
+
+
+async def test_a_snapshot_of_many_entries_is_whole(bucket: KeyValue) -> None:
+    for number in range(1_000):
+        await bucket.put(f"model.{number}", b"%d" % number)
+    told = Told()
+
+    watch = await bucket.watch("model.*", told)
+
+    assert told.entries == {f"model.{number}": b"%d" % number for number in range(1_000)}
+    await watch.unsubscribe()
+
+
+async def test_entries_expire_unless_they_are_written_again(bus: Bus) -> None:
+    bucket = await bus.expiring_key_value("presence", ttl_s=1.0)
+    await bucket.put("leaves", b"1")
+    revision = await bucket.put("stays", b"1")
+    told = Told()
+    watch = await bucket.watch(">", told)
+
+    async def keys_after_a_beat() -> list[str]:
+        nonlocal revision
+        revision = await bucket.put("stays", b"1")
+        return await bucket.keys()
+
+    await eventually(keys_after_a_beat, ["stays"])
+    with pytest.raises(NotFoundError):
+        await bucket.get("leaves")
+    assert [change for change in told.changes if change[0] == "leaves"] == [("leaves", Entry("leaves", b"1", 1))]
+    assert await bucket.create("leaves", b"2") > revision
+    await watch.unsubscribe()
+
+
+async def test_an_expiring_bucket_is_there_for_whoever_opens_it_next(backend: Backend, bus: Bus) -> None:
+    first = await bus.expiring_key_value("presence", ttl_s=60.0)
+    await first.put("a", b"1")
+
+    second = await (await backend.connect()).expiring_key_value("presence", ttl_s=60.0)
+
+    assert await second.keys() == ["a"]
+    assert (await (await backend.connect()).key_value("presence")) is not None
+
+
+class Told:
+    """Keeps what a watch tells."""
+
+    def __init__(self) -> None:
+        self.changes: list[tuple[str, Entry | None]] = []
+
+    def __call__(self, key: str, entry: Entry | None) -> None:
+        self.changes.append((key, entry))
+
+    @property
+    def entries(self) -> dict[str, bytes]:
+        """What the watcher holds now."""
+        held = dict(self.changes)
+        return {key: entry.value for key, entry in held.items() if entry is not None}
