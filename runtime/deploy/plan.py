@@ -33,6 +33,7 @@ VERSION_DIGITS = 12
 class Target:
     """Where the processes of a workflow run.
 
+    influx_token, influx_org, influx_bucket: of an InfluxDB 2; "" leaves them to the environment of the processes.
     base_path: the workflow's folder as the processes see it. grace_s: from the request to stop until a node gives its
     deliveries back. handler_versions: by node, see `handler_versions`. environment: what the nodes' `secrets` name.
     """
@@ -41,6 +42,9 @@ class Target:
     mongo_uri: str
     influx_uri: str
     base_path: str
+    influx_token: str = field(default="", repr=False)
+    influx_org: str = ""
+    influx_bucket: str = ""
     runtime_id: str = "local"
     writer_subject: str = names.WRITER_SUBJECT
     log_level: str = "INFO"
@@ -147,6 +151,17 @@ def _documents(target: Target) -> dict[str, str]:
     return {"KRT_NATS_MONGO_WRITER": target.writer_subject, "KRT_MONGO_URI": target.mongo_uri}
 
 
+def _measurements(target: Target) -> dict[str, str]:
+    given = {
+        "KRT_INFLUX_URI": target.influx_uri,
+        "KRT_INFLUX_TOKEN": target.influx_token,
+        "KRT_INFLUX_ORG": target.influx_org,
+        "KRT_INFLUX_BUCKET": target.influx_bucket,
+    }
+    # An empty one would hide the value that the supervisor's own environment has.
+    return {name: value for name, value in given.items() if value}
+
+
 def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str, str]:
     stream = stream_of(workflow, target.runtime_id)
     project, of_workflow, of_node = _scopes(workflow, node, target.runtime_id)
@@ -162,7 +177,7 @@ def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str,
         "KRT_NATS_OUTPUT": names.node_subject(stream, node.name),
         "KRT_BASE_PATH": target.base_path,
         "KRT_HANDLER_PATH": node.handler,
-        "KRT_INFLUX_URI": target.influx_uri,
+        **_measurements(target),
         "KRT_NATS_KEY_VALUE_STORE_PROJECT": project,
         "KRT_NATS_KEY_VALUE_STORE_WORKFLOW": of_workflow,
         "KRT_NATS_KEY_VALUE_STORE_NODE": of_node,

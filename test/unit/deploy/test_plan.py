@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,6 +126,25 @@ def test_secrets_are_passed_on_and_shown_nowhere() -> None:
 
     assert (process.environment["API_TOKEN"], process.environment["MODE"]) == ("hush", "fast")
     assert "hush" not in repr(process) + repr(TARGET)
+
+
+def test_a_node_is_told_how_to_write_to_an_influxdb_of_the_second_version() -> None:
+    target = replace(
+        TARGET, influx_uri="http://i:8086", influx_token="t0ken", influx_org="lab", influx_bucket="measured"
+    )
+
+    manager, writer, score = plan(workflow(node("score")), target)
+
+    found = settings.read_node(score.environment)
+    assert found.influx_uri == "http://i:8086"
+    assert (found.influx_token, found.influx_org, found.influx_bucket) == ("t0ken", "lab", "measured")
+    assert "t0ken" not in repr(target) + str(manager.environment) + str(writer.environment)
+
+
+def test_what_is_not_said_of_influxdb_does_not_hide_the_environment() -> None:
+    environment = process_of(workflow(node("score")), "score").environment
+
+    assert [name for name in environment if name.startswith("KRT_INFLUX_")] == ["KRT_INFLUX_URI"]
 
 
 def test_every_missing_secret_is_named_at_once() -> None:
