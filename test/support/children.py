@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,8 @@ from runtime.stores.open import open_documents, open_points
 from test.support.node import DEAD_LETTERS, DURABLE, ENTRYPOINT, NODE, OUTPUT, STREAM, environment, write_handler
 
 ROOT = Path(__file__).parents[2]
+# How a replica is started; `kill_at` is the same with an end at a stated point.
+RUNTIME = ("runtime",)
 # Seconds after which something that has to happen is taken for lost.
 PATIENCE_S = 30.0
 
@@ -30,7 +32,9 @@ PATIENCE_S = 30.0
 class NodeChild:
     """One replica as `python -m runtime node`."""
 
-    def __init__(self, folder: Path, url: str, spec: NodeSpec, **variables: str) -> None:
+    def __init__(
+        self, folder: Path, url: str, spec: NodeSpec, module: Sequence[str] = RUNTIME, **variables: str
+    ) -> None:
         read_end, write_end = os.pipe()
         own = environment(
             folder, NATS_SERVER=url, NODE_SPEC=spec.model_dump_json(), READY_FD=str(write_end), **variables
@@ -38,7 +42,7 @@ class NodeChild:
         self._log = folder / "node.log"
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "runtime", "node"],
+                [sys.executable, "-m", *module, "node"],
                 cwd=ROOT, env={**os.environ, **own}, pass_fds=[write_end], stdout=log, stderr=log,
             )  # fmt: skip
         os.close(write_end)
@@ -111,9 +115,9 @@ class Workbench:
     async def start_child(self, spec: NodeSpec, **variables: str) -> NodeChild:
         return await self.launch_child(spec, **variables).ready()
 
-    def launch_child(self, spec: NodeSpec, **variables: str) -> NodeChild:
+    def launch_child(self, spec: NodeSpec, module: Sequence[str] = RUNTIME, **variables: str) -> NodeChild:
         """Start a replica without waiting for it."""
-        child = NodeChild(self.folder, self.url, spec, **variables)
+        child = NodeChild(self.folder, self.url, spec, module, **variables)
         self._children.append(child)
         return child
 

@@ -1,0 +1,127 @@
+"""The runtime, killing itself at a point of the message path: `python -m test.support.kill_at POINT PASS node`.
+
+At the PASSth time that the path comes to the point, the process gets SIGKILL, as from the outside: no handler, no
+`finally`, no buffer flushed. The points are the awaits and the hand-overs of the path, in its order.
+"""
+
+import functools
+import inspect
+import os
+import runpy
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """A call of `method` of the class `owner`: before it begins, or after it has returned."""
+
+    owner: str
+    method: str
+    when: Literal["before", "after"]
+
+
+_RUNNER = "runtime.node.runner:Runner"
+_PUBLISHER = "runtime.bus.publish:NatsPublisher"
+_READER = "runtime.bus.pull:NatsReader"
+_HISTORY = "runtime.node.history:History"
+_DEAD_LETTERS = "runtime.node.dead_letters:DeadLetters"
+_WRITER = "runtime.stores.writer:Writer"
+_SQLITE = "runtime.stores.sqlite:SqliteDocumentStore"
+_DESK = "runtime.deploy.service:WriterDesk"
+_MANAGER = "runtime.deploy.manager:Manager"
+_TOPOLOGY = "runtime.bus.topology:Topology"
+
+# A message that goes well.
+NODE_POINTS = {
+    "taken": Point(_READER, "take", "after"),
+    "before decoding": Point(_RUNNER, "_decode", "before"),
+    "decoded": Point(_RUNNER, "_decode", "after"),
+    "handled": Point(_RUNNER, "_emit", "before"),
+    "before publishing": Point(_PUBLISHER, "publish", "before"),
+    "handed to the publisher": Point(_PUBLISHER, "publish", "after"),
+    "before a PubAck counts": Point("runtime.node.work:Work", "confirmed", "before"),
+    "before the end is decided": Point(_RUNNER, "_finish", "before"),
+    "before the ack": Point(_READER, "ack", "before"),
+    "ack written": Point(_READER, "ack", "after"),
+}
+# A message whose handler raises, first to be tried again and then given up.
+FAILURE_POINTS = {
+    "before the history is read": Point(_HISTORY, "read", "before"),
+    "history read": Point(_HISTORY, "read", "after"),
+    "before the history is written": Point(_HISTORY, "write", "before"),
+    "history written": Point(_HISTORY, "write", "after"),
+    "before the nak": Point(_READER, "nak", "before"),
+    "nak written": Point(_READER, "nak", "after"),
+    "before the dead letter": Point(_DEAD_LETTERS, "store", "before"),
+    "dead letter stored": Point(_DEAD_LETTERS, "store", "after"),
+    "before the term": Point(_READER, "term", "before"),
+    "term written": Point(_READER, "term", "after"),
+}
+WRITER_POINTS = {
+    "before a document is taken": Point(_WRITER, "handle", "before"),
+    "before the batch": Point(_SQLITE, "insert_many", "before"),
+    "batch stored": Point(_SQLITE, "insert_many", "after"),
+    "before the answer": Point(_WRITER, "handle", "after"),
+    "answered": Point(_DESK, "_answer", "after"),
+}
+MANAGER_POINTS = {
+    "before a stream is made": Point(_TOPOLOGY, "ensure_stream", "before"),
+    "stream made": Point(_TOPOLOGY, "ensure_stream", "after"),
+    "before a consumer is made": Point(_TOPOLOGY, "ensure_consumer", "before"),
+    "consumer made": Point(_TOPOLOGY, "ensure_consumer", "after"),
+    "before a purge": Point(_TOPOLOGY, "purge", "before"),
+    "purged": Point(_TOPOLOGY, "purge", "after"),
+}
+POINTS = {**NODE_POINTS, **FAILURE_POINTS, **WRITER_POINTS, **MANAGER_POINTS}
+
+
+def arm(point: Point, passes: int) -> None:
+    """Make the process kill itself at the `passes`th pass of the point."""
+    module, _, name = point.owner.partition(":")
+    owner = getattr(import_module(module), name)
+    left = [passes]
+
+    def pass_point() -> None:
+        left[0] -= 1
+        if left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(owner, point.method, _wrapped(getattr(owner, point.method), point.when, pass_point))
+
+
+def _wrapped(method: Callable[..., Any], when: str, pass_point: Callable[[], None]) -> Callable[..., Any]:
+    @functools.wraps(method)
+    def plain(*arguments: Any, **named: Any) -> Any:
+        if when == "before":
+            pass_point()
+        result = method(*arguments, **named)
+        if when == "after":
+            pass_point()
+        return result
+
+    @functools.wraps(method)
+    async def asynchronous(*arguments: Any, **named: Any) -> Any:
+        if when == "before":
+            pass_point()
+        result = await method(*arguments, **named)
+        if when == "after":
+            pass_point()
+        return result
+
+    return asynchronous if inspect.iscoroutinefunction(method) else plain
+
+
+def main() -> None:
+    point, passes = sys.argv[1], int(sys.argv[2])
+    arm(POINTS[point], passes)
+    del sys.argv[1:3]
+    runpy.run_module("runtime", run_name="__main__")
+
+
+if __name__ == "__main__":
+    main()
