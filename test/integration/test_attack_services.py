@@ -162,7 +162,9 @@ async def topology_stands(bus: NatsBus) -> None:
 
 async def purged(bus: NatsBus) -> None:
     async with asyncio.timeout(PATIENCE_S):
-        while (await bus.stream_state(STREAM)).first_sequence <= HANDLED:
+        while True:
+            if (await bus.stream_state(STREAM)).first_sequence > HANDLED:
+                return
             await asyncio.sleep(0.05)
 
 
