@@ -23,7 +23,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 from google.protobuf.message import Message as ProtobufMessage
 
 from runtime.errors import DecodeError, EncodeError
-from runtime.proto import varint
+from runtime.proto import read_varint, varint
 
 TYPE_PREFIX = "type.googleapis.com/"
 JSON_TYPE = "krt.Json"
@@ -178,27 +178,14 @@ def _content(payload: bytes, head: bytes) -> bytes | None:
     """
     if not payload.startswith(head):
         return b"" if payload == head[:-1] else None  # protobuf leaves an empty message out
-    length, start = _readvarint(payload, len(head))
+    length, start = read_varint(payload, len(head))
     if length == 0 and start == len(payload):
         return b""
     if start + length == len(payload) and payload[start] == 0x0A:
-        length, start = _readvarint(payload, start + 1)
+        length, start = read_varint(payload, start + 1)
         if start + length == len(payload):
             return payload[start:]
     raise DecodeError("the payload's inner message is cut off, or has an unexpected field", reason="payload")
-
-
-def _readvarint(data: bytes, position: int) -> tuple[int, int]:
-    """Return the number at `position`, and the position behind it."""
-    value = shift = 0
-    while position < len(data):
-        byte = data[position]
-        position += 1
-        if byte < 0x80:
-            return value | byte << shift, position
-        value |= (byte & 0x7F) << shift
-        shift += 7
-    return value, position
 
 
 def _wrong_type(expected: str, payload: bytes) -> DecodeError:

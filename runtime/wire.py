@@ -1,6 +1,6 @@
 """Envelope bytes <-> `Message`: KRE's second wire version with KRT's fields from 16 on, gzip, and the size limit.
 
-Does not own what is inside the payload: see `payload.py`.
+Does not own KRE's first version, see `wire_v1.py`, nor what is inside the payload, see `payload.py`.
 """
 
 import functools
@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 from runtime.errors import DecodeError, MessageTooLargeError
 from runtime.message import NO_HEADERS, Message, MessageType
 from runtime.proto import Envelope, varint
+from runtime.wire_version import refuse_first
 
 # The first two bytes of a gzip stream; no envelope begins so (0x1f would be field 3 with the reserved wire type 7).
 GZIP_MAGIC = b"\x1f\x8b"
@@ -37,10 +38,11 @@ def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Mess
     try:
         envelope = _parse(data)
     except ProtobufError as error:
+        refuse_first(data)
         raise DecodeError(f"{len(data)} bytes that are no envelope: {error}", reason="protobuf") from error
     kind = envelope.message_type
     if kind == 0:
-        _refuse_first_version(data)
+        refuse_first(data)
     if kind not in _TYPES:
         raise DecodeError(f"unknown message_type {kind}; this runtime knows 0 to 4", reason="protobuf")
     if envelope.claim:
@@ -64,6 +66,7 @@ def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Mess
             envelope.traceparent,
             dict(envelope.headers) if envelope.headers else NO_HEADERS,
             envelope.outcome,
+            None,
         ),
     )
 
@@ -133,13 +136,18 @@ def fit(data: bytes, limit_bytes: int) -> bytes:
     room = limit_bytes - HEADER_ROOM_BYTES
     if len(data) <= room:
         return data
-    packed = gzip.compress(data, mtime=0)
+    packed = compress(data)
     if len(packed) <= room:
         return packed
     raise MessageTooLargeError(
         f"compressed message exceeds maximum size allowed: {len(packed):,} of {limit_bytes:,} bytes"
         f" ({len(data):,} before compression); send less, or raise the server's max_payload"
     )
+
+
+def compress(data: bytes) -> bytes:
+    """Return `data` gzipped, the same bytes every time."""
+    return gzip.compress(data, mtime=0)
 
 
 def inflate(data: bytes, max_bytes: int) -> bytes:
@@ -154,46 +162,3 @@ def inflate(data: bytes, max_bytes: int) -> bytes:
     if not unpacker.eof:
         raise DecodeError("gzip ends in the middle", reason="gzip")
     return unpacked
-
-
-def _refuse_first_version(data: bytes) -> None:
-    """Raise DecodeError when the fields are those of KRE's first wire version, which parse as ours without an error.
-
-    Its field 5 is text, fields 6 and 7 are booleans that ours does not have, and field 2 is repeated.
-    """
-    payloads = 0
-    for number, wire_type in _fields(data):
-        payloads += number == 2
-        if (number == 5 and wire_type == 2) or number in (6, 7) or payloads > 1:
-            raise DecodeError("this looks like KRE's first wire version; set KRT_WIRE=v1", reason="wire")
-
-
-def _fields(data: bytes) -> list[tuple[int, int]]:
-    """Return (number, wire type) of every top-level field of bytes that protobuf has already accepted."""
-    found = []
-    position = 0
-    while position < len(data):
-        tag, position = _varint(data, position)
-        number, wire_type = tag >> 3, tag & 7
-        found.append((number, wire_type))
-        if wire_type == 0:
-            _, position = _varint(data, position)
-        elif wire_type == 2:
-            length, position = _varint(data, position)
-            position += length
-        elif wire_type in (1, 5):
-            position += 8 if wire_type == 1 else 4
-        else:  # a group; nothing behind it can be told apart without reading it
-            break
-    return found
-
-
-def _varint(data: bytes, position: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[position]
-        position += 1
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position
-        shift += 7

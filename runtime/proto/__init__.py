@@ -27,6 +27,22 @@ _ENVELOPE_FIELDS = (
 )
 _HEADERS_NUMBER = 20
 
+# (name, number, type) of KreNatsMessage, KRE's first wire version, and of its tracking entries, which are bytes here.
+_FIRST_ENVELOPE_FIELDS = (
+    ("tracking_id", 1, _Field.TYPE_STRING),
+    ("reply", 3, _Field.TYPE_STRING),
+    ("payload", 4, _Field.TYPE_BYTES),
+    ("error", 5, _Field.TYPE_STRING),
+    ("replied", 6, _Field.TYPE_BOOL),
+    ("early_exit", 7, _Field.TYPE_BOOL),
+)
+_TRACKING_NUMBER = 2
+_TRACKING_FIELDS = (
+    ("node_name", 1, _Field.TYPE_STRING),
+    ("start", 2, _Field.TYPE_STRING),
+    ("end", 3, _Field.TYPE_STRING),
+)
+
 
 def _file() -> descriptor_pb2.FileDescriptorProto:
     file = descriptor_pb2.FileDescriptorProto(name="krt/envelope.proto", package="krt", syntax="proto3")
@@ -44,14 +60,23 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
         label=_Field.LABEL_REPEATED,
         type_name=".krt.Envelope.HeadersEntry",
     )
+    first = file.message_type.add(name="FirstEnvelope")
+    for name, number, kind in _FIRST_ENVELOPE_FIELDS:
+        first.field.add(name=name, number=number, type=kind, label=_Field.LABEL_OPTIONAL)
+    first.field.add(name="tracking", number=_TRACKING_NUMBER, type=_Field.TYPE_BYTES, label=_Field.LABEL_REPEATED)
+    tracking = file.message_type.add(name="Tracking")
+    for name, number, kind in _TRACKING_FIELDS:
+        tracking.field.add(name=name, number=number, type=kind, label=_Field.LABEL_OPTIONAL)
     return file
 
 
 _pool = descriptor_pool.DescriptorPool()
 _pool.Add(_file())
 
-# Made at run time, so the type checker knows nothing of its fields.
+# Made at run time, so the type checker knows nothing of their fields.
 Envelope: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.Envelope"))
+FirstEnvelope: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.FirstEnvelope"))
+Tracking: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.Tracking"))
 
 
 def varint(number: int) -> bytes:
@@ -66,3 +91,16 @@ def varint(number: int) -> bytes:
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+def read_varint(data: bytes, position: int) -> tuple[int, int]:
+    """Return the number at `position`, and the position behind it; what is cut off counts as its end."""
+    value = shift = 0
+    while position < len(data):
+        byte = data[position]
+        position += 1
+        if byte < 0x80:
+            return value | byte << shift, position
+        value |= (byte & 0x7F) << shift
+        shift += 7
+    return value, position

@@ -2,10 +2,8 @@
 
 import gzip
 import os
-from typing import Any
 
 import pytest
-from google.protobuf import any_pb2, descriptor_pb2, descriptor_pool, message_factory
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,13 +11,14 @@ from runtime import wire
 from runtime.errors import DecodeError, MessageTooLargeError
 from runtime.message import Message, MessageType
 from runtime.payload import encode_value
+from test.support.kre import kre_message
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
 messages = st.builds(
     Message,
     request_id=text, payload=st.binary(max_size=50), error=text, from_node=text, type=st.sampled_from(MessageType),
     state_id=text, deadline_ms=st.integers(0, 2**62), reply_to=text, traceparent=text,
-    headers=st.dictionaries(text, text, max_size=3), outcome=text,
+    headers=st.dictionaries(text, text, max_size=3), outcome=text, first=st.none(),
 )  # fmt: skip
 
 
@@ -70,40 +69,6 @@ def test_the_same_message_has_the_same_bytes_whatever_the_order_of_its_headers()
     assert outputs[0] == outputs[1]
 
 
-def kre_message(version: int) -> Any:
-    """Return KRE's own message class, as its generated code has it, in a pool of its own."""
-    field = descriptor_pb2.FieldDescriptorProto
-    file = descriptor_pb2.FileDescriptorProto(name=f"kre{version}.proto", package="kre", syntax="proto3")
-    file.dependency.append("google/protobuf/any.proto")
-    message = file.message_type.add(name="KreNatsMessage")
-    any_type = ".google.protobuf.Any"
-
-    def add(name: str, number: int, kind: Any, label: Any = field.LABEL_OPTIONAL, **more: str) -> None:
-        message.field.add(name=name, number=number, type=kind, label=label, **more)
-
-    if version == 1:
-        entry = message.nested_type.add(name="Tracking")
-        for number, name in enumerate(("node_name", "start", "end"), start=1):
-            entry.field.add(name=name, number=number, type=field.TYPE_STRING, label=field.LABEL_OPTIONAL)
-        add("tracking_id", 1, field.TYPE_STRING)
-        add("tracking", 2, field.TYPE_MESSAGE, field.LABEL_REPEATED, type_name=".kre.KreNatsMessage.Tracking")
-        add("reply", 3, field.TYPE_STRING)
-        add("payload", 4, field.TYPE_MESSAGE, type_name=any_type)
-        add("error", 5, field.TYPE_STRING)
-        add("replied", 6, field.TYPE_BOOL)
-        add("early_exit", 7, field.TYPE_BOOL)
-    else:
-        add("request_id", 1, field.TYPE_STRING)
-        add("payload", 2, field.TYPE_MESSAGE, type_name=any_type)
-        add("error", 3, field.TYPE_STRING)
-        add("from_node", 4, field.TYPE_STRING)
-        add("message_type", 5, field.TYPE_INT32)
-    pool = descriptor_pool.DescriptorPool()
-    pool.AddSerializedFile(any_pb2.DESCRIPTOR.serialized_pb)
-    pool.Add(file)
-    return message_factory.GetMessageClass(pool.FindMessageTypeByName("kre.KreNatsMessage"))
-
-
 def test_kres_second_version_is_read_and_written_byte_for_byte() -> None:
     payload = encode_value({"a": 1})
     theirs = kre_message(2)(request_id="r", error="", from_node="n", message_type=1)
@@ -114,11 +79,14 @@ def test_kres_second_version_is_read_and_written_byte_for_byte() -> None:
     assert wire.decode(theirs.SerializeToString()) == ours
 
 
+KRE_PAYLOAD = {"type_url": "type.googleapis.com/Request", "value": b"text"}
 FIRST_VERSION = {
     "an error": {"tracking_id": "t", "reply": "r", "error": "broken"},
     "a reply": {"tracking_id": "t", "reply": "r", "replied": True},
     "an early exit": {"tracking_id": "t", "early_exit": True},
     "two trackings": {"tracking": [{"node_name": "a"}, {"node_name": "b"}]},
+    "a payload": {"tracking_id": "t", "payload": dict(KRE_PAYLOAD, value=b"\x08\xff")},
+    "a payload of text": {"reply": "r", "payload": KRE_PAYLOAD},
 }
 
 
@@ -136,6 +104,7 @@ def test_kres_first_version_is_refused_by_name(fields: dict[str, object]) -> Non
     ("data", "reason", "text"),
     [
         (b"\xff\xff\xff", "protobuf", "3 bytes that are no envelope"),
+        (b"\x30\x01\x22\xff", "protobuf", "4 bytes that are no envelope"),
         (b"\x28\x07", "protobuf", "unknown message_type 7; this runtime knows 0 to 4"),
         (b"\x28\x01\xb2\x01\x03abc", "claim", "the payload lies in an object store"),
         (b"\x1f\x8bnonsense", "gzip", "broken gzip"),
