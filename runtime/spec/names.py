@@ -10,6 +10,7 @@
 | configuration | KV `key-store_<runtime>_<version>[_<workflow>[_<node>]]` | until changed |
 | failed attempts | KV `attempts_<stream>`, key `<node>/<sequence>` | until the message is done |
 | applied configuration | KV `applied_<stream>`, key `<bucket>/<key>` | until changed |
+| presence | KV `presence`, key `<kind>.<stream>[.<name>].<instance>` | until the process ends, or 6 s after its last beat |
 | writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
@@ -37,6 +38,11 @@ REDRIVE_HEADER = "Krt-Redrive"
 ATTEMPTS_HEADER = "Krt-Attempts"
 # Header that carries a document's deterministic `_id` to the writer, whose body stays as KRE's writer reads it.
 DOCUMENT_ID_HEADER = "Krt-Doc-Id"
+
+# KV bucket of the service records of every live process that uses the server.
+PRESENCE_BUCKET = "presence"
+# Kinds of processes, as their service records name them.
+NODE, MANAGER, WRITER = "node", "manager", "writer"
 
 WRITER_SUBJECT = "mongo_writer"
 WRITER_QUEUE = "krt-writer"
@@ -127,6 +133,16 @@ def node_configuration_prefix(stream: str) -> str:
 def applied_bucket(stream: str) -> str:
     """Return the KV bucket of the configuration values that the manager wrote last, by `<bucket>/<key>`."""
     return f"applied_{stream}"
+
+
+def presence_key(kind: str, *place: str) -> str:
+    """Return the key of a service record; its place ends with the instance: `presence_key(NODE, stream, node, "a1")`."""
+    return ".".join((kind, *place))
+
+
+def presence_keys(stream: str) -> str:
+    """Return the keys of every process of one deployed workflow, as a watch takes them."""
+    return f"*.{stream}.>"
 
 
 def writer_subject(stream: str) -> str:
