@@ -10,10 +10,14 @@ consumer of its subject; the same message id within the stream's duplicate windo
 """
 
 import asyncio
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from runtime.bus.stored import ConsumerState as ConsumerState
+from runtime.bus.stored import Scan
+from runtime.bus.stored import StoredMessage as StoredMessage
+from runtime.bus.stored import StreamState as StreamState
 from runtime.errors import BusError
 
 Headers = Mapping[str, str]
@@ -52,17 +56,6 @@ class ConsumerConfig:
     max_ack_pending: int = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class StreamState:
-    """What a stream holds now. Sequences count from 1; an empty stream has first = last + 1."""
-
-    messages: int
-    size_bytes: int
-    first_sequence: int
-    last_sequence: int
-    subjects: Mapping[str, int] = field(default_factory=dict)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Follower:
     """A server that keeps a copy of a stream for its leader. lag: operations that it is behind."""
@@ -85,30 +78,6 @@ class StreamPlacement:
     def behind(self) -> list[Follower]:
         """Return the followers that could not take over without loss: offline, or not up to date."""
         return [follower for follower in self.followers if follower.offline or not follower.current]
-
-
-@dataclass(frozen=True, slots=True)
-class ConsumerState:
-    """How far a consumer is: `pending` not yet delivered, `ack_pending` delivered and not settled."""
-
-    name: str
-    pending: int
-    ack_pending: int
-    redelivered: int
-    ack_floor: int
-    delivered: int
-    waiting: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class StoredMessage:
-    """A message as a stream keeps it."""
-
-    subject: str
-    sequence: int
-    data: bytes
-    headers: Headers
-    time_ns: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -382,7 +351,10 @@ class Bus(Protocol):
         ...
 
     async def consumer_states(self, stream: str) -> list[ConsumerState]:
-        """Every consumer of the stream, sorted by name. Raises NotFoundError, BusUnavailableError."""
+        """Every durable of the stream, sorted by name. Raises NotFoundError, BusUnavailableError.
+
+        Temporary consumers are left out: whoever looks on must not hold back the purge.
+        """
         ...
 
     async def get_message(self, stream: str, sequence: int) -> StoredMessage:
@@ -391,6 +363,15 @@ class Bus(Protocol):
 
     async def purge(self, stream: str, *, below: int) -> int:
         """Remove every message with a sequence under `below`; returns how many. Only the manager calls this."""
+    async def scan(
+        self, stream: str, *, subjects: Sequence[str] = (), first_sequence: int = 1, since_ns: int | None = None
+    ) -> Scan:
+        """Begin to read the stored messages of these subjects (none: of all) from a sequence on.
+
+        since_ns: begin at the first message stored then or later, and not at a sequence. Raises NotFoundError.
+        """
+        ...
+
         ...
 
     async def delete_message(self, stream: str, sequence: int) -> None:

@@ -9,7 +9,7 @@ caused it, as on a network; time passes by the broker's clock alone.
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from runtime.bus.base import (
     GIVE_UP_S,
@@ -27,6 +27,7 @@ from runtime.bus.memory_kv import MemoryBucket, MemoryKeyValue
 from runtime.bus.memory_publisher import MemoryPublisher
 from runtime.bus.memory_reader import MemoryReader
 from runtime.bus.memory_streams import MemoryStreams
+from runtime.bus.memory_scan import MemoryScan
 from runtime.clock import Clock
 from runtime.errors import BusClosedError, BusUnavailableError, NoRespondersError, NotFoundError
 
@@ -178,6 +179,12 @@ class MemoryBus:
 
     async def delete_message(self, stream: str, sequence: int) -> None:
         self._check()
+    async def scan(
+        self, stream: str, *, subjects: Sequence[str] = (), first_sequence: int = 1, since_ns: int | None = None
+    ) -> MemoryScan:
+        self._check()
+        return MemoryScan(self._broker.streams, stream, subjects, first_sequence, since_ns, self._broker.clock)
+
         self._broker.streams.stream(stream).delete(sequence)
 
     async def delete_consumer(self, stream: str, durable: str) -> None:

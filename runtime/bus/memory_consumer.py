@@ -210,4 +210,5 @@ class MemoryConsumer:
             ack_floor=min(self._pending) - 1 if self._pending else self._delivered,
             delivered=self._delivered,
             waiting=sum(1 for reader in self._readers if reader.wanted > 0),
+            filter_subjects=self.config.filter_subjects,
         )

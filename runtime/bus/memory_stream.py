@@ -4,6 +4,7 @@ Owns what `StreamConfig` promises. Does not know connections: `memory.py` joins 
 """
 
 from collections import Counter
+from collections.abc import Callable
 
 from runtime.bus.base import ConsumerConfig, Headers, StoredMessage, StreamConfig, StreamState
 from runtime.bus.memory_consumer import MemoryConsumer
@@ -42,6 +43,8 @@ class MemoryStream:
         self._size_bytes = 0
         # Message id -> when it was first stored, oldest first.
         self._ids: dict[str, float] = {}
+        # Called whenever a message was stored.
+        self.on_store: set[Callable[[], None]] = set()
 
     def listens_to(self, subject: str) -> bool:
         """Say whether a message on `subject` belongs to this stream."""
@@ -65,6 +68,8 @@ class MemoryStream:
         self._messages[message.sequence] = message
         for consumer in self.consumers.values():
             consumer.offer(message)
+        for told in tuple(self.on_store):
+            told()
 
     def _forget_old_ids(self, now_s: float) -> None:
         while self._ids:
@@ -79,6 +84,10 @@ class MemoryStream:
         if message is None:
             raise NotFoundError(f"stream {self.config.name} has no message {sequence}")
         return message
+
+    def messages(self) -> list[StoredMessage]:
+        """Return everything that is kept, in its order."""
+        return list(self._messages.values())
 
     def delete(self, sequence: int) -> None:
         """Remove one message. Raises NotFoundError."""
@@ -118,4 +127,5 @@ class MemoryStream:
             first_sequence=next(iter(self._messages), self._last_sequence + 1),
             last_sequence=self._last_sequence,
             subjects=dict(Counter(message.subject for message in self._messages.values())),
+            metadata=self.config.metadata,
         )

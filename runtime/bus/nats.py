@@ -1,6 +1,6 @@
 """`NatsBus`: the contract of `bus/base.py` on one NATS connection. Starts here; each part lives in its own file."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import nats.errors
 
@@ -24,6 +24,7 @@ from runtime.bus.publish import NatsPublisher
 from runtime.bus.pull import NatsReader
 from runtime.bus.topology import Topology
 from runtime.clock import Clock, SystemClock
+from runtime.bus.scan import NatsScan
 from runtime.errors import BusClosedError, BusUnavailableError, NoRespondersError
 
 
@@ -109,6 +110,11 @@ class NatsBus:
 
     async def purge(self, stream: str, *, below: int) -> int:
         return await self._topology.purge(stream, below=below)
+    async def scan(
+        self, stream: str, *, subjects: Sequence[str] = (), first_sequence: int = 1, since_ns: int | None = None
+    ) -> NatsScan:
+        return await NatsScan.open(self._connection, self._topology, stream, subjects, first_sequence, since_ns)
+
 
     async def delete_message(self, stream: str, sequence: int) -> None:
         await self._topology.delete_message(stream, sequence)

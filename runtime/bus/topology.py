@@ -5,9 +5,10 @@ what was asked, and any difference is a DriftError that names the field.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, TypeVar
 
 import nats.errors
@@ -54,6 +55,8 @@ class _Field:
     fixed: bool = False
 
     @property
+# Seconds after which the server forgets a temporary consumer that nobody asks for anything.
+TEMPORARY_LIFE_S = 60.0
     def differs(self) -> bool:
         return bool(self.asked != self.found)
 
@@ -159,7 +162,28 @@ class Topology:
             page = await self._call(lambda: self._js.consumers_info(stream, offset=len(infos)))
             infos.extend(page)
             if len(page) < CONSUMER_PAGE:
-                return sorted((_consumer_state(info) for info in infos), key=lambda state: state.name)
+                durables = (info for info in infos if info.config.durable_name)
+                return sorted(map(_consumer_state, durables), key=lambda state: state.name)
+
+    async def add_temporary_consumer(
+        self, stream: str, subjects: Sequence[str], *, first_sequence: int, since: datetime | None
+    ) -> tuple[str, int]:
+        """Make a consumer without acks that ends when nobody asks; returns its name, and how much it will deliver.
+
+        since: begin at this time, and not at `first_sequence`. Raises NotFoundError, BusUnavailableError.
+        """
+        config = api.ConsumerConfig(
+            deliver_policy=api.DeliverPolicy.BY_START_TIME if since else api.DeliverPolicy.BY_START_SEQUENCE,
+            opt_start_seq=None if since else first_sequence,
+            opt_start_time=since,
+            ack_policy=api.AckPolicy.NONE,
+            filter_subjects=list(subjects) or None,
+            inactive_threshold=TEMPORARY_LIFE_S,
+            num_replicas=1,
+            mem_storage=True,
+        )
+        info = await self._call(lambda: self._js.add_consumer(stream, config))
+        return info.name, info.num_pending or 0
 
     async def delete_consumer(self, stream: str, durable: str) -> None:
         await self._call(lambda: self._js.delete_consumer(stream, durable))
@@ -304,12 +328,11 @@ def _consumer_config(config: ConsumerConfig) -> api.ConsumerConfig:
 
 
 def _consumer_fields(config: ConsumerConfig, found: api.ConsumerConfig) -> list[_Field]:
-    subjects = found.filter_subjects or ([found.filter_subject] if found.filter_subject else [])
     return [
         _Field("deliver_policy", "all", api.DeliverPolicy(found.deliver_policy).value, fixed=True),
         _Field("ack_policy", "explicit", api.AckPolicy(found.ack_policy).value, fixed=True),
         _Field("push", False, found.deliver_subject is not None, fixed=True),
-        _Field("filter_subjects", sorted(config.filter_subjects), sorted(subjects)),
+        _Field("filter_subjects", sorted(config.filter_subjects), sorted(_filters(found))),
         _Field("ack_wait", config.ack_wait_s, float(found.ack_wait or 0)),
         _Field("max_deliver", -1, found.max_deliver),
         _Field("max_ack_pending", config.max_ack_pending, found.max_ack_pending),
@@ -332,3 +355,8 @@ def _consumer_state(info: api.ConsumerInfo) -> ConsumerState:
         delivered=info.delivered.stream_seq if info.delivered else 0,
         waiting=info.num_waiting or 0,
     )
+        filter_subjects=tuple(_filters(info.config)),
+
+
+def _filters(config: api.ConsumerConfig) -> list[str]:
+    return config.filter_subjects or ([config.filter_subject] if config.filter_subject else [])
