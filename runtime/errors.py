@@ -14,9 +14,10 @@
     │   ├── BusClosedError             the connection is closed for good; the process has to end
     │   ├── StreamFullError            the stream refuses (discard new) until the manager has purged
     │   ├── WrongStreamError           the subject belongs to another stream than the one expected
-    │   ├── NotFoundError              no such stream, consumer, bucket or key
+    │   ├── NotFoundError              no such stream, consumer, bucket, key or object
     │   ├── NoRespondersError          nobody listens on the subject of a request
     │   ├── RevisionError              compare-and-set lost: somebody else wrote first
+    │   ├── CorruptObjectError         the bytes of a stored object are not those that were written
     │   ├── DriftError                 a stream or consumer differs from the plan in a way that is not updatable
     │   └── ServerError                no usable nats-server, or one below the floor
     ├── StoreError                     a document or point could not be stored or found
@@ -127,7 +128,7 @@ class WrongStreamError(BusError):
 
 
 class NotFoundError(BusError):
-    """No such stream, consumer, bucket or key; the message names it."""
+    """No such stream, consumer, bucket, key, object store or object; the message names it."""
 
 
 class NoRespondersError(BusError):
@@ -136,6 +137,10 @@ class NoRespondersError(BusError):
 
 class RevisionError(BusError):
     """A compare-and-set write lost: the entry has another revision, or exists already."""
+
+
+class CorruptObjectError(BusError):
+    """A stored object lacks bytes, or its hash differs from that of what was written. Reading again gives the same."""
 
 
 class DriftError(BusError):

@@ -18,6 +18,7 @@ from runtime.bus.stored import ConsumerState as ConsumerState
 from runtime.bus.stored import Scan
 from runtime.bus.stored import StoredMessage as StoredMessage
 from runtime.bus.stored import StreamState as StreamState
+from runtime.bus.object_store import ObjectStores
 from runtime.errors import BusError
 
 Headers = Mapping[str, str]
@@ -296,7 +297,7 @@ class KeyValue(Protocol):
         ...
 
 
-class Bus(Protocol):
+class Bus(ObjectStores, Protocol):
     """One connection. Reconnects for ever; `closed` ends when it is closed for good."""
 
     @property

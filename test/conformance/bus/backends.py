@@ -1,6 +1,8 @@
 """What the suite needs beyond the contract: connections, faults, and short ways to publish, take and wait."""
 
 import asyncio
+import base64
+import json
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
@@ -38,6 +40,18 @@ class Backend(Protocol):
         """Make the server deliver the message again while somebody still works on it."""
         ...
 
+    async def delete_object_store(self, store: str) -> None:
+        """Delete a store of objects under those who have opened it, from outside."""
+        ...
+
+    async def corrupt_object(self, store: str, name: str, data: bytes) -> None:
+        """Put other bytes in the place of an object's, and leave its hash."""
+        ...
+
+    async def stored_bytes(self, store: str) -> int:
+        """Return what a store takes up, with whatever belongs to no object."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -56,6 +70,15 @@ class MemoryBackend:
 
     async def redeliver(self, delivery: Delivery) -> None:
         self._broker.redeliver(STREAM, DURABLE, delivery.sequence)
+
+    async def delete_object_store(self, store: str) -> None:
+        del self._broker.object_stores[store]
+
+    async def corrupt_object(self, store: str, name: str, data: bytes) -> None:
+        self._broker.object_stores[store].corrupt(name, data)
+
+    async def stored_bytes(self, store: str) -> int:
+        return self._broker.object_stores[store].size_bytes
 
     async def close(self) -> None:
         for bus in self._buses:
@@ -80,6 +103,25 @@ class NatsBackend:
     async def redeliver(self, delivery: Delivery) -> None:
         bus = await self.connect()
         bus.send(delivery.reply, b"-NAK")
+
+    async def delete_object_store(self, store: str) -> None:
+        bus = await self.connect()
+        answer = await bus.request(f"$JS.API.STREAM.DELETE.OBJ_{store}", b"", timeout_s=PATIENCE_S)
+        assert b'"success":true' in answer.data
+
+    async def corrupt_object(self, store: str, name: str, data: bytes) -> None:
+        bus = await self.connect()
+        subject = f"$O.{store}.M.{base64.urlsafe_b64encode(name.encode()).decode()}"
+        asked = json.dumps({"last_by_subj": subject}).encode()
+        answer = await bus.request(f"$JS.API.STREAM.MSG.GET.OBJ_{store}", asked, timeout_s=PATIENCE_S)
+        description = json.loads(base64.b64decode(json.loads(answer.data)["message"]["data"]))
+        chunks = f"$O.{store}.C.{description['nuid']}"
+        purge = json.dumps({"filter": chunks}).encode()
+        await bus.request(f"$JS.API.STREAM.PURGE.OBJ_{store}", purge, timeout_s=PATIENCE_S)
+        await bus.request(chunks, data, timeout_s=PATIENCE_S)
+
+    async def stored_bytes(self, store: str) -> int:
+        return (await (await self.connect()).stream_state(f"OBJ_{store}")).size_bytes
 
     async def close(self) -> None:
         for bus in self._buses:
