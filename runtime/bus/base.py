@@ -18,7 +18,6 @@ from runtime.bus.stored import ConsumerState as ConsumerState
 from runtime.bus.stored import Scan
 from runtime.bus.stored import StoredMessage as StoredMessage
 from runtime.bus.stored import StreamState as StreamState
-from runtime.bus.object_store import ObjectStores
 from runtime.errors import BusError
 
 Headers = Mapping[str, str]
@@ -297,7 +296,7 @@ class KeyValue(Protocol):
         ...
 
 
-class Bus(ObjectStores, Protocol):
+class Bus(Protocol):
     """One connection. Reconnects for ever; `closed` ends when it is closed for good."""
 
     @property
@@ -362,8 +361,6 @@ class Bus(ObjectStores, Protocol):
         """Read one stored message without any consumer. Raises NotFoundError."""
         ...
 
-    async def purge(self, stream: str, *, below: int) -> int:
-        """Remove every message with a sequence under `below`; returns how many. Only the manager calls this."""
     async def scan(
         self, stream: str, *, subjects: Sequence[str] = (), first_sequence: int = 1, since_ns: int | None = None
     ) -> Scan:
@@ -373,6 +370,8 @@ class Bus(ObjectStores, Protocol):
         """
         ...
 
+    async def purge(self, stream: str, *, below: int) -> int:
+        """Remove every message with a sequence under `below`; returns how many. Only the manager calls this."""
         ...
 
     async def delete_message(self, stream: str, sequence: int) -> None:

@@ -20,13 +20,11 @@ from runtime.bus.base import (
 from runtime.bus.connection import CONNECT_LIMIT_S, Connection, describe
 from runtime.bus.direct import DirectSubscription, header_block
 from runtime.bus.kv import NatsKeyValue
-from runtime.bus.object_store import ObjectStore, ObjectStoreConfig
-from runtime.bus.objects import NatsObjectStore, stream_of_store
 from runtime.bus.publish import NatsPublisher
 from runtime.bus.pull import NatsReader
+from runtime.bus.scan import NatsScan
 from runtime.bus.topology import Topology
 from runtime.clock import Clock, SystemClock
-from runtime.bus.scan import NatsScan
 from runtime.errors import BusClosedError, BusUnavailableError, NoRespondersError
 
 
@@ -110,13 +108,13 @@ class NatsBus:
     async def get_message(self, stream: str, sequence: int) -> StoredMessage:
         return await self._topology.get_message(stream, sequence)
 
-    async def purge(self, stream: str, *, below: int) -> int:
-        return await self._topology.purge(stream, below=below)
     async def scan(
         self, stream: str, *, subjects: Sequence[str] = (), first_sequence: int = 1, since_ns: int | None = None
     ) -> NatsScan:
         return await NatsScan.open(self._connection, self._topology, stream, subjects, first_sequence, since_ns)
 
+    async def purge(self, stream: str, *, below: int) -> int:
+        return await self._topology.purge(stream, below=below)
 
     async def delete_message(self, stream: str, sequence: int) -> None:
         await self._topology.delete_message(stream, sequence)
@@ -143,15 +141,6 @@ class NatsBus:
 
     async def delete_bucket(self, bucket: str) -> None:
         await self._topology.delete_bucket(bucket)
-
-    # --- object stores ---
-
-    async def ensure_object_store(self, config: ObjectStoreConfig) -> list[str]:
-        title = f"object store {config.name}"
-        return await self._topology.ensure_stream(stream_of_store(config), title=title, rollup=True)
-
-    async def object_store(self, name: str) -> ObjectStore:
-        return await NatsObjectStore.open(self._connection, name)
 
     # --- life ---
 

@@ -27,15 +27,7 @@ from runtime.bus.base import (
     StreamState,
 )
 from runtime.bus.connection import Connection, describe
-from runtime.errors import (
-    BusClosedError,
-    BusError,
-    BusUnavailableError,
-    DriftError,
-    NotFoundError,
-    RevisionError,
-    StreamFullError,
-)
+from runtime.errors import BusClosedError, BusError, BusUnavailableError, DriftError, NotFoundError, RevisionError
 
 T = TypeVar("T")
 
@@ -43,14 +35,13 @@ T = TypeVar("T")
 API_TRIES = 4
 # JetStream's err_code for a sequence that is not there, which comes as a bad request.
 _NO_MESSAGE = 10043
-# JetStream's err_codes of a publish: the expected last sequence is another one, and there is no room (with status 503).
-_WRONG_LAST = 10071
-_FULL = 10077
 # JetStream's err_codes for more replicas than there are servers: without a cluster, and in one.
 _NOT_CLUSTERED = 10074
 _TOO_FEW_SERVERS = 10005
 # Names that one page of the consumers' list holds at the server.
 CONSUMER_PAGE = 256
+# Seconds after which the server forgets a temporary consumer that nobody asks for anything.
+TEMPORARY_LIFE_S = 60.0
 STREAM_PAGE = 256
 # What JetStream puts before a bucket's name to get its stream's.
 BUCKET_PREFIX = "KV_"
@@ -66,8 +57,6 @@ class _Field:
     fixed: bool = False
 
     @property
-# Seconds after which the server forgets a temporary consumer that nobody asks for anything.
-TEMPORARY_LIFE_S = 60.0
     def differs(self) -> bool:
         return bool(self.asked != self.found)
 
@@ -87,21 +76,18 @@ class Topology:
 
     # --- streams ---
 
-    async def ensure_stream(self, config: StreamConfig, *, title: str = "", rollup: bool = False) -> list[str]:
-        """See `base.Bus`. title: how the lines name it. rollup: a message may replace the others of its subject."""
-        title = title or f"stream {config.name}"
+    async def ensure_stream(self, config: StreamConfig) -> list[str]:
         asked = _stream_config(config)
-        asked.allow_rollup_hdrs = rollup
         try:
             found = (await self._call(lambda: self._js.stream_info(config.name))).config
         except NotFoundError:
             answer = await self._call(lambda: self._js.add_stream(asked))
-            _refuse_differences(title, _stream_fields(config, answer.config))
-            return [f"{title}: created"]
-        changes = _changes(title, _stream_fields(config, found))
+            _refuse_differences(f"stream {config.name}", _stream_fields(config, answer.config))
+            return [f"stream {config.name}: created"]
+        changes = _changes(f"stream {config.name}", _stream_fields(config, found))
         if changes:
             answer = await self._call(lambda: self._js.update_stream(asked))
-            _refuse_differences(title, _stream_fields(config, answer.config))
+            _refuse_differences(f"stream {config.name}", _stream_fields(config, answer.config))
         return changes
 
     async def stream_state(self, stream: str) -> StreamState:
@@ -259,13 +245,9 @@ async def translated(connection: Connection) -> AsyncIterator[None]:
         raise RevisionError(f"somebody else wrote first: {describe(error)}") from error
     except nats.js.errors.NotFoundError as error:
         raise NotFoundError(describe(error)) from error
+    except nats.js.errors.ServiceUnavailableError as error:
+        raise BusUnavailableError(f"JetStream does not answer: {describe(error)}") from error
     except nats.js.errors.APIError as error:
-        if error.err_code == _FULL:
-            raise StreamFullError(f"the stream is full: {error.description}") from error
-        if isinstance(error, nats.js.errors.ServiceUnavailableError):
-            raise BusUnavailableError(f"JetStream does not answer: {describe(error)}") from error
-        if error.err_code == _WRONG_LAST:
-            raise RevisionError(f"somebody else wrote first: {error.description}") from error
         if error.err_code == _NO_MESSAGE:
             raise NotFoundError(error.description or "no such message") from error
         if error.err_code == _NOT_CLUSTERED:
@@ -372,8 +354,8 @@ def _consumer_state(info: api.ConsumerInfo) -> ConsumerState:
         ack_floor=info.ack_floor.stream_seq if info.ack_floor else 0,
         delivered=info.delivered.stream_seq if info.delivered else 0,
         waiting=info.num_waiting or 0,
-    )
         filter_subjects=tuple(_filters(info.config)),
+    )
 
 
 def _filters(config: api.ConsumerConfig) -> list[str]:
