@@ -86,9 +86,10 @@ class NodeSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WriterSettings:
-    """What a writer needs."""
+    """What a writer needs. stream: of the workflow that it is present for, "" for none."""
 
     nats: NatsSettings
+    stream: str
     subject: str
     mongo_uri: str = field(repr=False)
     mongo_database: str
@@ -154,6 +155,7 @@ def read_writer(environ: Mapping[str, str] = os.environ) -> WriterSettings:
     read = _Reader(environ)
     settings = WriterSettings(
         nats=read.nats(),
+        stream=read.text("KRT_NATS_STREAM", default=""),
         subject=read.text("KRT_NATS_MONGO_WRITER", "subject, e.g. mongo_writer"),
         mongo_uri=read.uri("KRT_MONGO_URI", ("mongodb", "mongodb+srv", "sqlite"), "mongodb://… or sqlite:///path"),
         mongo_database=read.database(),

@@ -60,7 +60,7 @@ def plan(workflow: Workflow, target: Target) -> list[Process]:
     _check_secrets(workflow, target)
     return [
         _manager(workflow, target),
-        _writer(target),
+        _writer(workflow, target),
         *(_node(workflow, node, target) for node in workflow.nodes),
     ]
 
@@ -123,8 +123,9 @@ def _manager(workflow: Workflow, target: Target) -> Process:
     return Process(name=MANAGER, arguments=("manager",), environment=environment, stage=SERVICE_STAGE)
 
 
-def _writer(target: Target) -> Process:
-    environment = {**_common(target), **_documents(target)}
+def _writer(workflow: Workflow, target: Target) -> Process:
+    stream = stream_of(workflow, target.runtime_id)
+    environment = {**_common(target), **_documents(target), "KRT_NATS_STREAM": stream}
     return Process(name=WRITER, arguments=("writer",), environment=environment, stage=SERVICE_STAGE)
 
 

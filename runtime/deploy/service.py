@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
 from typing import Any, Self
 
 import pydantic
@@ -11,6 +12,7 @@ import pydantic
 from runtime import log as logs
 from runtime.bus.base import Bus, CoreMessage, Subscription
 from runtime.bus.nats import NatsBus
+from runtime.bus.presence import Heartbeat, ServiceRecord
 from runtime.clock import SystemClock
 from runtime.deploy.manager import Manager
 from runtime.errors import BusClosedError, SettingsError
@@ -33,7 +35,8 @@ async def run_manager(settings: ManagerSettings, stop: asyncio.Event) -> None:
         manager = Manager(bus, spec, SystemClock())
         await manager.apply()
         _tell_ready(settings.ready_fd)
-        await _work_until(stop, bus, manager.run())
+        async with _present(bus, names.MANAGER, spec.stream, dict):
+            await _work_until(stop, bus, manager.run())
 
 
 def read_manager_spec(text: str) -> ManagerSpec:
@@ -53,10 +56,12 @@ async def run_writer(settings: WriterSettings, stop: asyncio.Event) -> None:
     store = open_documents(settings.mongo_uri, settings.mongo_database)
     try:
         async with _connected(settings.nats, f"writer of {settings.subject}") as bus:
-            desk = await WriterDesk.open(Writer(store), bus, settings.subject)
+            writer = Writer(store)
+            desk = await WriterDesk.open(writer, bus, settings.subject)
             _tell_ready(settings.ready_fd)
             try:
-                await _work_until(stop, bus, desk.run())
+                async with _present(bus, names.WRITER, settings.stream, lambda: asdict(writer.counts)):
+                    await _work_until(stop, bus, desk.run())
             finally:
                 await desk.close(settings.grace_s)
     finally:
@@ -111,6 +116,18 @@ async def _connected(settings: NatsSettings, name: str) -> AsyncIterator[Bus]:
         yield bus
     finally:
         await bus.close()
+
+
+@asynccontextmanager
+async def _present(bus: Bus, kind: str, stream: str, counters: Callable[[], dict[str, int]]) -> AsyncIterator[None]:
+    """Be present inside the block; a process that serves no stream is not."""
+    if not stream:
+        yield
+        return
+    record = ServiceRecord.of_this_process(kind, kind)
+    key = names.presence_key(kind, stream, record.instance)
+    async with Heartbeat(bus, names.PRESENCE_BUCKET, key, lambda: replace(record, counters=counters()), SystemClock()):
+        yield
 
 
 async def _work_until(stop: asyncio.Event, bus: Bus, work: Coroutine[Any, Any, None]) -> None:

@@ -5,7 +5,7 @@ Costs per message: one addition each and, up to a bound, one entry of a list. No
 
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 from runtime.clock import Clock
 from runtime.stores.base import Point, PointStore
@@ -61,7 +61,12 @@ class NodeMetrics:
         self._minute_ms: list[float] = []
         self._flushed_s = clock.monotonic()
         self._summed_s = self._flushed_s
-        self._last = Counts()
+        self._last = self.totals()
+
+    def totals(self) -> dict[str, int]:
+        """Return what has been counted since the start, by name: deliveries, and points of the store."""
+        points = {f"points_{name}": count for name, count in asdict(self._points.counts).items()}
+        return {**asdict(self.counts), **points}
 
     def observe(self, elapsed_s: float, ok: bool, from_node: str) -> None:
         """One handler call is over."""
@@ -108,20 +113,29 @@ class NodeMetrics:
         else:
             self._save(_summary(second), second.calls[0][2], time_ns)
 
+    def report_dropped(self) -> None:
+        """Say how many measurements were lost, once the store is closed; nobody hears of it otherwise."""
+        if dropped := self._points.counts.dropped:
+            log.warning("%d measurements were dropped since the start", dropped, extra={"action": "points"})
+
     def _save(self, fields: Mapping[str, float | int | bool | str], from_node: str, time_ns: int) -> None:
         self._points.save(Point(MEASUREMENT, fields, {**self._tags, "from_node": from_node}, time_ns))
 
     def _log_summary(self, in_hand: int) -> None:
-        counts, last = self.counts, self._last
+        totals, last = self.totals(), self._last
+        self._last = totals
         times = sorted(self._minute_ms)
         self._minute_ms = []
-        if counts != last:
+        if totals != last:
+            minute = {name: total - last[name] for name, total in totals.items()}
             log.info(
-                "last minute: %d taken, %d ok, %d retried, %d dead; %d in flight; p50 %.1f ms, p95 %.1f ms",
-                counts.taken - last.taken, counts.ok - last.ok, counts.retried - last.retried, counts.dead - last.dead,
-                in_hand, _percentile(times, 0.5), _percentile(times, 0.95), extra={"action": "summary"},
+                "last minute: %d taken, %d ok, %d retried, %d dead; %d in flight; p50 %.1f ms, p95 %.1f ms; "
+                "measurements: %d written, %d retried, %d dropped",
+                minute["taken"], minute["ok"], minute["retried"], minute["dead"],
+                in_hand, _percentile(times, 0.5), _percentile(times, 0.95),
+                minute["points_written"], minute["points_retried"], minute["points_dropped"],
+                extra={"action": "summary"},
             )  # fmt: skip
-        self._last = Counts(counts.taken, counts.ok, counts.retried, counts.dead)
 
 
 def _summary(second: _Second) -> dict[str, float | int | bool | str]:

@@ -9,13 +9,14 @@ import gc
 import json
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pydantic
 
 from runtime import log as logs
 from runtime.bus.base import Bus, ConsumerConfig, Reader, StreamConfig
+from runtime.bus.presence import Heartbeat, ServiceRecord
 from runtime.clock import Clock, SystemClock
 from runtime.errors import ConfigError, SettingsError
 from runtime.node.configuration import Configuration
@@ -63,6 +64,8 @@ class NodeProcess:
         self._handler = handler
         self._clock = clock or SystemClock()
         self.spec = read_spec(settings)
+        tags = {"version": settings.version, "workflow": settings.workflow, "node": settings.node}
+        self.metrics = NodeMetrics(stores.points, self._clock, tags, every_call=not self._planned)
         self._publisher = bus.publisher(settings.stream, on_hold=self._on_hold)
         self._dead_letter_publisher = bus.publisher(names.dead_letter_stream(settings.stream))
         self._readers: list[Reader] = []
@@ -95,7 +98,6 @@ class NodeProcess:
         await self._call(self._handler.init)
         self._initialised = True
         self._readers = [self._bus.reader(config, create=not self._planned) for config in self._consumers()]
-        tags = {"version": settings.version, "workflow": settings.workflow, "node": settings.node}
         self._runner = Runner(
             Parts(
                 spec=spec,
@@ -112,7 +114,7 @@ class NodeProcess:
                     keep=spec.keep_dead_letters,
                 ),
                 history=await self._open_history(),
-                metrics=NodeMetrics(self._stores.points, self._clock, tags, every_call=not self._planned),
+                metrics=self.metrics,
                 threads=self._threads,
                 concurrency=concurrency,
                 error_subject=spec.error_subject or settings.output,
@@ -135,6 +137,7 @@ class NodeProcess:
         await self._publisher.close()
         await self._dead_letter_publisher.close()
         await self._stores.points.close()
+        self.metrics.report_dropped()
         await self._stores.documents.close()
         if self._threads is not None:
             self._threads.close()
@@ -284,6 +287,17 @@ def _dead_letter_stream(stream: str) -> StreamConfig:
     return StreamConfig(name=name, subjects=(f"{name}.>",), max_age_s=BARE_DEAD_LETTER_KEEP_S)
 
 
+def _presence(process: NodeProcess, bus: Bus, settings: NodeSettings) -> Heartbeat:
+    """Return what tells others that this replica takes messages, and what it has counted."""
+    record = ServiceRecord.of_this_process(
+        names.NODE, settings.node, workflow=settings.workflow, replica=settings.replica
+    )
+    key = names.presence_key(names.NODE, settings.stream, settings.node, record.instance)
+    return Heartbeat(
+        bus, names.PRESENCE_BUCKET, key, lambda: replace(record, counters=process.metrics.totals()), SystemClock()
+    )
+
+
 async def _run_until(process: NodeProcess, bus: Bus, settings: NodeSettings, stop: asyncio.Event) -> int:
     """Start, be ready, wait for the end of anything, stop. A stop while starting is one, too: `init` may take long."""
     closed = asyncio.create_task(bus.wait_closed(), name="bus closed")
@@ -298,7 +312,8 @@ async def _run_until(process: NodeProcess, bus: Bus, settings: NodeSettings, sto
             logs.tell_ready(settings.ready_fd)
             log.info("ready", extra={"action": "ready"})
             ends: list[asyncio.Future[Any]] = [closed, stopped, process.failed]
-            await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            async with _presence(process, bus, settings):
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if process.failed.done():
                 process.failed.result()
         if closed.done():

@@ -10,7 +10,7 @@
 | configuration | KV `key-store_<runtime>_<version>[_<workflow>[_<node>]]` | until changed |
 | failed attempts | KV `attempts_<stream>`, key `<node>/<sequence>` | until the message is done |
 | applied configuration | KV `applied_<stream>`, key `<bucket>/<key>` | until changed |
-| presence | KV `presence`, key `<kind>.<stream>[.<name>].<instance>` | until the process ends, or 6 s after its last beat |
+| presence | KV `presence`, key `<kind>.<stream>[.<name>].<instance>` | until 6 s after its last beat |
 | writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
@@ -136,7 +136,10 @@ def applied_bucket(stream: str) -> str:
 
 
 def presence_key(kind: str, *place: str) -> str:
-    """Return the key of a service record; its place ends with the instance: `presence_key(NODE, stream, node, "a1")`."""
+    """Return the key of a service record; its place ends with the instance: `presence_key(NODE, stream, node, "a1")`.
+
+    A process of a workflow has the stream first, see `presence_keys`.
+    """
     return ".".join((kind, *place))
 
 

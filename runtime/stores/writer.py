@@ -40,6 +40,23 @@ class Waiting:
     outcome: asyncio.Future[Exception | None]
 
 
+@dataclass(slots=True)
+class WriterCounts:
+    """Answered requests of this process: stored, refused for good, or postponed (the node asks again)."""
+
+    stored: int = 0
+    refused: int = 0
+    postponed: int = 0
+
+    def count(self, outcome: Exception | None) -> None:
+        if outcome is None:
+            self.stored += 1
+        elif isinstance(outcome, StoreUnavailableError):
+            self.postponed += 1
+        else:
+            self.refused += 1
+
+
 class Writer:
     """Turns requests into batches. `run` has to be running; its failure has to end the process."""
 
@@ -51,6 +68,7 @@ class Writer:
         max_request_bytes: int = MAX_REQUEST_BYTES,
         max_inflated_bytes: int = MAX_INFLATED_BYTES,
     ) -> None:
+        self.counts = WriterCounts()
         self._store = store
         self._max_requests = max_requests
         self._max_request_bytes = max_request_bytes
@@ -74,6 +92,7 @@ class Writer:
                 outcome = await self._store_one(body, document_id)
         except (DecodeError, StoreError) as error:
             outcome = error
+        self.counts.count(outcome)
         return SUCCESS if outcome is None else encode_failure(outcome)
 
     async def run(self) -> None:

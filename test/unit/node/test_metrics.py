@@ -6,7 +6,7 @@ import pytest
 
 from runtime.clock import FakeClock
 from runtime.node.metrics import MAX_POINTS_PER_SECOND, MAX_PREFETCH, MEASUREMENT, NodeMetrics
-from runtime.stores.base import Point
+from runtime.stores.base import Point, PointCounts
 
 TAGS = {"version": "v1", "workflow": "greeter", "node": "work"}
 
@@ -16,6 +16,7 @@ class Points:
 
     def __init__(self) -> None:
         self.saved: list[Point] = []
+        self.counts = PointCounts()
 
     def save(self, point: Point) -> None:
         self.saved.append(point)
@@ -80,11 +81,13 @@ def test_nothing_measured_is_nothing_written() -> None:
 async def test_a_tick_writes_once_a_second_and_sums_up_once_a_minute(caplog: pytest.LogCaptureFixture) -> None:
     points, clock = Points(), FakeClock()
     measured = metrics(points, clock)
+    points.counts.retried, points.counts.dropped = 2, 1
 
     with caplog.at_level(logging.INFO):
         for _ in range(600):
             measured.counts.taken += 1
             measured.counts.ok += 1
+            points.counts.written += 1
             measured.observe(0.001, True, "entrypoint")
             await clock.advance(0.125)
             measured.tick(in_hand=3)
@@ -92,7 +95,8 @@ async def test_a_tick_writes_once_a_second_and_sums_up_once_a_minute(caplog: pyt
     assert len(points.saved) == 600
     summaries = [record for record in caplog.records if getattr(record, "action", "") == "summary"]
     assert [record.getMessage() for record in summaries] == [
-        "last minute: 480 taken, 480 ok, 0 retried, 0 dead; 3 in flight; p50 1.0 ms, p95 1.0 ms"
+        "last minute: 480 taken, 480 ok, 0 retried, 0 dead; 3 in flight; p50 1.0 ms, p95 1.0 ms; "
+        "measurements: 480 written, 2 retried, 1 dropped"
     ]
 
 
@@ -117,3 +121,17 @@ def test_the_prefetch_is_a_quarter_second_of_work(seconds: float, expected: int)
     measured.counts.ok = 500
 
     assert measured.prefetch(16) == pytest.approx(expected, abs=1)
+
+
+def test_lost_measurements_are_told_at_the_end_and_nothing_is_said_of_none(caplog: pytest.LogCaptureFixture) -> None:
+    points = Points()
+    measured = metrics(points, FakeClock())
+
+    measured.report_dropped()
+    points.counts.dropped = 7
+    measured.report_dropped()
+
+    assert [record.getMessage() for record in caplog.records] == ["7 measurements were dropped since the start"]
+    assert measured.totals() == {
+        "taken": 0, "ok": 0, "retried": 0, "dead": 0, "points_written": 0, "points_retried": 0, "points_dropped": 7,
+    }  # fmt: skip
