@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from runtime.bus.object_store import ObjectStores
 from runtime.bus.stored import ConsumerState as ConsumerState
 from runtime.bus.stored import Scan
 from runtime.bus.stored import StoredMessage as StoredMessage
@@ -296,7 +297,7 @@ class KeyValue(Protocol):
         ...
 
 
-class Bus(Protocol):
+class Bus(ObjectStores, Protocol):
     """One connection. Reconnects for ever; `closed` ends when it is closed for good."""
 
     @property

@@ -24,10 +24,12 @@ from runtime.bus.base import (
 )
 from runtime.bus.memory_core import MemoryRouter, MemorySubscription
 from runtime.bus.memory_kv import MemoryBucket, MemoryKeyValue
+from runtime.bus.memory_objects import MemoryObjects, MemoryObjectStore
 from runtime.bus.memory_publisher import MemoryPublisher
 from runtime.bus.memory_reader import MemoryReader
 from runtime.bus.memory_scan import MemoryScan
 from runtime.bus.memory_streams import MemoryStreams
+from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import Clock
 from runtime.errors import BusClosedError, BusUnavailableError, NoRespondersError, NotFoundError
 
@@ -44,6 +46,7 @@ class MemoryBroker:
         self.router = MemoryRouter()
         self.streams = MemoryStreams(clock)
         self.buckets: dict[str, MemoryBucket] = {}
+        self.object_stores: dict[str, MemoryObjects] = {}
         self._refused_publishes = 0
         self._inbox_numbers = itertools.count(1)
 
@@ -231,6 +234,25 @@ class MemoryBus:
         self._check()
         if self._broker.buckets.pop(bucket, None) is None:
             raise NotFoundError(f"there is no bucket {bucket}")
+
+    # --- object stores ---
+
+    async def ensure_object_store(self, config: ObjectStoreConfig) -> list[str]:
+        self._check()
+        if (known := self._broker.object_stores.get(config.name)) is not None:
+            return known.update(config)
+        self._broker.object_stores[config.name] = MemoryObjects(config, self._broker.clock)
+        return [f"object store {config.name}: created"]
+
+    async def object_store(self, name: str) -> MemoryObjectStore:
+        self._objects(name)
+        return MemoryObjectStore(lambda: self._objects(name))
+
+    def _objects(self, name: str) -> MemoryObjects:
+        self._check()
+        if name not in self._broker.object_stores:
+            raise NotFoundError(f"there is no object store {name}")
+        return self._broker.object_stores[name]
 
     # --- life ---
 

@@ -20,6 +20,8 @@ from runtime.bus.base import (
 from runtime.bus.connection import CONNECT_LIMIT_S, Connection, describe
 from runtime.bus.direct import DirectSubscription, header_block
 from runtime.bus.kv import NatsKeyValue
+from runtime.bus.object_store import ObjectStore, ObjectStoreConfig
+from runtime.bus.objects import NatsObjectStore, stream_of_store
 from runtime.bus.publish import NatsPublisher
 from runtime.bus.pull import NatsReader
 from runtime.bus.scan import NatsScan
@@ -141,6 +143,15 @@ class NatsBus:
 
     async def delete_bucket(self, bucket: str) -> None:
         await self._topology.delete_bucket(bucket)
+
+    # --- object stores ---
+
+    async def ensure_object_store(self, config: ObjectStoreConfig) -> list[str]:
+        title = f"object store {config.name}"
+        return await self._topology.ensure_stream(stream_of_store(config), title=title, rollup=True)
+
+    async def object_store(self, name: str) -> ObjectStore:
+        return await NatsObjectStore.open(self._connection, name)
 
     # --- life ---
 

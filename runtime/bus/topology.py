@@ -27,7 +27,15 @@ from runtime.bus.base import (
     StreamState,
 )
 from runtime.bus.connection import Connection, describe
-from runtime.errors import BusClosedError, BusError, BusUnavailableError, DriftError, NotFoundError, RevisionError
+from runtime.errors import (
+    BusClosedError,
+    BusError,
+    BusUnavailableError,
+    DriftError,
+    NotFoundError,
+    RevisionError,
+    StreamFullError,
+)
 
 T = TypeVar("T")
 
@@ -35,6 +43,9 @@ T = TypeVar("T")
 API_TRIES = 4
 # JetStream's err_code for a sequence that is not there, which comes as a bad request.
 _NO_MESSAGE = 10043
+# JetStream's err_codes of a publish: the expected last sequence is another one, and there is no room (with status 503).
+_WRONG_LAST = 10071
+_FULL = 10077
 # JetStream's err_codes for more replicas than there are servers: without a cluster, and in one.
 _NOT_CLUSTERED = 10074
 _TOO_FEW_SERVERS = 10005
@@ -76,18 +87,21 @@ class Topology:
 
     # --- streams ---
 
-    async def ensure_stream(self, config: StreamConfig) -> list[str]:
+    async def ensure_stream(self, config: StreamConfig, *, title: str = "", rollup: bool = False) -> list[str]:
+        """See `base.Bus`. title: how the lines name it. rollup: a message may replace the others of its subject."""
+        title = title or f"stream {config.name}"
         asked = _stream_config(config)
+        asked.allow_rollup_hdrs = rollup
         try:
             found = (await self._call(lambda: self._js.stream_info(config.name))).config
         except NotFoundError:
             answer = await self._call(lambda: self._js.add_stream(asked))
-            _refuse_differences(f"stream {config.name}", _stream_fields(config, answer.config))
-            return [f"stream {config.name}: created"]
-        changes = _changes(f"stream {config.name}", _stream_fields(config, found))
+            _refuse_differences(title, _stream_fields(config, answer.config))
+            return [f"{title}: created"]
+        changes = _changes(title, _stream_fields(config, found))
         if changes:
             answer = await self._call(lambda: self._js.update_stream(asked))
-            _refuse_differences(f"stream {config.name}", _stream_fields(config, answer.config))
+            _refuse_differences(title, _stream_fields(config, answer.config))
         return changes
 
     async def stream_state(self, stream: str) -> StreamState:
@@ -245,9 +259,13 @@ async def translated(connection: Connection) -> AsyncIterator[None]:
         raise RevisionError(f"somebody else wrote first: {describe(error)}") from error
     except nats.js.errors.NotFoundError as error:
         raise NotFoundError(describe(error)) from error
-    except nats.js.errors.ServiceUnavailableError as error:
-        raise BusUnavailableError(f"JetStream does not answer: {describe(error)}") from error
     except nats.js.errors.APIError as error:
+        if error.err_code == _FULL:
+            raise StreamFullError(f"the stream is full: {error.description}") from error
+        if isinstance(error, nats.js.errors.ServiceUnavailableError):
+            raise BusUnavailableError(f"JetStream does not answer: {describe(error)}") from error
+        if error.err_code == _WRONG_LAST:
+            raise RevisionError(f"somebody else wrote first: {error.description}") from error
         if error.err_code == _NO_MESSAGE:
             raise NotFoundError(error.description or "no such message") from error
         if error.err_code == _NOT_CLUSTERED:
