@@ -20,11 +20,14 @@ from typing import Any
 
 from runtime.errors import HandlerLoadError
 from runtime.payload import Decoder, decode_any, decoder_for
+from runtime.spec import names
 
 # What KRE handlers call to see whether they were given an error; using it means that they want to be.
 ERROR_PROBE = "is_message_error"
 # The one module name of ours that a handler folder may not hide.
 RESERVED_MODULE = "runtime"
+# Handlers that the runtime ships, by what stands in place of their path.
+BUILT_IN = {names.PASS_HANDLER: Path(__file__).parent / "builtin" / "passthrough.py"}
 
 
 class CallKind(StrEnum):
@@ -80,13 +83,13 @@ class LoadedHandler:
 
 
 def load_handler(base: Path, handler_path: str, *, use_annotations: bool = True) -> LoadedHandler:
-    """Import and check the module at `base / handler_path`.
+    """Import and check the module at `base / handler_path`, or a built-in one.
 
     The file's folder becomes the first entry of `sys.path` and `base` the second; the current folder leaves it.
     use_annotations: False for bare runners, whose handlers get the raw `Any` whatever they wrote.
     Raises HandlerLoadError with file, line and what was expected; nothing of the module is left behind then.
     """
-    path = (base / handler_path).absolute()
+    path = BUILT_IN.get(handler_path) or (base / handler_path).absolute()
     if not path.is_file():
         raise HandlerLoadError(f"Error loading handler script {path}: no such file; check KRT_HANDLER_PATH")
     _refuse_reserved(path)

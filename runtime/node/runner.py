@@ -216,8 +216,7 @@ class Runner:
         """Whether the handler is not called: for an ERROR unless it asks for them, for an early answer by its style."""
         if message.type is MessageType.ERROR:
             return not self._parts.handler.handle_errors
-        early = message.type in (MessageType.EARLY_REPLY, MessageType.EARLY_EXIT)
-        return early and not self._parts.handler.from_node_style
+        return message.type in _EARLY and not self._parts.handler.from_node_style
 
     async def _pass_along(self, work: Work) -> None:
         """An ERROR goes on to the exit node; an early answer too, unless its sender has answered the caller."""
@@ -297,7 +296,7 @@ class Runner:
             return
         work.finished = True
         if work.failure is None:
-            self._outputs.close_reply(work)
+            self._close_reply(work)
             work.reader.ack(work.delivery)
             self._metrics.counts.ok += 1
             if work.delivery.attempt == 1:
@@ -305,6 +304,16 @@ class Runner:
         task = self._spawn(self._settle_failure(work), f"{self._node} settles {work.delivery!r}")
         self._failing.add(task)
         task.add_done_callback(self._failing.discard)
+
+    def _close_reply(self, work: Work) -> None:
+        """Tell the caller that nothing follows, unless a message of another node may bring the answer.
+
+        It may after an early answer that has only passed by, and where a handler of the from-node style sent none.
+        """
+        kind = work.message.type
+        waits = kind in _EARLY or (kind is not MessageType.ERROR and self._parts.handler.from_node_style)
+        if work.answered or not waits:
+            self._outputs.close_reply(work)
 
     async def _settle_failure(self, work: Work) -> None:
         """End a delivery that failed, or one that failed before; never leaves it without an end."""
@@ -327,7 +336,7 @@ class Runner:
             now_s = self._clock.time_ns() / 1e9
             record.add(Attempt(attempt=work.delivery.attempt, time_s=now_s, error=describe(failure)))
         if decision.action == "ack":
-            self._outputs.close_reply(work)
+            self._close_reply(work)
             work.reader.ack(work.delivery)
             self._metrics.counts.ok += 1
         elif decision.action == "retry":
@@ -399,6 +408,7 @@ class Runner:
 _END: Any = object()
 # Looked up once: reading a member of an enumeration costs as much as a call, and these are read for every message.
 _OK = MessageType.OK
+_EARLY = (MessageType.EARLY_REPLY, MessageType.EARLY_EXIT)
 _ASYNC = CallKind.ASYNC
 
 

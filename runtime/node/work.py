@@ -20,6 +20,7 @@ class Work:
     """The record of one delivery, from take to settle. Everything happens on the loop's thread."""
 
     __slots__ = (
+        "answered",
         "delivery",
         "early_exit",
         "ends_s",
@@ -54,6 +55,8 @@ class Work:
         # handled: the handler is through with it. finished: every output is confirmed too, and the end is decided.
         self.handled = False
         self.finished = False
+        # The caller got an output of this node.
+        self.answered = False
         self.early_exit = False
         self.replied = False
         # While the handler runs: when it is overdue, and whether it was cancelled for that.
@@ -164,7 +167,11 @@ class Outputs:
         subject = self.subject(channel) if channel else self._subject
         answers, outcome = False, ""
         if work.message.reply_to:
-            answers = kind is not _OK or self._exit_channel == (channel or names.MAIN_CHANNEL)
+            if kind is _OK:
+                answers = self._exit_channel == (channel or names.MAIN_CHANNEL)
+                work.answered = work.answered or answers
+            else:  # an early answer that is passed on has been given by its first sender
+                answers = kind is not work.message.type
             outcome = ReplyOutcome.OK.value if answers and (last or kind is MessageType.EARLY_EXIT) else ""
         data = wire.encode_output(work.message, payload, from_node=self.node, kind=kind, outcome=outcome)
         return self._publish(work, subject, data, kind, answers=answers, closes=bool(outcome), stored=stored)

@@ -39,6 +39,10 @@ ATTEMPTS_HEADER = "Krt-Attempts"
 # Header that carries a document's deterministic `_id` to the writer, whose body stays as KRE's writer reads it.
 DOCUMENT_ID_HEADER = "Krt-Doc-Id"
 
+# The handler that the runtime ships, in place of a path, and the variable with the node whose messages it passes on.
+PASS_HANDLER = "krt:passthrough"
+PASS_FROM = "PASSTHROUGH_FROM"
+
 # KV bucket of the service records of every live process that uses the server.
 PRESENCE_BUCKET = "presence"
 # Kinds of processes, as their service records name them.
