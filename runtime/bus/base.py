@@ -34,7 +34,7 @@ class StreamConfig:
     """A stream: limits retention with discard new, so that a full stream refuses and never discards.
 
     max_bytes: 0 means no limit. max_age_s: 0 means for ever (only dead letters age; the manager purges the rest).
-    duplicate_window_s: how long a message id is remembered, from its first storing.
+    duplicate_window_s: how long a message id is remembered, from its first storing. metadata: keys begin with `krt-`.
     """
 
     name: str
@@ -44,6 +44,7 @@ class StreamConfig:
     max_bytes: int = 0
     max_age_s: float = 0.0
     duplicate_window_s: float = 120.0
+    metadata: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -396,10 +397,13 @@ class Bus(ObjectStores, Protocol):
         """
         ...
 
-    async def key_value(self, bucket: str, *, create: bool = False, replicas: int | None = None) -> KeyValue:
+    async def key_value(
+        self, bucket: str, *, create: bool = False, replicas: int | None = None, ttl_s: float | None = None
+    ) -> KeyValue:
         """Open a bucket. Raises NotFoundError unless `create`.
 
         replicas: servers that keep it, also of a bucket that exists; None leaves it as it is, and is 1 for a new one.
+        ttl_s: how long an entry lives after its last write, 0 for ever; None likewise, and is 0 for a new bucket.
         """
         ...
 

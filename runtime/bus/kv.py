@@ -26,11 +26,7 @@ class NatsKeyValue:
         self._bucket = bucket
 
     @classmethod
-    async def open(
-        cls, connection: Connection, topology: Topology, name: str, *, create: bool, replicas: int | None
-    ) -> "NatsKeyValue":
-        if create:
-            await topology.ensure_bucket(name, replicas)
+    async def open(cls, connection: Connection, topology: Topology, name: str) -> "NatsKeyValue":
         try:
             return cls(connection, name, await topology.open_bucket(name))
         except NotFoundError as error:

@@ -60,9 +60,12 @@ class MemoryBroker:
             raise BusUnavailableError(f"no answer to a publish on {subject}")
         self.streams.store(expected_stream, subject, data, headers)
 
-    def bucket(self, name: str, ttl_s: float = 0.0) -> MemoryBucket:
-        """Return the bucket, made if missing; the time to live is that of the first call."""
-        return self.buckets.setdefault(name, MemoryBucket(self.clock, ttl_s))
+    def bucket(self, name: str, ttl_s: float | None = None) -> MemoryBucket:
+        """Return the bucket, made if missing; None leaves the time to live as it is."""
+        bucket = self.buckets.setdefault(name, MemoryBucket(self.clock, 0.0))
+        if ttl_s is not None:
+            bucket.ttl_s = ttl_s
+        return bucket
 
     def send(self, message: CoreMessage) -> bool:
         """Route a core message, unless paused; returns whether anybody listens."""
@@ -216,11 +219,13 @@ class MemoryBus:
         self._publishers.append(publisher)
         return publisher
 
-    async def key_value(self, bucket: str, *, create: bool = False, replicas: int | None = None) -> MemoryKeyValue:
+    async def key_value(
+        self, bucket: str, *, create: bool = False, replicas: int | None = None, ttl_s: float | None = None
+    ) -> MemoryKeyValue:
         self._check()
         if bucket not in self._broker.buckets and not create:
             raise NotFoundError(f"there is no bucket {bucket}")
-        return MemoryKeyValue(self._broker.bucket(bucket), self._check)
+        return MemoryKeyValue(self._broker.bucket(bucket, ttl_s if create else None), self._check)
 
     async def expiring_key_value(self, bucket: str, *, ttl_s: float) -> MemoryKeyValue:
         self._check()

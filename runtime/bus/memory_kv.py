@@ -22,15 +22,15 @@ class MemoryBucket:
         self.entries: dict[str, Entry] = {}
         self.revisions: dict[str, int] = {}
         self._clock = clock
-        self._ttl_s = ttl_s
+        self.ttl_s = ttl_s
         self._last_revision = 0
         self._watches: list[MemoryWatch] = []
 
     def write(self, key: str, value: bytes) -> int:
         entry = Entry(key, value, self._next_revision(key))
         self.entries[key] = entry
-        if self._ttl_s:
-            self._clock.call_later(self._ttl_s, lambda: self._expire(entry))
+        if self.ttl_s:
+            self._clock.call_later(self.ttl_s, lambda: self._expire(entry))
         self._tell(key, entry)
         return entry.revision
 

@@ -132,8 +132,12 @@ class NatsBus:
     ) -> NatsPublisher:
         return NatsPublisher(self._connection, stream, self._clock, on_hold=on_hold, give_up_s=give_up_s)
 
-    async def key_value(self, bucket: str, *, create: bool = False, replicas: int | None = None) -> KeyValue:
-        return await NatsKeyValue.open(self._connection, self._topology, bucket, create=create, replicas=replicas)
+    async def key_value(
+        self, bucket: str, *, create: bool = False, replicas: int | None = None, ttl_s: float | None = None
+    ) -> KeyValue:
+        if create:
+            await self._topology.ensure_bucket(bucket, replicas, ttl_s)
+        return await NatsKeyValue.open(self._connection, self._topology, bucket)
 
     async def expiring_key_value(self, bucket: str, *, ttl_s: float) -> KeyValue:
         return await NatsKeyValue.open_expiring(self._connection, bucket, ttl_s)

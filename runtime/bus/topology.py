@@ -49,6 +49,10 @@ _FULL = 10077
 # JetStream's err_codes for more replicas than there are servers: without a cluster, and in one.
 _NOT_CLUSTERED = 10074
 _TOO_FEW_SERVERS = 10005
+# Longest duplicate window of a bucket in seconds, the server's own default.
+MAX_BUCKET_WINDOW_S = 120.0
+# Beginning of our keys in the metadata of a stream, to which the server adds its own.
+METADATA_PREFIX = "krt-"
 # Names that one page of the consumers' list holds at the server.
 CONSUMER_PAGE = 256
 # Seconds after which the server forgets a temporary consumer that nobody asks for anything.
@@ -113,6 +117,7 @@ class Topology:
             first_sequence=state.first_seq or 1,
             last_sequence=state.last_seq,
             subjects=dict(state.subjects or {}),
+            metadata=_own_metadata(info.config),
         )
 
     async def stream_placement(self, stream: str) -> StreamPlacement:
@@ -214,15 +219,22 @@ class Topology:
             if len(page) < STREAM_PAGE:
                 return sorted(name.removeprefix(BUCKET_PREFIX) for name in found)
 
-    async def ensure_bucket(self, bucket: str, replicas: int | None) -> None:
-        """Make the bucket if it is missing, and let `replicas` servers keep it (None: one, or as many as do)."""
+    async def ensure_bucket(self, bucket: str, replicas: int | None, ttl_s: float | None) -> None:
+        """Make the bucket if it is missing, or change it to what is asked; see `base.Bus.key_value`."""
         try:
             found = (await self._call(lambda: self._js.stream_info(f"{BUCKET_PREFIX}{bucket}"))).config
         except NotFoundError:
-            await self._call(lambda: self._js.create_key_value(bucket=bucket, replicas=replicas or 1))
+            wanted = api.KeyValueConfig(bucket=bucket, replicas=replicas or 1, ttl=ttl_s or None)
+            await self._call(lambda: self._js.create_key_value(wanted))
             return
-        if replicas is not None and found.num_replicas != replicas:
-            await self._call(lambda: self._js.update_stream(found.evolve(num_replicas=replicas)))
+        asked = found.evolve(
+            num_replicas=found.num_replicas if replicas is None else replicas,
+            max_age=found.max_age if ttl_s is None else ttl_s,
+        )
+        if asked.max_age:  # the server wants a window no longer than the age
+            asked.duplicate_window = min(asked.duplicate_window or MAX_BUCKET_WINDOW_S, asked.max_age)
+        if asked != found:
+            await self._call(lambda: self._js.update_stream(asked))
 
     async def open_bucket(self, bucket: str) -> KeyValue:
         """Raises NotFoundError."""
@@ -314,6 +326,7 @@ def _stream_config(config: StreamConfig) -> api.StreamConfig:
         max_bytes=config.max_bytes or -1,
         max_age=config.max_age_s,
         duplicate_window=config.duplicate_window_s,
+        metadata=dict(config.metadata),
         allow_direct=True,
     )
 
@@ -328,7 +341,12 @@ def _stream_fields(config: StreamConfig, found: api.StreamConfig) -> list[_Field
         _Field("max_bytes", config.max_bytes or -1, found.max_bytes),
         _Field("max_age_s", config.max_age_s, float(found.max_age or 0)),
         _Field("duplicate_window_s", config.duplicate_window_s, float(found.duplicate_window)),
+        _Field("metadata", dict(config.metadata), _own_metadata(found)),
     ]
+
+
+def _own_metadata(found: api.StreamConfig) -> dict[str, str]:
+    return {key: value for key, value in (found.metadata or {}).items() if key.startswith(METADATA_PREFIX)}
 
 
 def _consumer_config(config: ConsumerConfig) -> api.ConsumerConfig:

@@ -7,12 +7,14 @@ workflow goes on until its stream is full, and then waits.
 
 import logging
 import math
+from dataclasses import replace
 
 from runtime.bus.base import Bus, ConsumerConfig, ConsumerState, KeyValue, StreamConfig, StreamState
 from runtime.clock import Clock
 from runtime.deploy.retention import done_sequence, first_within_share, is_pressed, slowest
 from runtime.errors import BusClosedError, BusError, DriftError, NotFoundError
 from runtime.spec.manager import ConsumerSpec, ManagerSpec
+from runtime.spec.names import ENTRYPOINT_METADATA
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class Manager:
             replicas=spec.replicas,
             max_bytes=spec.max_bytes,
             duplicate_window_s=spec.duplicate_window_s,
+            metadata={ENTRYPOINT_METADATA: spec.entrypoint.model_dump_json()} if spec.entrypoint else {},
         )
         if dead is None:
             return [main]
@@ -107,6 +110,8 @@ class Manager:
         config = ConsumerConfig(
             stream=self._spec.stream, durable=consumer.durable, filter_subjects=consumer.filter_subjects
         )
+        if consumer.is_ordered:
+            config = replace(config, max_ack_pending=1)
         _log_changes(await self._bus.ensure_consumer(config))
 
     async def _warn_of_strangers(self) -> None:
@@ -135,6 +140,8 @@ class Manager:
     # --- configuration ---
 
     async def _apply_buckets(self) -> None:
+        for name, ttl_s in self._spec.state_buckets.items():
+            await self._bus.key_value(name, create=True, replicas=self._spec.replicas, ttl_s=ttl_s)
         applied = await self._bus.key_value(self._spec.applied_bucket, create=True)
         for name, values in self._spec.buckets.items():
             bucket = await self._bus.key_value(name, create=True)

@@ -7,7 +7,7 @@ processes (`supervisor.py`) or containers.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,8 +16,8 @@ from runtime.errors import ConfigError
 from runtime.settings import DEFAULT_GRACE_S
 from runtime.spec import names
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec
-from runtime.spec.model import Node, Source, Workflow
-from runtime.spec.node import NodeSpec
+from runtime.spec.model import Node, Source, Workflow, entrypoint
+from runtime.spec.node import NodeSpec, Partitions, StateSpec
 
 # Names of the runtime's own processes; the dot keeps them apart from nodes, whose names hold none.
 MANAGER = "krt.manager"
@@ -105,12 +105,14 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
         max_bytes=workflow.stream.max_bytes,
         keep_s=workflow.stream.keep_s,
         duplicate_window_s=workflow.dedup_window_s,
-        consumers=tuple(
-            ConsumerSpec(durable=durable_of(node), filter_subjects=_inputs(node, stream)) for node in workflow.nodes
-        ),
+        consumers=tuple(consumer for node in workflow.nodes for consumer in _consumers(workflow, node, stream)),
         dead_letters=_dead_letters(workflow, stream),
         buckets=_buckets(workflow, stream, runtime_id),
         applied_bucket=names.applied_bucket(stream),
+        state_buckets={
+            names.state_bucket(stream, node.name): node.state.ttl_s or 0.0 for node in workflow.nodes if node.state
+        },
+        entrypoint=workflow.partitions_of(entrypoint()),
     )
 
 
@@ -174,7 +176,7 @@ def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str,
         "KRT_NODE_NAME": node.name,
         "KRT_RUNTIME_ID": target.runtime_id,
         "KRT_NATS_STREAM": stream,
-        "KRT_NATS_INPUTS": ",".join(_inputs(node, stream)),
+        "KRT_NATS_INPUTS": ",".join(_inputs(workflow, node, stream)),
         "KRT_NATS_OUTPUT": names.node_subject(stream, node.name),
         "KRT_BASE_PATH": target.base_path,
         "KRT_HANDLER_PATH": node.handler,
@@ -189,25 +191,54 @@ def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str,
 def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
     is_output = workflow.output.node == node.name
     errors_to = error_source(workflow, node)
+    stream = stream_of(workflow, target.runtime_id)
     return NodeSpec(
         durable=durable_of(node),
         retry=node.retry,
         timeout_s=node.timeout_s,
         concurrency=node.concurrency,
         exit_channel=(workflow.output.channel or names.MAIN_CHANNEL) if is_output else None,
-        error_subject=_subject(errors_to, stream_of(workflow, target.runtime_id)),
+        error_subject=_subject(errors_to, stream),
         keep_dead_letters=node.dead_letter_keep_s is not None,
         handler_version=target.handler_versions.get(node.name, ""),
+        partitions=node.partitions,
+        state=StateSpec(bucket=names.state_bucket(stream, node.name), type=node.state.type) if node.state else None,
+        partitioned=_partitioned(workflow, node, stream),
     )
 
 
 # --- what they share ---
 
 
-def _inputs(node: Node, stream: str) -> tuple[str, ...]:
-    """Return the subjects of the node's sources, and for each the one on which its dead letters are redriven."""
+def _consumers(workflow: Workflow, node: Node, stream: str) -> Iterator[ConsumerSpec]:
+    """Yield the consumer of a node, or those of the partitions of an ordered one."""
+    durable, inputs = durable_of(node), _inputs(workflow, node, stream)
+    if node.partitions is None:
+        yield ConsumerSpec(durable=durable, filter_subjects=inputs)
+    for number in range(node.partitions or 0):
+        subjects = names.partition_inputs(inputs, number)
+        yield ConsumerSpec(
+            durable=names.partition_durable(durable, number), filter_subjects=subjects, is_ordered=True
+        )
+
+
+def _inputs(workflow: Workflow, node: Node, stream: str) -> tuple[str, ...]:
+    """Return the subjects of the node's sources, and for each the one on which its dead letters are redriven.
+
+    Of an output that is in partitions for another node's sake, an unordered node reads all partitions together.
+    """
     subjects = [_subject(source, stream) for source in node.sources]
+    if node.partitions is None:
+        shared = [source for source in node.sources if workflow.partitions_of(source)]
+        subjects += [names.partition_subject(_subject(source, stream), "*") for source in shared]
     return (*subjects, *(names.redrive_subject(node.name, subject) for subject in subjects))
+
+
+def _partitioned(workflow: Workflow, node: Node, stream: str) -> dict[str, Partitions]:
+    """Return how the node publishes those of its outputs that somebody reads in order."""
+    read = {source for reader in workflow.nodes for source in reader.sources if source.node == node.name}
+    found = {_subject(source, stream): workflow.partitions_of(source) for source in sorted(read, key=str)}
+    return {subject: partitions for subject, partitions in found.items() if partitions}
 
 
 def _subject(source: Source, stream: str) -> str:

@@ -10,12 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from runtime.spec import names
-from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S
+from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, Order, State
 from runtime.spec.report import Fault, Place, Report, did_you_mean
 from runtime.spec.tree import SHOWN_LENGTH, Entry, Items, Mapping, Text, Value
 from runtime.spec.values import (
     AnyText,
     Choice,
+    ClassName,
     Configuration,
     Duration,
     Environment,
@@ -186,6 +187,40 @@ class DeadLetter:
         return {"anyOf": [{"const": DROP}, KEEP.schema()]}
 
 
+# The short form of `order` and `state`: that, with every default.
+ON = "true"
+
+
+@dataclass(frozen=True, slots=True)
+class Ordering:
+    """`true`, or a mapping: messages are handled in the order of their state id."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> Order:
+        if isinstance(value, Text) and value.text == ON:
+            return Order()
+        if not isinstance(value, Mapping):
+            raise wrong_type(value, spot, "true or {partitions: 16}")
+        return Order(**ORDER.read(value, spot, report))
+
+    def schema(self) -> JsonSchema:
+        return {"anyOf": [{"const": True}, ORDER.schema()]}
+
+
+@dataclass(frozen=True, slots=True)
+class Stateful:
+    """`true`, a class, or a mapping: ordered, with a state for each state id."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> State:
+        if isinstance(value, Text):
+            return State() if value.text == ON else State(type=ClassName().read(value, spot, report))
+        if not isinstance(value, Mapping):
+            raise wrong_type(value, spot, "module:Class, true or {class: module:Class, partitions: 16, ttl: 30d}")
+        return State(**STATE.read(value, spot, report))
+
+    def schema(self) -> JsonSchema:
+        return {"anyOf": [{"const": True}, ClassName().schema(), STATE.schema()]}
+
+
 ORDINALS = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth")
 
 
@@ -258,6 +293,32 @@ KEEP = Record(
     {"keep": Field(type=Duration(positive=True), default="14d", description="How long dead letters are kept")}
 )
 
+# The most partitions: each is a consumer at the server, and a reader in every replica.
+MAX_PARTITIONS = 256
+
+_PARTITIONS = Field(
+    type=WholeNumber(most=MAX_PARTITIONS),
+    default=16,
+    description="State ids are spread over so many; each handles one message at a time",
+)
+ORDER = Record({"partitions": _PARTITIONS})
+STATE = Record(
+    {
+        "class": Field(
+            type=ClassName(),
+            attribute="type",
+            description="A dataclass or model whose fields have defaults; the handler's State by default, else a dict",
+        ),
+        "partitions": _PARTITIONS,
+        "ttl": Field(
+            type=Duration(positive=True, or_none=True),
+            default="30d",
+            attribute="ttl_s",
+            description="How long a state is kept after the last message of its id, or none for ever",
+        ),
+    }
+)
+
 STREAM = Record(
     {
         "replicas": Field(type=WholeNumber(most=5), default=1, description="Servers that hold the stream"),
@@ -309,6 +370,8 @@ NODE = Record(
             attribute="dead_letter_keep_s",
             description="How long given-up messages are kept, or drop: counted and logged, not stored",
         ),
+        "order": Field(type=Ordering(), description="Handle the messages of one state id in order, one at a time"),
+        "state": Field(type=Stateful(), description="The same, and keep a ctx.state for each state id"),
         "env": Field(type=Environment(), description="Variables of the process: text as written"),
         "config": Field(type=Configuration(), description="Values of the node's configuration scope"),
         "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
@@ -317,8 +380,6 @@ NODE = Record(
         "join": "waits for all parts of a request",
         "sink": "stores messages without code",
         "batch": "groups messages for a handler",
-        "state": "orders messages per state id and keeps a state",
-        "order": "orders messages per state id",
         "resources": "limits what a process may use",
         "object_store": "chooses an object store",
         "image": "chooses a container image",

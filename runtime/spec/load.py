@@ -22,6 +22,7 @@ from runtime.spec.fields import NODE, PLANNED_KINDS, WORKFLOW, WrittenSource, no
 from runtime.spec.model import MAX_DEDUP_WINDOW_S, Node, Source, Stream, Workflow
 from runtime.spec.node import RetryPolicy
 from runtime.spec.report import START, Fault, Report, nearest
+from runtime.spec.order import check_order, warn_of_order
 from runtime.spec.tree import MAX_SIZE, Entry, Mapping, Text, Value, parse, too_large
 from runtime.spec.values import Spot
 from runtime.spec.wiring import NodeDraft, check_output, wire
@@ -134,12 +135,14 @@ class _Loader:
             sources=values.get("sources", ()),
         )
         if not planned and node.get("sink") is None:
+        check_order(drafts, self._report)
             with self._report.collecting():
                 self._find_handler(draft, node)
         return draft
 
     def _find_handler(self, draft: NodeDraft, node: Mapping) -> None:
         written: Text | None = draft.values.get("handler")
+            warn_of_order(drafts, workflow, self._report)
         if written is None and (node.get("handler") is not None or not names.is_name(draft.name)):
             return
         draft.handler_place = written.place if written else draft.place

@@ -8,14 +8,15 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from runtime.spec.node import Frozen
+from runtime.spec.node import Frozen, Partitions
 
 
 class ConsumerSpec(Frozen):
-    """The durable consumer of one node."""
+    """The durable consumer of a node, or of one partition of an ordered node: that has one message in work at most."""
 
     durable: str
     filter_subjects: Annotated[tuple[str, ...], Field(min_length=1)]
+    is_ordered: bool = False
 
 
 class DeadLetterSpec(Frozen):
@@ -31,7 +32,8 @@ class ManagerSpec(Frozen):
 
     keep_s: how long handled messages stay readable, within half of `max_bytes`. dead_letters: None when no node keeps
     any. buckets: each bucket with the values that the workflow file has for it. applied_bucket: see
-    `names.applied_bucket`.
+    `names.applied_bucket`. state_buckets: each with the seconds that a state is kept after its last message, 0 for
+    ever. entrypoint: how requests are to be published, None for an entrypoint without partitions.
     """
 
     stream: str
@@ -45,3 +47,5 @@ class ManagerSpec(Frozen):
     dead_letters: DeadLetterSpec | None
     buckets: dict[str, dict[str, str]]
     applied_bucket: str
+    state_buckets: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    entrypoint: Partitions | None = None

@@ -11,7 +11,7 @@ from pydantic import Field
 
 from runtime import errors
 from runtime.spec import names
-from runtime.spec.node import DEFAULT_TIMEOUT_S, Frozen, RetryPolicy
+from runtime.spec.node import DEFAULT_TIMEOUT_S, Frozen, Partitions, RetryPolicy
 
 # Seconds after which the server delivers again what nobody has acknowledged; long deliveries are kept alive before.
 ACK_WAIT_S = 30.0
@@ -21,6 +21,9 @@ MAX_DEDUP_WINDOW_S = 1800.0
 # Seconds that handled messages stay readable, and that dead letters are kept, when the file does not say.
 DEFAULT_KEEP_S = 24 * 3600.0
 DEFAULT_DEAD_LETTER_KEEP_S = 14 * 24 * 3600.0
+# Partitions of an ordered node, and seconds that a state is kept after its last message, when the file does not say.
+DEFAULT_PARTITIONS = 16
+DEFAULT_STATE_TTL_S = 30 * 24 * 3600.0
 # Bytes of a workflow's stream when the file does not say.
 DEFAULT_MAX_BYTES = 1024**3
 
@@ -50,6 +53,23 @@ class Stream(Frozen):
     max_bytes: Annotated[int, Field(ge=1)] = DEFAULT_MAX_BYTES
 
 
+class Order(Frozen):
+    """Messages of one state id are handled in order, one at a time; as many at once as there are partitions."""
+
+    partitions: Annotated[int, Field(ge=1)] = DEFAULT_PARTITIONS
+
+
+class State(Frozen):
+    """Ordered, and with a `ctx.state` for each state id.
+
+    type: its class as `module:Class`; "" is the handler's `State`, else a dict. ttl_s: None keeps it for ever.
+    """
+
+    type: str = ""
+    partitions: Annotated[int, Field(ge=1)] = DEFAULT_PARTITIONS
+    ttl_s: Annotated[float, Field(gt=0)] | None = DEFAULT_STATE_TTL_S
+
+
 class Node(Frozen):
     """One step of a workflow.
 
@@ -73,6 +93,14 @@ class Node(Frozen):
     env: dict[str, str] = Field(default_factory=dict)
     config: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    order: Order | None = None
+    state: State | None = None
+
+    @property
+    def partitions(self) -> int | None:
+        """The partitions of an ordered node's inputs, None for a node that takes messages as they come."""
+        ordering = self.state or self.order
+        return ordering.partitions if ordering else None
 
     @property
     def redelivery_span_s(self) -> float:
@@ -108,6 +136,13 @@ class Workflow(Frozen):
     def readers_of(self, source: Source) -> list[Node]:
         """Return the nodes that read this output, in the order of the file."""
         return [node for node in self.nodes if source in node.sources]
+
+    def partitions_of(self, output: Source) -> Partitions | None:
+        """Return how an output is published for its ordered readers, which agree on it; None if it has none."""
+        ordered = [node for node in self.readers_of(output) if node.partitions]
+        if not ordered or ordered[0].partitions is None:
+            return None
+        return Partitions(count=ordered[0].partitions, spread=all(node.state is None for node in ordered))
 
     @property
     def dedup_window_s(self) -> float:

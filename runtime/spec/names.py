@@ -4,10 +4,12 @@
 |---|---|---|
 | stream | `<runtime>_<version>_<workflow>` | by `stream.keep` and `stream.max_bytes`; the manager purges |
 | subject | `<stream>.entrypoint`, `<stream>.<node>[.<channel>]` | with its stream |
-| durable | `<node>__<source>[_<channel>][__<source>…]` | until the node is removed |
+| partition of an output | subject `<stream>.<node>.<channel or main>.p<number>` | with its stream |
+| durable | `<node>[_p<partition>]__<source>[_<channel>][__<source>…]` | until the node is removed |
 | dead letters | stream `<stream>_dlq`, subject `<stream>_dlq.<node>` | longest `dead_letter.keep` of the workflow |
 | redriven input | subject `<stream>._redrive.<node>.<rest of its first subject>` | with its stream |
 | configuration | KV `key-store_<runtime>_<version>[_<workflow>[_<node>]]` | until changed |
+| state | KV `state_<stream>_<node>`, key: SHA-256 of the state id | `state.ttl` after an id's last message |
 | failed attempts | KV `attempts_<stream>`, key `<node>/<sequence>` | until the message is done |
 | applied configuration | KV `applied_<stream>`, key `<bucket>/<key>` | until changed |
 | presence | KV `presence`, key `<kind>.<stream>[.<name>].<instance>` | until 6 s after its last beat |
@@ -16,8 +18,11 @@
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
 """
 
+import hashlib
 import re
-from typing import NamedTuple
+import zlib
+from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 # A name in a workflow file. 40 characters, so that a stream of three names stays far below the server's limit of 255.
 NAME_PATTERN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -28,6 +33,9 @@ ENTRYPOINT = "entrypoint"
 MAIN_CHANNEL = "main"
 # Second token of the subjects on which one node alone gets a message again; the underscore keeps it apart from nodes.
 REDRIVE = "_redrive"
+
+# Metadata of a stream: how its entrypoint is partitioned, as the JSON of a `spec.node.Partitions`.
+ENTRYPOINT_METADATA = "krt-entrypoint"
 
 # Header of JetStream's deduplication: the one header on the message path.
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
@@ -105,8 +113,49 @@ def durable(node: str, sources: list[str]) -> str:
 
 def node_of(durable: str) -> str:
     """Return the node that a durable belongs to, "" for a name that `durable` did not make."""
-    node, separator, _ = durable.partition("__")
+    node, separator, _ = unpartitioned_durable(durable).partition("__")
     return node if separator and is_name(node) else ""
+
+
+# The end of a partition's subject; `main` stands there only because a partition follows.
+_PARTITION = re.compile(rf"(\.{MAIN_CHANNEL})?\.p[0-9]+$")
+
+
+def partition(key: str, count: int) -> int:
+    """Return the partition of a key, from 0: CRC-32 (IEEE) of its UTF-8 bytes, modulo `count`; that of "" is 0."""
+    return zlib.crc32(key.encode()) % count
+
+
+def partition_subject(subject: str, number: int | Literal["*"]) -> str:
+    """Return the subject of one partition of an output, or with `*` the pattern of all its partitions."""
+    channel = subject if source_subject(subject).count(".") > 1 else f"{subject}.{MAIN_CHANNEL}"
+    return f"{channel}.*" if number == "*" else f"{channel}.p{number}"
+
+
+def unpartitioned_subject(subject: str) -> str:
+    """Return the output's own subject for that of one of its partitions; any other comes back as it is."""
+    return _PARTITION.sub("", subject)
+
+
+def partition_inputs(subjects: Sequence[str], number: int) -> tuple[str, ...]:
+    """Return what the consumer of one partition reads, of the outputs `subjects`.
+
+    The first partition also reads what was published without one, by a sender that does not know of partitions: its
+    messages have no state id, for which that is the right place, or at least they are not lost.
+    """
+    partitions = tuple(partition_subject(subject, number) for subject in subjects)
+    return (*subjects, *partitions) if number == 0 else partitions
+
+
+def partition_durable(durable: str, number: int) -> str:
+    """Return the consumer of one partition of an ordered node, whose own name is `durable`."""
+    node, _, sources = durable.partition("__")
+    return f"{node}_p{number}__{sources}"
+
+
+def unpartitioned_durable(durable: str) -> str:
+    """Return the consumer's name without its partition; any other comes back as it is."""
+    return re.sub(r"^([^_]+)_p[0-9]+__", r"\1__", durable)
 
 
 def dead_letter_stream(stream: str) -> str:
@@ -122,6 +171,16 @@ def dead_letter_subject(stream: str, node: str) -> str:
 def attempts_bucket(stream: str) -> str:
     """Return the KV bucket of failed attempts, by `<node>/<sequence>`: kept until the message is done."""
     return f"attempts_{stream}"
+
+
+def state_bucket(stream: str, node: str) -> str:
+    """Return the KV bucket of a node's states, by `state_key`: its own, for each says how long its states live."""
+    return f"state_{stream}_{node}"
+
+
+def state_key(state_id: str) -> str:
+    """Return the key of a state; ids are any text, keys are not."""
+    return hashlib.sha256(state_id.encode()).hexdigest()
 
 
 def configuration_bucket(runtime: str, version: str, workflow: str = "", node: str = "") -> str:

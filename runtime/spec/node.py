@@ -8,6 +8,8 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from runtime.spec import names
+
 # Seconds that one delivery may take on a node that says nothing about `timeout`.
 DEFAULT_TIMEOUT_S = 60.0
 # Messages that an `async def` handler works on at once when the file does not say; a plain `def` gets one.
@@ -31,6 +33,29 @@ class RetryPolicy(Frozen):
     never: tuple[str, ...] = ()
 
 
+class Partitions(Frozen):
+    """An output that is published in partitions, because a node reads it in order.
+
+    spread: messages without a state id go by their request id. False where a reader keeps a state, which all messages
+    without an id share.
+    """
+
+    count: Annotated[int, Field(ge=1)]
+    spread: bool = False
+
+    def subject(self, output: str, state_id: str, request_id: str) -> str:
+        """Return the subject of a message on the output whose own subject is `output`."""
+        key = state_id or (request_id if self.spread else "")
+        return names.partition_subject(output, names.partition(key, self.count))
+
+
+class StateSpec(Frozen):
+    """Where a node's states are, and of which class: `module:Class`, "" for the handler's `State`, else a dict."""
+
+    bucket: str
+    type: str = ""
+
+
 class NodeSpec(Frozen):
     """One planned runner. Field units stand in their names; `None` for a timeout means no limit."""
 
@@ -46,3 +71,8 @@ class NodeSpec(Frozen):
     keep_dead_letters: bool = True
     # Version of the handler's code, for dead letters.
     handler_version: str = ""
+    # Set on an ordered node: its inputs are in so many partitions, each with a consumer named after `durable`.
+    partitions: Annotated[int, Field(ge=1)] | None = None
+    state: StateSpec | None = None
+    # Own outputs that are published in partitions, by their subjects.
+    partitioned: dict[str, Partitions] = Field(default_factory=dict)

@@ -21,6 +21,7 @@ SIZE = re.compile(r"([0-9]{1,9})(Ki|Mi|Gi|Ti)")
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,12}")
 NUMBER = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,12})?")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+CLASS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
 EXCEPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 # What NATS takes as the key of a key-value bucket, without a dot at either end.
 CONFIG_KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
@@ -287,6 +288,20 @@ class ExceptionNames:
 
     def schema(self) -> JsonSchema:
         return {"type": "array", "items": {"type": "string", "pattern": f"^{EXCEPTION.pattern}$"}}
+
+
+@dataclass(frozen=True, slots=True)
+class ClassName:
+    """A class of the user's, as `module:Class`."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> str:
+        text = expect_text(value, spot, "a class as module:Class")
+        if not CLASS.fullmatch(text.text):
+            raise Fault(value.place, f"{spot} is {text}", "name a class of your own: module:Class", "bad-name")
+        return text.text
+
+    def schema(self) -> JsonSchema:
+        return {"type": "string", "pattern": f"^{CLASS.pattern}$"}
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,8 @@ from runtime.spec.report import Fault, Place, Report, did_you_mean
 
 # Longest name that the server takes for a consumer: it names a folder with it.
 MAX_DURABLE_LENGTH = 255
+# Characters that a partition adds to it at most: `_p255`.
+PARTITION_LENGTH = 5
 # Nodes of a loop that a problem writes out.
 MAX_LOOP_SHOWN = 8
 
@@ -113,6 +115,7 @@ def _check_source(
 
 def _check_durable(draft: NodeDraft, report: Report) -> None:
     length = len(names.durable(draft.name, [str(source) for source in draft.resolved]))
+    length += PARTITION_LENGTH if draft.values.get("order") or draft.values.get("state") else 0
     if length > MAX_DURABLE_LENGTH:
         what = f"{draft.title} reads so many sources that its consumer's name has {length} characters"
         remedy = f"shorten the names, the server takes {MAX_DURABLE_LENGTH}; or gather the sources in a node before"

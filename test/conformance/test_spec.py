@@ -22,7 +22,7 @@ CODES_OF_FILES = {"missing-file"}
 # Codes that only importing the handlers shows.
 CODES_OF_IMPORTS = {"edge-type", "handler-import", "handler-signature", "unchecked-edge", "unknown-channel", "unread"}
 # Codes of warnings: the workflow loads.
-CODES_OF_WARNINGS = {"long-retry", "unchecked-edge", "unread"}
+CODES_OF_WARNINGS = {"idle-replicas", "long-retry", "order-at-risk", "unchecked-edge", "unread"}
 # There is no file that shows what happens without one; test_load.py has it.
 CODES_WITHOUT_A_FILE = {"unreadable"}
 

@@ -6,7 +6,7 @@ import pytest
 
 from runtime.bus.base import Bus, Entry, KeyValue
 from runtime.errors import BusError, NotFoundError, RevisionError
-from test.conformance.bus.backends import Backend, eventually, until
+from test.conformance.bus.backends import SILENCE_S, Backend, eventually, until
 
 
 @pytest.fixture
@@ -245,3 +245,30 @@ class Told:
         """What the watcher holds now."""
         held = dict(self.changes)
         return {key: entry.value for key, entry in held.items() if entry is not None}
+
+
+async def test_an_entry_lives_for_the_time_of_its_bucket_after_its_last_write(bus: Bus) -> None:
+    bucket = await bus.key_value("brief", create=True, ttl_s=0.2)
+    await bucket.put("colour", b"red")
+    kept = await (await bus.key_value("settings", create=True)).put("colour", b"blue")
+
+    await eventually(bucket.keys, [])
+
+    with pytest.raises(RevisionError):
+        await bucket.update("colour", b"green", kept)
+    await bucket.create("colour", b"green")
+    assert await (await bus.key_value("settings")).keys() == ["colour"]
+
+
+async def test_the_time_to_live_of_a_bucket_is_changed_only_on_request(bus: Bus) -> None:
+    await bus.key_value("settings", create=True, ttl_s=0.2)
+    bucket = await bus.key_value("settings", create=True)
+    await bucket.put("colour", b"red")
+    await eventually(bucket.keys, [])
+
+    await bus.key_value("settings", create=True, ttl_s=3600.0)
+    await bucket.put("colour", b"blue")
+    await (await bus.key_value("settings", create=True)).put("size", b"1")
+
+    await asyncio.sleep(SILENCE_S * 2)
+    assert await bucket.keys() == ["colour", "size"]

@@ -57,6 +57,18 @@ async def test_a_changed_stream_is_updated_and_each_field_is_told(orders: Bus) -
     assert (await orders.stream_state(STREAM)).messages == 1
 
 
+async def test_the_metadata_of_a_stream_is_told_with_its_state_and_can_be_changed(orders: Bus) -> None:
+    assert (await orders.stream_state(STREAM)).metadata == {}
+
+    [change] = await orders.ensure_stream(stream(metadata={"krt-entrypoint": "16"}))
+
+    assert "metadata" in change
+    assert (await orders.stream_state(STREAM)).metadata == {"krt-entrypoint": "16"}
+    assert await orders.ensure_stream(stream(metadata={"krt-entrypoint": "16"})) == []
+    assert len(await orders.ensure_stream(stream())) == 1
+    assert (await orders.stream_state(STREAM)).metadata == {}
+
+
 async def test_a_storage_that_differs_is_drift_and_nothing_is_changed(orders: Bus) -> None:
     await store(orders, "kept")
 
