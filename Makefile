@@ -23,7 +23,7 @@ KRT := $(BIN)/krt
 READY := .venv/.packages-installed $(KRT)
 
 .DEFAULT_GOAL := all
-.PHONY: all run test container lint fmt types bench lock
+.PHONY: all run test integration container compose lint fmt types bench lock
 .DELETE_ON_ERROR:
 
 all: lint test
@@ -34,9 +34,16 @@ run: $(READY)  ## run the example workflow and send it a few requests
 test: $(READY)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=test/bench --ignore=test/container $(ARGS)
 
-# The images, built and run with podman as root: about three minutes, or skipped with what is missing.
+# On the servers of test/docker-compose.yaml where Docker runs, or those that KRT_TEST_* name; it says which.
+integration: $(READY)
+	$(BIN)/python -m test.integration -n $(WORKERS) --dist loadfile $(ARGS)
+
+# The images, built and run with podman as root: some minutes, or skipped with what is missing.
 container: $(READY)
 	$(BIN)/python -m pytest test/container $(ARGS)
+
+compose: $(READY)  ## docker/compose.yaml anew, after a change of what `krt compose` prints
+	cd docker && ../$(KRT) compose ../workflows/digits --image krt-digits > compose.yaml
 
 lint: $(READY)
 	$(BIN)/ruff format --check

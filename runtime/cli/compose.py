@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+HEADER = "# Printed by `krt compose`: print it anew instead of editing it."
+
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this group."""
@@ -17,16 +19,18 @@ def compose(
     image: Annotated[str, typer.Option("--image", metavar="NAME", help="Image of the processes.")] = "krt",
     runtime_id: Annotated[str, typer.Option("--runtime", metavar="NAME", help="First part of the names.")] = "local",
     mongo_uri: Annotated[
-        str, typer.Option("--mongo-uri", metavar="URI", help="Keep documents in this MongoDB, not in SQLite.")
+        str, typer.Option("--mongo-uri", metavar="URI", help="Keep documents in this MongoDB, not in one of the file.")
     ] = "",
     influx_uri: Annotated[
-        str, typer.Option("--influx-uri", metavar="URI", help="Keep measurements in this InfluxDB, not in SQLite.")
+        str,
+        typer.Option("--influx-uri", metavar="URI", help="Keep measurements in this InfluxDB, not in one of the file."),
     ] = "",
 ) -> None:
-    """Print a compose file of the workflow: NATS, manager, writer and every node.
+    """Print a compose file of the workflow: NATS, MongoDB, InfluxDB, manager, writer and every node.
 
     The workflow's folder is mounted, by its path from the current folder: keep the file here. Secrets of nodes stay
-    references to variables, which `docker compose up` finds in its environment or in a file `.env`.
+    references to variables, which `docker compose up` finds in its environment or in a file `.env`. A URI may also be
+    sqlite:////data/NAME, a file that all containers share.
 
     Exit codes: 0 printed, 2 the workflow or an option is wrong.
 
@@ -49,6 +53,7 @@ def compose(
         mongo_uri=mongo_uri,
         influx_uri=influx_uri,
     )
+    typer.echo(HEADER)
     typer.echo(yaml_text(compose_file(loaded.workflow, options)), nl=False)
 
 

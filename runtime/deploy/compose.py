@@ -1,4 +1,4 @@
-"""From a workflow to a compose file: NATS, and the processes of the plan as containers. Pure.
+"""From a workflow to a compose file: its servers, and the processes of the plan as containers. Pure.
 
     document = compose_file(workflow, ComposeOptions(image="krt", folder="./workflows/hello"))
 
@@ -6,43 +6,47 @@ A text of the file in which compose finds `$` is a reference to a variable; ever
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
+from runtime.deploy import compose_servers
+from runtime.deploy.compose_servers import INFLUX, MONGO, NATS
 from runtime.deploy.plan import NODE_STAGE, Target, plan
 from runtime.deploy.process import Process
 from runtime.errors import ConfigError
 from runtime.settings import DEFAULT_GRACE_S, redact
 from runtime.spec.model import Workflow
 
-NATS = "nats"
-# Not the plain tag: that image holds nothing but the server, and so no program for the health check.
-NATS_IMAGE = "docker.io/library/nats:2.12-alpine"
-NATS_PORT = 4222
-NATS_MONITORING_PORT = 8222
-
 # Where the image has the workflow's folder and the shared data; docker/Dockerfile makes both.
 WORKFLOW_FOLDER = "/workflow"
 DATA_FOLDER = "/data"
-DATA_URI = f"sqlite:///{DATA_FOLDER}/data.db"
+DATA_VOLUME = "data"
+# How the URIs of SQLite files begin that all containers share.
+SQLITE_FILES = f"sqlite:///{DATA_FOLDER}/"
 
 # Seconds after the grace of a process until its container is killed: for `teardown` and the last writes.
 KILL_MARGIN_S = 5
 
 MONGO_SCHEMES = ("mongodb", "mongodb+srv")
 INFLUX_SCHEMES = ("http", "https")
-# InfluxDB's, taken from the environment of `docker compose` as they are there.
-INFLUX_VARIABLES = ("KRT_INFLUX_TOKEN", "KRT_INFLUX_ORG", "KRT_INFLUX_BUCKET")
+
+# By server, the variable by which a process knows it.
+VARIABLES = {NATS: "KRT_NATS_SERVER", MONGO: "KRT_MONGO_URI", INFLUX: "KRT_INFLUX_URI"}
+# Their values may hold references.
+IN_COMPOSE_NOTATION = frozenset(
+    {"KRT_MONGO_URI", "KRT_INFLUX_URI", "KRT_INFLUX_TOKEN", "KRT_INFLUX_ORG", "KRT_INFLUX_BUCKET"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComposeOptions:
     """What differs between compose files of one workflow.
 
-    folder: the workflow's, relative to the compose file. mongo_uri, influx_uri: of servers that run elsewhere, and may
-    hold references (`${NAME}`); "" keeps the data in one SQLite file that all containers share.
+    folder: the workflow's, relative to the compose file. mongo_uri, influx_uri: "" for a server in the file; a server
+    that runs elsewhere, perhaps with references (`${NAME}`); or a SQLite file below `DATA_FOLDER`, which all containers
+    share.
     """
 
     image: str
@@ -54,30 +58,31 @@ class ComposeOptions:
 
 def compose_file(workflow: Workflow, options: ComposeOptions) -> dict[str, Any]:
     """Return the document of a compose file. Raises ConfigError for a name that is taken and for a URI."""
-    _check(workflow, options)
-    secrets = {node.name: frozenset(node.secrets) for node in workflow.nodes}
-    services = {NATS: _nats()}
-    for process in plan(workflow, _target(workflow, options)):
-        services[process.name] = _service(process, options, secrets.get(process.name, frozenset()))
-    volumes: dict[str, Any] = {NATS: {}}
-    if _shares_data(options):
-        volumes["data"] = {}
-    return {"name": workflow.name, "services": services, "volumes": volumes}
-
-
-def _check(workflow: Workflow, options: ComposeOptions) -> None:
-    if any(node.name == NATS for node in workflow.nodes):
-        raise ConfigError(f'node "{NATS}" is called like the NATS server of the compose file; give it another name')
     _check_uri("--mongo-uri", options.mongo_uri, MONGO_SCHEMES)
     _check_uri("--influx-uri", options.influx_uri, INFLUX_SCHEMES)
+    services = _servers(options)
+    _check_names(workflow, services)
+    waited_for = list(services)
+    secrets = {node.name: frozenset(node.secrets) for node in workflow.nodes}
+    for process in plan(workflow, _target(workflow, options)):
+        needs = [server for server in waited_for if VARIABLES[server] in process.environment]
+        services[process.name] = _service(process, options, secrets.get(process.name, frozenset()), needs)
+    return {"name": workflow.name, "services": services, "volumes": _named_volumes(services)}
+
+
+def _check_names(workflow: Workflow, servers: Collection[str]) -> None:
+    for node in workflow.nodes:
+        if node.name in servers:
+            raise ConfigError(f'node "{node.name}" is called like a server of the compose file; give it another name')
 
 
 def _check_uri(option: str, uri: str, schemes: tuple[str, ...]) -> None:
-    if not uri:
+    if not uri or uri.startswith(SQLITE_FILES):
         return
     parts = urlsplit(uri)
     if parts.scheme not in schemes:
-        raise ConfigError(f"{option} is '{redact(uri)}': expected {' or '.join(f'{each}://…' for each in schemes)}")
+        expected = " or ".join([*(f"{each}://…" for each in schemes), f"{SQLITE_FILES}…"])
+        raise ConfigError(f"{option} is '{redact(uri)}': expected {expected}")
     if parts.password and not re.fullmatch(r"\$\{\w+\}", parts.password):
         raise ConfigError(
             f"{option} holds a password, which a file must not; write ${{NAME}} there, and set NAME later"
@@ -85,10 +90,14 @@ def _check_uri(option: str, uri: str, schemes: tuple[str, ...]) -> None:
 
 
 def _target(workflow: Workflow, options: ComposeOptions) -> Target:
+    token, organization, bucket = _influx_access(options)
     return Target(
-        nats_servers=(f"nats://{NATS}:{NATS_PORT}",),
-        mongo_uri=options.mongo_uri or DATA_URI,
-        influx_uri=options.influx_uri or DATA_URI,
+        nats_servers=(compose_servers.NATS_URL,),
+        mongo_uri=options.mongo_uri or compose_servers.MONGO_URI,
+        influx_uri=options.influx_uri or compose_servers.INFLUX_URI,
+        influx_token=token,
+        influx_org=organization,
+        influx_bucket=bucket,
         base_path=WORKFLOW_FOLDER,
         runtime_id=options.runtime_id,
         # The values are not known here, and are not wanted: `_variables` writes references.
@@ -96,38 +105,34 @@ def _target(workflow: Workflow, options: ComposeOptions) -> Target:
     )
 
 
-def _shares_data(options: ComposeOptions) -> bool:
-    return not (options.mongo_uri and options.influx_uri)
+def _influx_access(options: ComposeOptions) -> tuple[str, str, str]:
+    """Return token, organization and bucket."""
+    if not options.influx_uri:
+        return compose_servers.INFLUX_TOKEN, compose_servers.INFLUX_ORG, options.runtime_id
+    if options.influx_uri.startswith(SQLITE_FILES):
+        return "", "", ""
+    return "${KRT_INFLUX_TOKEN:-}", "${KRT_INFLUX_ORG:-}", "${KRT_INFLUX_BUCKET:-}"
 
 
-# --- services ---
+def _servers(options: ComposeOptions) -> dict[str, Any]:
+    services = {NATS: compose_servers.nats()}
+    if not options.mongo_uri:
+        services[MONGO] = compose_servers.mongo()
+    if not options.influx_uri:
+        services[INFLUX] = compose_servers.influx(bucket=options.runtime_id)
+    return services
 
 
-def _nats() -> dict[str, Any]:
-    url = f"http://127.0.0.1:{NATS_MONITORING_PORT}/healthz?js-enabled-only=true"
-    return {
-        "image": NATS_IMAGE,
-        "command": ["--jetstream", "--store_dir", "/data", "--http_port", str(NATS_MONITORING_PORT)],
-        # For `krt send` and `krt status` on this machine, and for nobody else.
-        "ports": [f"127.0.0.1:{NATS_PORT}:{NATS_PORT}"],
-        "volumes": [{"type": "volume", "source": NATS, "target": "/data"}],
-        "healthcheck": {
-            "test": ["CMD", "wget", "-q", "-O", "/dev/null", url],
-            "interval": "5s",
-            "timeout": "3s",
-            "retries": 5,
-        },
-        "restart": "unless-stopped",
-    }
-
-
-def _service(process: Process, options: ComposeOptions, secrets: frozenset[str]) -> dict[str, Any]:
+def _service(
+    process: Process, options: ComposeOptions, secrets: Collection[str], needs: Collection[str]
+) -> dict[str, Any]:
+    """Return the container of a process. needs: the servers of the file that it uses."""
     service: dict[str, Any] = {
         "image": options.image,
         "command": list(process.arguments),
-        "environment": _variables(process, options, secrets),
-        # The rest waits by itself: a node for its stream, and a request to the writer for the writer.
-        "depends_on": {NATS: {"condition": "service_healthy"}},
+        "environment": _variables(process, secrets),
+        # For a quiet start only: every process waits for its servers by itself, whenever they are away.
+        "depends_on": {server: {"condition": "service_healthy"} for server in needs},
         "restart": "unless-stopped",
         "stop_grace_period": f"{DEFAULT_GRACE_S + KILL_MARGIN_S:g}s",
     }
@@ -138,29 +143,30 @@ def _service(process: Process, options: ComposeOptions, secrets: frozenset[str])
     return service
 
 
-def _variables(process: Process, options: ComposeOptions, secrets: frozenset[str]) -> dict[str, str]:
+def _variables(process: Process, secrets: Collection[str]) -> dict[str, str]:
     """Return the variables of the plan in compose's notation."""
-    # URIs are given in it already.
-    given = {"KRT_MONGO_URI": options.mongo_uri, "KRT_INFLUX_URI": options.influx_uri}
     variables = {}
     for name, value in process.environment.items():
         if name in secrets:
             variables[name] = f"${{{name}:?a secret of node {process.name}}}"
         else:
-            variables[name] = given.get(name) or _literal(value)
-    if process.stage == NODE_STAGE and options.influx_uri:
-        variables |= {name: f"${{{name}:-}}" for name in INFLUX_VARIABLES}
+            variables[name] = value if name in IN_COMPOSE_NOTATION else _literal(value)
     return variables
 
 
-def _volumes(process: Process, options: ComposeOptions) -> list[Mapping[str, Any]]:
-    volumes: list[Mapping[str, Any]] = []
+def _volumes(process: Process, options: ComposeOptions) -> list[dict[str, Any]]:
+    volumes: list[dict[str, Any]] = []
     if process.stage == NODE_STAGE:
         source = _literal(options.folder)
         volumes.append({"type": "bind", "source": source, "target": WORKFLOW_FOLDER, "read_only": True})
-    if _shares_data(options) and "KRT_MONGO_URI" in process.environment:
-        volumes.append({"type": "volume", "source": "data", "target": DATA_FOLDER})
+    if any(process.environment.get(VARIABLES[server], "").startswith(SQLITE_FILES) for server in (MONGO, INFLUX)):
+        volumes.append({"type": "volume", "source": DATA_VOLUME, "target": DATA_FOLDER})
     return volumes
+
+
+def _named_volumes(services: Mapping[str, Any]) -> dict[str, Any]:
+    mounts = [mount for service in services.values() for mount in service.get("volumes", [])]
+    return {mount["source"]: {} for mount in mounts if mount["type"] == "volume"}
 
 
 def _literal(value: str) -> str:

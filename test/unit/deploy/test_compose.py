@@ -11,8 +11,8 @@ from runtime.errors import ConfigError
 from runtime.spec.model import Node, Source, Workflow
 
 OPTIONS = ComposeOptions(image="flows:1", folder="./flows/triage")
-MONGO = "mongodb://mongo:27017"
-INFLUX = "http://influx:8086"
+MONGO = "mongodb://db.lab:27017"
+INFLUX = "http://points.lab:8086"
 
 
 def node(name: str, *sources: str, **fields: Any) -> Node:
@@ -31,27 +31,47 @@ def services_of(flow: Workflow, **options: str) -> dict[str, Any]:
     return found
 
 
-def test_every_process_of_the_plan_is_a_service_beside_nats() -> None:
+def test_every_process_of_the_plan_is_a_service_beside_the_servers() -> None:
     document = compose_file(workflow(node("clean"), node("score", "clean", replicas=3)), OPTIONS)
 
     assert document["name"] == "triage"
     services = document["services"]
-    assert [(name, each.get("command"), each.get("scale", 1)) for name, each in services.items() if name != "nats"] == [
-        ("krt.manager", ["manager"], 1),
-        ("krt.writer", ["writer"], 1),
-        ("clean", ["node"], 1),
-        ("score", ["node"], 3),
+    assert list(services) == ["nats", "mongo", "influx", "krt.manager", "krt.writer", "clean", "score"]
+    processes = list(services.values())[3:]
+    assert [(each["command"], each.get("scale", 1)) for each in processes] == [
+        (["manager"], 1),
+        (["writer"], 1),
+        (["node"], 1),
+        (["node"], 3),
     ]
-    assert [each["image"] for name, each in services.items() if name != "nats"] == ["flows:1"] * 4
+    assert {each["image"] for each in processes} == {"flows:1"}
 
 
-def test_every_process_waits_for_a_healthy_nats_and_starts_again_when_it_ends() -> None:
+def test_every_process_waits_for_the_servers_that_it_uses_and_starts_again_when_it_ends() -> None:
     services = services_of(workflow(node("clean")))
 
-    assert "healthcheck" in services["nats"]
-    for name in ("krt.manager", "krt.writer", "clean"):
-        assert services[name]["depends_on"] == {"nats": {"condition": "service_healthy"}}
+    used = {"krt.manager": ["nats"], "krt.writer": ["nats", "mongo"], "clean": ["nats", "mongo", "influx"]}
+    for name, needed in used.items():
+        assert services[name]["depends_on"] == {server: {"condition": "service_healthy"} for server in needed}
         assert services[name]["restart"] == "unless-stopped"
+
+
+def test_every_server_tells_its_health_keeps_its_data_and_has_a_version() -> None:
+    document = compose_file(workflow(node("clean")), OPTIONS)
+
+    servers = {name: document["services"][name] for name in ("nats", "mongo", "influx")}
+    assert document["volumes"] == {name: {} for name in servers}
+    for name, server in servers.items():
+        assert [mount["source"] for mount in server["volumes"]] == [name]
+        assert server["healthcheck"]["test"][0] == "CMD"
+        assert server["image"].partition(":")[2][:1].isdigit()
+
+
+def test_only_nats_is_reached_from_outside_and_only_from_this_machine() -> None:
+    services = services_of(workflow(node("clean")))
+
+    published = {name: service["ports"] for name, service in services.items() if "ports" in service}
+    assert published == {"nats": ["127.0.0.1:${KRT_NATS_PORT:-4222}:4222"]}
 
 
 def test_a_container_is_killed_later_than_its_process_gives_up_by_itself() -> None:
@@ -69,37 +89,51 @@ def test_every_process_reads_its_variables_without_a_problem() -> None:
         assert read(services[name]["environment"]).nats.servers == ("nats://nats:4222",)
 
 
-def test_data_lies_on_a_volume_that_writer_and_nodes_share() -> None:
-    document = compose_file(workflow(node("clean")), OPTIONS)
-    services = document["services"]
+def test_nodes_write_with_the_token_and_into_the_bucket_that_influxdb_makes() -> None:
+    services = services_of(workflow(node("clean")), runtime_id="prod")
 
-    assert document["volumes"] == {"nats": {}, "data": {}}
-    data = {"type": "volume", "source": "data", "target": "/data"}
-    folder = {"type": "bind", "source": "./flows/triage", "target": "/workflow", "read_only": True}
-    assert services["krt.writer"]["volumes"] == [data]
-    assert services["clean"]["volumes"] == [folder, data]
-    assert "volumes" not in services["krt.manager"]
-    assert services["clean"]["environment"]["KRT_MONGO_URI"] == "sqlite:////data/data.db"
+    made = services["influx"]["environment"]
+    told = services["clean"]["environment"]
+    assert told["KRT_INFLUX_URI"] == "http://influx:8086"
+    assert (told["KRT_INFLUX_TOKEN"], told["KRT_INFLUX_ORG"], told["KRT_INFLUX_BUCKET"]) == (
+        made["DOCKER_INFLUXDB_INIT_ADMIN_TOKEN"],
+        made["DOCKER_INFLUXDB_INIT_ORG"],
+        made["DOCKER_INFLUXDB_INIT_BUCKET"],
+    )
+    assert told["KRT_INFLUX_BUCKET"] == "prod"
+    assert told["KRT_INFLUX_TOKEN"].startswith("${KRT_INFLUX_TOKEN:-")
+    assert "KRT_INFLUX_TOKEN" not in services["krt.writer"]["environment"]
 
 
-def test_given_servers_take_the_place_of_the_file() -> None:
+def test_given_servers_take_the_place_of_those_of_the_file() -> None:
     flow = workflow(node("clean"))
 
     document = compose_file(flow, ComposeOptions(image="krt", folder=".", mongo_uri=MONGO, influx_uri=INFLUX))
 
     assert document["volumes"] == {"nats": {}}
-    clean = document["services"]["clean"]["environment"]
-    assert (clean["KRT_MONGO_URI"], clean["KRT_INFLUX_URI"]) == (MONGO, INFLUX)
-    assert clean["KRT_INFLUX_TOKEN"] == "${KRT_INFLUX_TOKEN:-}"
+    assert list(document["services"]) == ["nats", "krt.manager", "krt.writer", "clean"]
+    clean = document["services"]["clean"]
+    assert list(clean["depends_on"]) == ["nats"]
+    assert (clean["environment"]["KRT_MONGO_URI"], clean["environment"]["KRT_INFLUX_URI"]) == (MONGO, INFLUX)
+    assert clean["environment"]["KRT_INFLUX_TOKEN"] == "${KRT_INFLUX_TOKEN:-}"
     assert document["services"]["krt.writer"]["environment"]["KRT_MONGO_URI"] == MONGO
-    assert "KRT_INFLUX_TOKEN" not in document["services"]["krt.writer"]["environment"]
 
 
-def test_one_given_server_leaves_the_other_data_on_the_volume() -> None:
-    document = compose_file(workflow(node("clean")), ComposeOptions(image="krt", folder=".", mongo_uri=MONGO))
+def test_a_sqlite_file_lies_on_a_volume_that_its_users_share() -> None:
+    file = "sqlite:////data/data.db"
 
-    assert "data" in document["volumes"]
-    assert document["services"]["clean"]["environment"]["KRT_INFLUX_URI"] == "sqlite:////data/data.db"
+    document = compose_file(
+        workflow(node("clean")), ComposeOptions(image="krt", folder="./flows", mongo_uri=file, influx_uri=file)
+    )
+
+    services = document["services"]
+    assert document["volumes"] == {"nats": {}, "data": {}}
+    data = {"type": "volume", "source": "data", "target": "/data"}
+    folder = {"type": "bind", "source": "./flows", "target": "/workflow", "read_only": True}
+    assert services["krt.writer"]["volumes"] == [data]
+    assert services["clean"]["volumes"] == [folder, data]
+    assert "volumes" not in services["krt.manager"]
+    assert "KRT_INFLUX_TOKEN" not in services["clean"]["environment"]
 
 
 def test_a_secret_is_a_reference_even_where_its_value_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,11 +172,19 @@ def test_a_password_of_a_uri_may_be_a_reference() -> None:
 
 
 @pytest.mark.parametrize("option", ["mongo_uri", "influx_uri"])
-def test_a_uri_of_another_kind_is_refused(option: str) -> None:
+@pytest.mark.parametrize("uri", ["sqlite:////elsewhere/data.db", "postgres://db"])
+def test_a_uri_of_another_kind_or_place_is_refused(option: str, uri: str) -> None:
     with pytest.raises(ConfigError, match="expected"):
-        services_of(workflow(node("clean")), **{option: "sqlite:////data.db"})
+        services_of(workflow(node("clean")), **{option: uri})
 
 
-def test_a_node_may_not_be_called_like_the_server() -> None:
-    with pytest.raises(ConfigError, match='node "nats" is called like'):
-        services_of(workflow(node("nats")))
+@pytest.mark.parametrize("name", ["nats", "mongo", "influx"])
+def test_a_node_may_not_be_called_like_a_server_of_the_file(name: str) -> None:
+    with pytest.raises(ConfigError, match=f'node "{name}" is called like'):
+        services_of(workflow(node(name)))
+
+
+def test_a_node_may_be_called_like_a_server_that_the_file_has_not() -> None:
+    services = services_of(workflow(node("mongo")), mongo_uri=MONGO)
+
+    assert services["mongo"]["command"] == ["node"]

@@ -1,0 +1,41 @@
+"""The compose files of the repository: the sample is what `krt compose` prints, and both name the same servers."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from runtime.cli.main import app
+
+ROOT = Path(__file__).parents[3]
+SERVERS = ("nats", "mongo", "influx")
+
+
+def services(file: str) -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((ROOT / file).read_text())["services"]
+    return found
+
+
+def test_the_sample_is_what_krt_compose_prints(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT / "docker")
+
+    result = CliRunner().invoke(app, ["compose", "../workflows/digits", "--image", "krt-digits"])
+
+    assert (ROOT / "docker/compose.yaml").read_text() == result.stdout, "print it anew: make compose"
+
+
+@pytest.mark.parametrize("server", SERVERS)
+def test_tests_run_on_the_servers_that_workflows_are_deployed_with(server: str) -> None:
+    deployed, tested = (services(file)[server] for file in ("docker/compose.yaml", "test/docker-compose.yaml"))
+
+    assert tested["image"] == deployed["image"]
+    assert tested["healthcheck"]["test"] == deployed["healthcheck"]["test"]
+
+
+def test_servers_for_tests_listen_on_this_machine_only() -> None:
+    published = [port for service in services("test/docker-compose.yaml").values() for port in service["ports"]]
+
+    assert len(published) == len(SERVERS)
+    assert [port for port in published if not port.startswith("127.0.0.1:")] == []
