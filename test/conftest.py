@@ -17,6 +17,12 @@ from test.support.mongo_wire import MongoStandin, serve_standin
 TEST_ROOT = Path(__file__).parent
 # Seconds that one test may take, by layer. A test marked with `timeout` has its own limit.
 LAYER_TIMEOUT_S = {"unit": 10, "conformance": 60, "integration": 60, "acceptance": 120}
+# Layers that show whether real servers do what the product expects of them: `make integration`.
+SERVER_LAYERS = {"conformance", "integration"}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "integration: runs on servers: NATS, MongoDB, InfluxDB")
 
 
 def pytest_report_header() -> list[str]:
@@ -25,11 +31,13 @@ def pytest_report_header() -> list[str]:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
-        if not item.path.is_relative_to(TEST_ROOT) or item.get_closest_marker("timeout") is not None:
+        if not item.path.is_relative_to(TEST_ROOT):
             continue
         layer = item.path.relative_to(TEST_ROOT).parts[0]
-        if layer in LAYER_TIMEOUT_S:
+        if layer in LAYER_TIMEOUT_S and item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(LAYER_TIMEOUT_S[layer]))
+        if layer in SERVER_LAYERS:
+            item.add_marker("integration")
 
 
 @pytest.fixture(scope="session")

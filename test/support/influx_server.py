@@ -1,7 +1,8 @@
 """A real InfluxDB for tests: the one of KRT_TEST_INFLUX_URI, else Debian's influxdb 1.6.7, unpacked and not installed.
 
-KRT_TEST_INFLUX_URI names an InfluxDB 1.8 without authentication, where databases may be created. 1.6.7 has the same
-storage engine, but knows only `/write`: a shim in front of it takes what the client sends to `/api/v2/write`.
+KRT_TEST_INFLUX_URI names an InfluxDB 1.8 without authentication, where databases may be created; or with
+KRT_TEST_INFLUX_TOKEN and KRT_TEST_INFLUX_ORG an InfluxDB 2.7, where the token may make buckets. 1.6.7 has 1.8's storage
+engine, but knows only `/write`: a shim in front of it takes what the client sends to `/api/v2/write`.
 """
 
 import http.client
@@ -13,7 +14,7 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from runtime.stores.base import Point
 from runtime.stores.influx import InfluxPointStore
 
 VARIABLE = "KRT_TEST_INFLUX_URI"
+TOKEN_VARIABLE, ORG_VARIABLE = "KRT_TEST_INFLUX_TOKEN", "KRT_TEST_INFLUX_ORG"
 PACKAGE = "influxdb"
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "krt-test" / "influxdb-debian"
 # Seconds for downloading and unpacking 5 MB, and for the start of the engine, which takes 0.2.
@@ -85,20 +87,28 @@ def find_engine() -> Path:
 class InfluxServer:
     """A server with `/api/v2/write` and `/query`; one that `is_ours` may be stopped and started again.
 
-    url: for the store. Databases that are made on somebody else's server stay there.
+    url, token, org: for the store. Databases that are made on somebody else's server stay there.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, address: tuple[str, int] = ("127.0.0.1", 0)) -> None:
+        """Take the given server, or start one with its data in `folder`. address: where ours listens; port 0: any."""
         self._folder = folder
         self._engine_port = 0
         self._process: subprocess.Popen[bytes] | None = None
         self._shim: _Shim | None = None
         self.url = os.environ.get(VARIABLE, "")
         self.is_ours = not self.url
+        self.token = "" if self.is_ours else os.environ.get(TOKEN_VARIABLE, "")
+        self.org = "" if self.is_ours else os.environ.get(ORG_VARIABLE, "")
         if self.is_ours:
             self.start_engine()
-            self._shim = _Shim(self._engine_port)
+            self._shim = _Shim(address, self._engine_port)
             self.url = f"http://127.0.0.1:{self._shim.server_port}"
+
+    @property
+    def has_buckets(self) -> bool:
+        """Whether this is an InfluxDB 2, which has buckets in place of databases with retention policies."""
+        return bool(self.token)
 
     def start_engine(self) -> None:
         """Start the engine with what it has stored, on the port that it had before."""
@@ -121,10 +131,13 @@ class InfluxServer:
             self._shim.close()
         self.stop_engine()
 
-    def create_database(self) -> str:
-        """Make an empty database; returns its name."""
-        name = f"krt-test-{uuid.uuid4().hex}"
-        self._query(f'CREATE DATABASE "{name}"', method="POST")
+    def create_database(self, name: str = "") -> str:
+        """Make an empty database, or a bucket that answers as one; returns its name, by default a new one."""
+        name = name or f"krt-test-{uuid.uuid4().hex}"
+        if self.has_buckets:
+            self._create_bucket(name)
+        else:
+            self._query(f'CREATE DATABASE "{name}"', method="POST")
         return name
 
     def points(self, database: str, measurement: str) -> list[Point]:
@@ -143,14 +156,22 @@ class InfluxServer:
                 points.append(Point(measurement, fields, series.get("tags", {}), time_ns))
         return sorted(points, key=lambda point: point.time_ns)
 
+    def _create_bucket(self, name: str) -> None:
+        found = self._ask("GET", "/api/v2/orgs?" + urlencode({"org": self.org}))
+        bucket = {"orgID": found["orgs"][0]["id"], "name": name, "retentionRules": []}
+        self._ask("POST", "/api/v2/buckets", json.dumps(bucket).encode())
+
     def _query(self, statement: str, database: str = "", *, method: str = "GET") -> list[dict[str, Any]]:
-        address = urlsplit(self.url).netloc if self._shim is None else f"127.0.0.1:{self._engine_port}"
-        target = "/query?" + urlencode({"db": database, "epoch": "ns", "q": statement})
-        status, body = _request(address, method, target)
-        answer = json.loads(body)
-        assert status == 200 and not any("error" in result for result in answer["results"]), body
+        answer = self._ask(method, "/query?" + urlencode({"db": database, "epoch": "ns", "q": statement}))
         results: list[dict[str, Any]] = answer["results"]
+        assert not any("error" in result for result in results), results
         return results
+
+    def _ask(self, method: str, target: str, body: bytes = b"") -> Any:
+        headers = {"Authorization": f"Token {self.token}"} if self.token else {}
+        status, answer = _request(urlsplit(self.url).netloc, method, target, body, headers)
+        assert status in (200, 201), answer
+        return json.loads(answer)
 
     def _port(self, start: int) -> int:
         """Return the port that the engine logs, once it listens."""
@@ -177,7 +198,7 @@ class ReadableInfluxPoints(InfluxPointStore):
     """The store under test, with a way to look into its server."""
 
     def __init__(self, server: InfluxServer, database: str) -> None:
-        super().__init__(server.url, token="", org="", bucket=database)
+        super().__init__(server.url, token=server.token, org=server.org, bucket=database)
         self._server = server
 
     async def query(self, measurement: str, *, limit: int = 0) -> list[Point]:
@@ -185,12 +206,12 @@ class ReadableInfluxPoints(InfluxPointStore):
 
 
 class _Shim(ThreadingHTTPServer):
-    """Turns `/api/v2/write?bucket=DB/RP` into `/write?db=DB&rp=RP`, and nothing else."""
+    """Turns `/api/v2/write?bucket=DB/RP` into `/write?db=DB&rp=RP`, and hands `/query` on as it is."""
 
     daemon_threads = True
 
-    def __init__(self, engine_port: int) -> None:
-        super().__init__(("127.0.0.1", 0), _ShimHandler)
+    def __init__(self, address: tuple[str, int], engine_port: int) -> None:
+        super().__init__(address, _ShimHandler)
         self.engine_address = f"127.0.0.1:{engine_port}"
         self._thread = threading.Thread(target=self.serve_forever, args=(0.01,), name="influx-shim")
         self._thread.start()
@@ -206,15 +227,24 @@ class _ShimHandler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
     server: _Shim
 
+    def do_GET(self) -> None:
+        self._hand_on(self.path)
+
     def do_POST(self) -> None:
         parts = urlsplit(self.path)
+        if parts.path == "/query":
+            self._hand_on(self.path)
+            return
         query = {name: values[0] for name, values in parse_qs(parts.query).items()}
         assert parts.path == "/api/v2/write" and query["precision"] == "ns"
         database, _, policy = query["bucket"].partition("/")
-        body = self.rfile.read(int(self.headers["Content-Length"]))
-        target = "/write?" + urlencode({"db": database, "rp": policy, "precision": "ns"})
+        self._hand_on("/write?" + urlencode({"db": database, "rp": policy, "precision": "ns"}))
+
+    def _hand_on(self, target: str) -> None:
+        """Send the request to the engine, and its answer back."""
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         try:
-            status, answer = _request(self.server.engine_address, "POST", target, body)
+            status, answer = _request(self.server.engine_address, self.command, target, body)
         except OSError:  # the engine is stopped: the client loses its connection, as it would without a shim
             self.close_connection = True
             return
@@ -228,10 +258,12 @@ class _ShimHandler(BaseHTTPRequestHandler):
         pass
 
 
-def _request(address: str, method: str, target: str, body: bytes = b"") -> tuple[int, bytes]:
+def _request(
+    address: str, method: str, target: str, body: bytes = b"", headers: Mapping[str, str] | None = None
+) -> tuple[int, bytes]:
     connection = http.client.HTTPConnection(address, timeout=START_S)
     try:
-        connection.request(method, target, body)
+        connection.request(method, target, body, headers or {})
         response = connection.getresponse()
         return response.status, response.read()
     finally:

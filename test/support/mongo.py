@@ -4,6 +4,7 @@ FerretDB is a server of its own that speaks MongoDB's protocol. It takes minutes
 `python -m test.support.mongo` has built it once (Go 1.24 or later, and a module proxy).
 """
 
+import hashlib
 import os
 import select
 import shutil
@@ -34,9 +35,10 @@ class MongoServer:
 
 
 def ferretdb_binary() -> Path:
-    """Return where the built server lies, in the user's cache; one file per version."""
+    """Return where the built server lies, in the user's cache; one file per version of it and of our main program."""
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "krt" / f"ferretdb-{FERRETDB_VERSION}" / "ferretdb"
+    program = hashlib.sha256((FERRETDB_SOURCE / "main.go").read_bytes()).hexdigest()[:8]
+    return cache / "krt" / f"ferretdb-{FERRETDB_VERSION}-{program}" / "ferretdb"
 
 
 def choice() -> str:

@@ -14,7 +14,7 @@ PATIENCE_S = 20.0
 
 
 def open_store(server: InfluxServer, bucket: str, *, batch_wait_s: float = 0.01) -> InfluxPointStore:
-    return InfluxPointStore(server.url, token="", org="", bucket=bucket, batch_wait_s=batch_wait_s)
+    return InfluxPointStore(server.url, token=server.token, org=server.org, bucket=bucket, batch_wait_s=batch_wait_s)
 
 
 def point(n: int, value: float | str) -> Point:
@@ -62,6 +62,8 @@ async def test_points_of_two_types_in_a_first_batch_keep_all_of_one_type(influx_
 
 
 async def test_a_bucket_may_name_a_retention_policy(influx_server: InfluxServer) -> None:
+    if influx_server.has_buckets:
+        pytest.skip("InfluxDB 2 has no retention policies; 1.8 has")
     database = influx_server.create_database()
     store = open_store(influx_server, f"{database}/autogen")
 
@@ -80,7 +82,7 @@ async def test_a_database_that_does_not_exist_loses_the_points_and_is_told(
     await store.close()
 
     assert store.counts == PointCounts(written=0, retried=0, dropped=1)
-    assert "database not found" in caplog.text
+    assert "not found" in caplog.text
     assert "KRT_INFLUX_BUCKET" in caplog.text
 
 

@@ -1,7 +1,8 @@
 // Command ferretdb serves MongoDB's protocol from SQLite files in one folder, for the tests of the document store.
 //
-// It prints its URI as the first line and runs until it is interrupted. FerretDB's own command cannot be built with
-// `go install`: it looks for a version file that is not part of its module.
+// It prints its URI as the first line and runs until it is interrupted. Without an ADDRESS it takes a free port of the
+// loopback interface. FerretDB's own command cannot be built with `go install`: it looks for a version file that is not
+// part of its module.
 package main
 
 import (
@@ -16,14 +17,19 @@ import (
 )
 
 func main() {
-	if len(os.Args) != 2 {
-		log.Fatal("usage: ferretdb FOLDER")
+	address := "127.0.0.1:0"
+	switch len(os.Args) {
+	case 2:
+	case 3:
+		address = os.Args[2]
+	default:
+		log.Fatal("usage: ferretdb FOLDER [ADDRESS]")
 	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
 
 	server, err := ferretdb.New(&ferretdb.Config{
-		Listener:  ferretdb.ListenerConfig{TCP: "127.0.0.1:0"},
+		Listener:  ferretdb.ListenerConfig{TCP: address},
 		Handler:   "sqlite",
 		SQLiteURL: "file:" + os.Args[1] + "/",
 	})
