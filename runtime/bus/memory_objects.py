@@ -48,6 +48,10 @@ class MemoryObjects:
         self._expire()
         return sorted(self._objects)
 
+    def contents(self) -> dict[str, bytes]:
+        """Return every object by its name, sorted."""
+        return {name: self._objects[name].data for name in self.names()}
+
     def find(self, name: str) -> StoredObject:
         """Raises NotFoundError."""
         self._expire()

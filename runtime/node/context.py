@@ -6,7 +6,7 @@ Members work as the table of the design page "Wire and context" says; the quoted
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from collections.abc import Awaitable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from runtime.clock import Clock
 from runtime.errors import ContextError, QueryError, StoreError
 from runtime.message import Message, MessageType
 from runtime.node.configuration import Configuration
+from runtime.node.object_store import ObjectStore
 from runtime.node.work import Outputs, Work
 from runtime.payload import encode_value
 from runtime.stores.base import DocumentStore, PointStore
@@ -45,6 +46,7 @@ class Services:
     document_client: DocumentClient
     points: PointStore
     configuration: Configuration
+    object_store: ObjectStore
     outputs: Outputs
     logger: logging.Logger
     values: dict[str, Any] = field(default_factory=dict)
@@ -146,8 +148,8 @@ class Context:
         return self._services.configuration
 
     @property
-    def object_store(self) -> "ObjectStore":
-        return ObjectStore()
+    def object_store(self) -> ObjectStore:
+        return self._services.object_store
 
     @property
     def state(self) -> Any:
@@ -347,13 +349,6 @@ class Measurement:
                 measurement, fields, tags, time, precision, runtime_tags=runtime_tags, now_ns=services.clock.time_ns()
             )
         )
-
-
-class ObjectStore:
-    """`ctx.object_store`: there to say so."""
-
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        raise ContextError("no object store configured: object stores do not run in this version yet")
 
 
 def _on_a_loop() -> bool:

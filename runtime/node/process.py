@@ -24,6 +24,7 @@ from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
 from runtime.node.handler import HandlerFunction, LoadedHandler, load_handler
 from runtime.node.history import History
+from runtime.node.object_store import ObjectStore
 from runtime.node.metrics import NodeMetrics
 from runtime.node.runner import Parts, Runner
 from runtime.node.threads import HandlerThreads
@@ -196,6 +197,7 @@ class NodeProcess:
             ),
             points=self._stores.points,
             configuration=await Configuration.open(self._bus, settings.configuration_buckets),
+            object_store=await ObjectStore.open(self._bus, settings.object_store),
             outputs=outputs,
             logger=logging.getLogger(f"{settings.version}-{settings.node}"),
         )

@@ -19,11 +19,14 @@ from typing import Any
 from runtime.bus.base import Confirm, ConsumerConfig, Delivery
 from runtime.bus.memory import MemoryBroker
 from runtime.bus.memory_kv import MemoryBucket, MemoryKeyValue
+from runtime.bus.memory_objects import MemoryObjects, MemoryObjectStore
 from runtime.bus.memory_reader import MemoryReader
+from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import FakeClock
 from runtime.message import Message, MessageType
 from runtime.node.configuration import Configuration, Scope
 from runtime.node.context import Context, Services
+from runtime.node.object_store import ObjectStore
 from runtime.node.work import Outputs, Work
 from runtime.payload import decode_value
 from runtime.spec import names
@@ -57,6 +60,7 @@ class Sent:
 class _Record:
     """What a context keeps, filled by the parts that a runner would connect to NATS and to the stores."""
 
+    objects: MemoryObjects
     sent: list[Sent] = field(default_factory=list)
     collections: Collections = field(default_factory=dict)
     points: list[Point] = field(default_factory=list)
@@ -66,8 +70,8 @@ class RecordingContext(Context):
     """The context of one message, for `call`.
 
     path: the workflow's folder, for `ctx.path`. values: what `ctx.get` finds, as if `init` had set it. config: values
-    of the node's configuration scope. documents: by collection, what is stored already. error: the text of an ERROR
-    that the handler is called with.
+    of the node's configuration scope. documents: by collection, what is stored already. objects: by key, what its
+    object store holds already. error: the text of an ERROR that the handler is called with.
 
     | member | keeps |
     |---|---|
@@ -75,6 +79,7 @@ class RecordingContext(Context):
     | `saved` | every document by collection: those given first, then those of `ctx.db.save` |
     | `predictions` | the documents of `ctx.prediction.save` |
     | `points` | the points of `ctx.measurement.save` |
+    | `objects` | the object store by key: what was given, then what the handler has made of it |
     """
 
     _record: _Record
@@ -92,8 +97,10 @@ class RecordingContext(Context):
         values: Mapping[str, Any] | None = None,
         config: Mapping[str, str] | None = None,
         documents: Mapping[str, Sequence[Document]] | None = None,
+        objects: Mapping[str, bytes] | None = None,
     ) -> None:
-        clock, record = FakeClock(), _Record()
+        clock = FakeClock()
+        record = _Record(_objects(objects or {}, clock))
         store = MemoryDocuments(record.collections)
         for collection, given in (documents or {}).items():
             for document in given:
@@ -110,6 +117,7 @@ class RecordingContext(Context):
             document_client=_document_client(store, clock),
             points=MemoryPoints(record.points),
             configuration=_configuration(config or {}),
+            object_store=ObjectStore(MemoryObjectStore(lambda: record.objects)),
             outputs=_RecordingOutputs(node, clock, record.sent),
             logger=logging.getLogger(f"{VERSION}-{node}"),
             values=dict(values or {}),
@@ -140,6 +148,10 @@ class RecordingContext(Context):
     @property
     def points(self) -> list[Point]:
         return self._record.points
+
+    @property
+    def objects(self) -> dict[str, bytes]:
+        return self._record.objects.contents()
 
 
 async def call(function: Callable[..., Any], ctx: RecordingContext, *data: Any) -> Any:
@@ -212,6 +224,13 @@ def _configuration(values: Mapping[str, str]) -> Configuration:
     for key, value in values.items():
         bucket.write(key, value.encode())
     return Configuration({Scope.NODE: MemoryKeyValue(bucket, lambda: None)})
+
+
+def _objects(given: Mapping[str, bytes], clock: FakeClock) -> MemoryObjects:
+    objects = MemoryObjects(ObjectStoreConfig(name="objects"), clock)
+    for key, payload in given.items():
+        objects.store(key, payload)
+    return objects
 
 
 def _work(message: Message, attempt: int, clock: FakeClock) -> Work:
