@@ -97,20 +97,6 @@ def write_replicas(place: Path, replicas: Mapping[str, ReplicaRecord]) -> None:
     _replace(place / FOLDER / PROCESSES_FILE, {name: asdict(replica) for name, replica in replicas.items()})
 
 
-def read_replicas(place: Path) -> dict[str, ReplicaRecord] | None:
-    """Return what every replica of the run in `place` is doing, None where nothing is known."""
-    found = _load(place / FOLDER / PROCESSES_FILE)
-    if found is None:
-        return None
-    try:
-        return {
-            name: ReplicaRecord(state=fields["state"], pid=fields["pid"], restarts=fields["restarts"])
-            for name, fields in found.items()
-        }
-    except (KeyError, TypeError, AttributeError) as error:
-        raise _broken(place / FOLDER / PROCESSES_FILE, error) from error
-
-
 def places_to_look(start: Path) -> Iterator[Path]:
     """Yield the folders in which a run may have left its file: `start` and its parents, nearest first."""
     resolved = start.resolve()

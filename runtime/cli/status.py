@@ -3,26 +3,32 @@
 import asyncio
 import json
 import sys
-from collections.abc import AsyncIterator
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runtime.cli import exits, target
 from runtime.cli.options import NatsOption, StreamOption
+from runtime.clock import SystemClock
+from runtime.spec import names
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
     from runtime.bus.base import Bus
-    from runtime.cli.status_look import Look, NodeStatus
+    from runtime.bus.presence import PresenceSet, ServiceRecord
+    from runtime.cli.status_look import Look, NodeStatus, WorkflowStatus
 
 # Seconds between two looks: rates are what happened between them.
 LOOK_EVERY_S = 1.0
+# Kinds of processes that have a line of their own below the nodes.
+_SERVICES = (names.MANAGER, names.WRITER)
 
-Statuses = dict[str, "list[NodeStatus]"]
+Statuses = dict[str, "WorkflowStatus"]
 
 
 def register(app: typer.Typer) -> None:
@@ -41,7 +47,9 @@ def status(
 ) -> None:
     """Show for every node its replicas, what waits, what is in flight, its dead letters and its rate.
 
-    Replicas are ready/planned. The rate is of messages handled, retries and dead letters included, over one second.
+    Replicas are live/planned; one that was killed counts for up to 12 s. The rate is of messages handled, retries and
+    dead letters included, over one second. The lines below are about manager, writer and measurements, with what the
+    live processes have counted since their start.
 
     Exit codes: 0 shown, 2 wrong arguments, 5 not running or not reachable, 130 ended by Ctrl-C.
 
@@ -58,8 +66,7 @@ def status(
 async def _show(targets: list[target.Target], *, watch: bool, as_json: bool) -> None:
     """Print the statuses, once or until cancelled. Raises what `target.connected` raises."""
     async with AsyncExitStack() as stack:
-        buses = [await stack.enter_async_context(target.connected(each, name="krt status")) for each in targets]
-        looks = _statuses(list(zip(targets, buses, strict=True)))
+        looks = _statuses([await _reach(each, stack) for each in targets])
         if not watch:
             _print(await anext(looks), as_json)
         elif as_json or not sys.stdout.isatty():
@@ -69,7 +76,26 @@ async def _show(targets: list[target.Target], *, watch: bool, as_json: bool) -> 
             await _watch(looks)
 
 
-async def _statuses(reached: "list[tuple[target.Target, Bus]]") -> AsyncIterator[Statuses]:
+@dataclass(frozen=True, slots=True)
+class _Reached:
+    """A workflow within reach, and the watch over its processes."""
+
+    target: target.Target
+    bus: "Bus"
+    present: "PresenceSet"
+
+
+async def _reach(found: target.Target, stack: AsyncExitStack) -> _Reached:
+    """Connect, and watch who is alive. Raises what `target.connected` raises."""
+    from runtime.bus.presence import PresenceSet
+
+    bus = await stack.enter_async_context(target.connected(found, name="krt status"))
+    present = await PresenceSet.open(bus, names.PRESENCE_BUCKET, names.presence_keys(found.stream), SystemClock())
+    stack.push_async_callback(present.close)
+    return _Reached(found, bus, present)
+
+
+async def _statuses(reached: list[_Reached]) -> AsyncIterator[Statuses]:
     """Yield the statuses of every workflow by name, first after two looks, then after each."""
     before = await _look_at_all(reached)
     while True:
@@ -79,17 +105,17 @@ async def _statuses(reached: "list[tuple[target.Target, Bus]]") -> AsyncIterator
         before = now
 
 
-async def _look_at_all(reached: "list[tuple[target.Target, Bus]]") -> "list[Look]":
+async def _look_at_all(reached: list[_Reached]) -> "list[Look]":
     from runtime.cli.status_look import look
 
     loop = asyncio.get_running_loop()
-    return [await look(bus, each, loop.time()) for each, bus in reached]
+    return [await look(each.bus, each.target, each.present.records.values(), loop.time()) for each in reached]
 
 
 def _compare(now: "list[Look]", before: "list[Look]") -> Statuses:
-    from runtime.cli.status_look import statuses
+    from runtime.cli.status_look import compare
 
-    return {after.target.name: statuses(after, first) for after, first in zip(now, before, strict=True)}
+    return {after.target.name: compare(after, first) for after, first in zip(now, before, strict=True)}
 
 
 async def _watch(looks: AsyncIterator[Statuses]) -> None:
@@ -110,32 +136,47 @@ def _print(found: Statuses, as_json: bool) -> None:
 
 
 def _as_json(found: Statuses) -> dict[str, Any]:
-    return {name: [asdict(node) for node in nodes] for name, nodes in found.items()}
+    return {name: asdict(workflow) for name, workflow in found.items()}
 
 
 def _tables(found: Statuses) -> "RenderableType":
     from rich.console import Group
 
-    return Group(*(_table(name, nodes) for name, nodes in found.items()))
+    return Group(*(part for name, workflow in found.items() for part in (_table(name, workflow), *_lines(workflow))))
 
 
-def _table(name: str, nodes: "list[NodeStatus]") -> "RenderableType":
+def _table(name: str, workflow: "WorkflowStatus") -> "RenderableType":
     from rich.table import Table
 
     table = Table(title=name, title_justify="left", box=None, pad_edge=False)
     table.add_column("node")
     for heading in ("replicas", "pending", "in flight", "redelivered", "dead letters", "rate"):
         table.add_column(heading, justify="right")
-    for node in nodes:
+    for node in workflow.nodes:
         counts = (node.pending, node.in_flight, node.redelivered, node.dead_letters)
         table.add_row(node.node, _replicas(node), *(f"{count:,}" for count in counts), _rate(node))
     return table
 
 
+def _lines(workflow: "WorkflowStatus") -> list[str]:
+    """Return what stands below the nodes: manager, writer, and measurements of all nodes together."""
+    services = [_service(kind, [each for each in workflow.services if each.kind == kind]) for kind in _SERVICES]
+    return [*services, f"measurements: {_counted([asdict(node.points) for node in workflow.nodes]) or 'none'}"]
+
+
+def _service(kind: str, live: "list[ServiceRecord]") -> str:
+    documents = _counted([each.counters for each in live])
+    return f"{kind}: {len(live) or 'none'} alive{documents and f'; documents: {documents}'}"
+
+
+def _counted(counters: "list[Mapping[str, int]]") -> str:
+    """Return the sums of some counters that are not zero: `5,000 stored, 3 refused`."""
+    totals: Counter[str] = sum(map(Counter, counters), Counter())
+    return ", ".join(f"{count:,} {name}" for name, count in totals.items())
+
+
 def _replicas(node: "NodeStatus") -> str:
-    if node.planned is None:
-        return "-" if node.ready is None else str(node.ready)
-    return str(node.planned) if node.ready is None else f"{node.ready}/{node.planned}"
+    return str(len(node.live)) if node.planned is None else f"{len(node.live)}/{node.planned}"
 
 
 def _rate(node: "NodeStatus") -> str:

@@ -1,28 +1,31 @@
-"""What `krt status` shows, from streams and consumers: one look at a workflow, and what two looks tell together."""
+"""What `krt status` shows, from streams, consumers and presence: one look at a workflow, and what two looks tell."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from runtime import errors
 from runtime.bus.base import Bus, ConsumerState, StreamState
-from runtime.cli.run_file import ReplicaRecord, read_replicas
+from runtime.bus.presence import ServiceRecord
 from runtime.cli.target import Target
 from runtime.spec import names
+from runtime.stores.base import PointCounts
 
-# States of a replica that does its work.
-WORKING = ("ready", "running")
+# Counters of a node's record, in the order of the fields of `PointCounts`; see `node.metrics`.
+_POINT_COUNTERS = ("points_written", "points_retried", "points_dropped")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeStatus:
-    """One node. ready and planned: replicas, None where not known. rate: messages handled per second, None if unknown.
+    """One node. live: its replicas that take messages. planned: how many there should be, None where not known.
 
     pending: not delivered yet. in_flight: delivered and not settled. redelivered: of those in flight, delivered before.
+    points: measurements of the live replicas since their start. rate: messages handled per second, None if unknown.
     """
 
     node: str
-    ready: int | None
+    live: tuple[ServiceRecord, ...]
     planned: int | None
+    points: PointCounts
     pending: int
     in_flight: int
     redelivered: int
@@ -31,18 +34,26 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WorkflowStatus:
+    """One workflow: its nodes, planned ones first in their order, and the managers and writers that are alive."""
+
+    nodes: tuple[NodeStatus, ...]
+    services: tuple[ServiceRecord, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """A workflow at one moment. at_s: monotonic."""
+    """A workflow at one moment. at_s: monotonic. live: the records of its processes."""
 
     target: Target
     at_s: float
     stream: StreamState
     consumers: tuple[ConsumerState, ...]
     dead_letters: Mapping[str, int]
-    replicas: Mapping[str, ReplicaRecord] | None
+    live: tuple[ServiceRecord, ...]
 
 
-async def look(bus: Bus, target: Target, at_s: float) -> Look:
+async def look(bus: Bus, target: Target, live: Iterable[ServiceRecord], at_s: float) -> Look:
     """Look at the workflow now. Raises NotFoundError, BusUnavailableError."""
     return Look(
         target=target,
@@ -50,18 +61,21 @@ async def look(bus: Bus, target: Target, at_s: float) -> Look:
         stream=await bus.stream_state(target.stream),
         consumers=tuple(await bus.consumer_states(target.stream)),
         dead_letters=await _dead_letters(bus, target.stream),
-        replicas=read_replicas(target.place) if target.place is not None else None,
+        live=tuple(sorted(live, key=lambda record: (record.name, record.replica, record.started_ms))),
     )
 
 
-def statuses(now: Look, before: Look | None = None) -> list[NodeStatus]:
-    """Return the status of every node, planned ones first in their order; the rate needs a look before."""
+def compare(now: Look, before: Look | None = None) -> WorkflowStatus:
+    """Return what a look tells, and together with one before also the rates."""
     earlier = {consumer.name: consumer for consumer in before.consumers} if before else {}
     found = {consumer.name: consumer for consumer in now.consumers}
     durables = {name: node.durable for name, node in now.target.run.nodes.items()} if now.target.run else {}
     for consumer in now.consumers:
         durables.setdefault(node_of(consumer.name), consumer.name)
-    return [_status(node, now, before, found.get(durable), earlier.get(durable)) for node, durable in durables.items()]
+    nodes = [_status(node, now, before, found.get(durable), earlier.get(durable)) for node, durable in durables.items()]
+    return WorkflowStatus(
+        nodes=tuple(nodes), services=tuple(record for record in now.live if record.kind != names.NODE)
+    )
 
 
 def node_of(durable: str) -> str:
@@ -80,10 +94,12 @@ def _status(
 ) -> NodeStatus:
     run = now.target.run
     planned = run.nodes[node].replicas if run and node in run.nodes else None
+    live = tuple(record for record in now.live if record.kind == names.NODE and record.name == node)
     return NodeStatus(
         node=node,
-        ready=_ready(node, now.replicas),
+        live=live,
         planned=planned,
+        points=PointCounts(*(sum(record.counters.get(name, 0) for record in live) for name in _POINT_COUNTERS)),
         pending=consumer.pending if consumer else 0,
         in_flight=consumer.ack_pending if consumer else 0,
         redelivered=consumer.redelivered if consumer else 0,
@@ -104,14 +120,6 @@ def _rate(now: Look, before: Look, consumer: ConsumerState, earlier: ConsumerSta
     grown = consumer.pending + consumer.ack_pending - earlier.pending - earlier.ack_pending
     # The states of stream and consumer are read one after the other, so a little may seem to be missing.
     return max(0.0, (arrived - grown) / (now.at_s - before.at_s))
-
-
-def _ready(node: str, replicas: Mapping[str, ReplicaRecord] | None) -> int | None:
-    if replicas is None:
-        return None
-    return sum(
-        replica.state in WORKING for name, replica in replicas.items() if name == node or name.startswith(f"{node}/")
-    )
 
 
 async def _dead_letters(bus: Bus, stream: str) -> Mapping[str, int]:

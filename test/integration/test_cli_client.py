@@ -6,15 +6,18 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
+from runtime.bus.presence import Heartbeat, ServiceRecord
 from runtime.cli import exits
 from runtime.cli.run_file import RunFile, RunNode, RunWorkflow
+from runtime.clock import SystemClock
+from runtime.spec import names
 from test.support.answering_node import AnsweringNode, stream_config
 
 STREAM = "local_dev_hello"
@@ -146,24 +149,45 @@ async def _wait_for_requests(krt: Krt, count: int) -> None:
 
 
 async def test_status_shows_every_node_as_a_table_and_as_json(krt: Krt) -> None:
-    (code, table, _), (_, text, _) = await asyncio.gather(krt("status"), krt("status", "hello", "--json"))
+    run = RunFile.read(krt.folder)
+    assert run is not None
+    bus = await NatsBus.connect([run.nats], name="processes")
+    counters = {"points_written": 1_200, "points_retried": 0, "points_dropped": 3}
+    node = replace(ServiceRecord.of_this_process("node", "echo", workflow="hello"), counters=counters)
+    writer = replace(ServiceRecord.of_this_process("writer", "writer"), counters={"stored": 5_000, "refused": 0})
+
+    async with present(bus, node, f"node.{STREAM}.echo.a1"), present(bus, writer, f"writer.{STREAM}.a1"):
+        (code, table, _), (_, text, _) = await asyncio.gather(krt("status"), krt("status", "hello", "--json"))
 
     assert code == exits.OK
-    assert [line.split() for line in table.splitlines()[-1:]] == [["echo", "2", "0", "0", "0", "0", "0.0/s"]]
+    *_, of_echo, manager_line, writer_line, measurements = table.splitlines()
+    assert of_echo.split() == ["echo", "1/2", "0", "0", "0", "0", "0.0/s"]
+    assert manager_line == "manager: none alive"
+    assert writer_line == "writer: 1 alive; documents: 5,000 stored"
+    assert measurements == "measurements: 1,200 written, 3 dropped"
     assert json.loads(text) == {
-        "hello": [
-            {
-                "node": "echo",
-                "ready": None,
-                "planned": 2,
-                "pending": 0,
-                "in_flight": 0,
-                "redelivered": 0,
-                "dead_letters": 0,
-                "rate": 0.0,
-            }
-        ]
+        "hello": {
+            "nodes": [
+                {
+                    "node": "echo",
+                    "live": [json.loads(node.encode())],
+                    "planned": 2,
+                    "points": {"written": 1_200, "retried": 0, "dropped": 3},
+                    "pending": 0,
+                    "in_flight": 0,
+                    "redelivered": 0,
+                    "dead_letters": 0,
+                    "rate": 0.0,
+                }
+            ],
+            "services": [json.loads(writer.encode())],
+        }
     }
+    await bus.close()
+
+
+def present(bus: NatsBus, record: ServiceRecord, key: str) -> Heartbeat:
+    return Heartbeat(bus, names.PRESENCE_BUCKET, key, lambda: record, SystemClock())
 
 
 async def test_watching_the_status_prints_every_look_until_ctrl_c(krt: Krt) -> None:

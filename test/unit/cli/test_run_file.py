@@ -1,18 +1,12 @@
 """The files that a local run leaves: what is written is what is read, and a broken file says so."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 
-from runtime.cli.run_file import (
-    ReplicaRecord,
-    RunFile,
-    RunNode,
-    RunWorkflow,
-    read_replicas,
-    write_replicas,
-)
+from runtime.cli.run_file import ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
 from runtime.errors import ConfigError
 
 RUN = RunFile(
@@ -43,7 +37,7 @@ def test_the_file_is_for_its_owner_alone_because_an_address_may_hold_a_password(
     assert (tmp_path / ".krt" / "run.json").stat().st_mode & 0o077 == 0
 
 
-def test_replicas_are_read_as_they_were_written(tmp_path: Path) -> None:
+def test_the_replicas_of_a_run_stand_in_a_file_by_name(tmp_path: Path) -> None:
     replicas = {
         "greet/1": ReplicaRecord(state="ready", pid=7, restarts=0),
         "greet/2": ReplicaRecord(state="backoff", pid=None, restarts=3),
@@ -51,12 +45,14 @@ def test_replicas_are_read_as_they_were_written(tmp_path: Path) -> None:
 
     write_replicas(tmp_path, replicas)
 
-    assert read_replicas(tmp_path) == replicas
+    assert json.loads((tmp_path / ".krt" / "processes.json").read_text()) == {
+        "greet/1": {"state": "ready", "pid": 7, "restarts": 0},
+        "greet/2": {"state": "backoff", "pid": None, "restarts": 3},
+    }
 
 
 def test_a_folder_without_a_run_has_none(tmp_path: Path) -> None:
     assert RunFile.read(tmp_path) is None
-    assert read_replicas(tmp_path) is None
 
 
 def test_removing_a_run_removes_both_files_and_may_be_repeated(tmp_path: Path) -> None:

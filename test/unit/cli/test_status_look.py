@@ -1,19 +1,23 @@
-"""What `krt status` makes of streams, consumers and the files of the run."""
+"""What `krt status` makes of streams, consumers and service records."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from runtime.bus.base import StreamConfig
 from runtime.bus.memory import MemoryBroker, MemoryBus
-from runtime.cli.run_file import ReplicaRecord, RunNode, RunWorkflow, write_replicas
-from runtime.cli.status_look import NodeStatus, look, statuses, subjects_of
+from runtime.bus.presence import ServiceRecord
+from runtime.cli.run_file import RunNode, RunWorkflow
+from runtime.cli.status_look import NodeStatus, WorkflowStatus, compare, look, subjects_of
 from runtime.cli.target import Target
 from runtime.clock import FakeClock, settle
 from runtime.spec import names
+from runtime.stores.base import PointCounts
 from test.support.answering_node import consumer_config, stream_config
 
 STREAM = "test_v1_hello"
+NOBODY: list[ServiceRecord] = []
 
 
 @pytest.fixture
@@ -34,6 +38,10 @@ async def bus() -> MemoryBus:
     return bus
 
 
+def live(kind: str, name: str, replica: int = 0) -> ServiceRecord:
+    return ServiceRecord.of_this_process(kind, name, workflow="hello", replica=replica)
+
+
 async def publish(bus: MemoryBus, stream: str, subject: str, ids: range) -> None:
     publisher = bus.publisher(stream)
     for number in ids:
@@ -49,39 +57,49 @@ async def test_a_node_shows_replicas_backlog_and_dead_letters(bus: MemoryBus, ta
     reader = bus.reader(consumer_config(STREAM), create=False)
     await reader.start()
     await reader.take()
-    write_replicas(
-        target.place or Path(),
-        {
-            "echo/1": ReplicaRecord(state="ready", pid=1, restarts=0),
-            "echo/2": ReplicaRecord(state="backoff", pid=None, restarts=2),
-            "echoes": ReplicaRecord(state="ready", pid=2, restarts=0),
-        },
-    )
+    first, second = live("node", "echo"), live("node", "echo", replica=1)
+    stranger, writer = live("node", "echoes"), live("writer", "writer")
 
-    found = statuses(await look(bus, target, at_s=0.0))
+    found = compare(await look(bus, target, [writer, second, stranger, first], at_s=0.0))
 
     in_hand = reader.in_hand
-    assert found == [
-        NodeStatus(
-            node="echo", ready=1, planned=2, pending=5 - in_hand, in_flight=in_hand, redelivered=0, dead_letters=3
+    assert found == WorkflowStatus(
+        nodes=(
+            NodeStatus(
+                node="echo", live=(first, second), planned=2, points=PointCounts(), pending=5 - in_hand,
+                in_flight=in_hand, redelivered=0, dead_letters=3,
+            ),
+            NodeStatus(
+                node="planned", live=(), planned=1, points=PointCounts(), pending=0, in_flight=0, redelivered=0,
+                dead_letters=0,
+            ),
         ),
-        NodeStatus(node="planned", ready=0, planned=1, pending=0, in_flight=0, redelivered=0, dead_letters=0),
-    ]
+        services=(writer,),
+    )  # fmt: skip
     await reader.close()
+
+
+async def test_the_measurements_of_a_node_are_those_of_its_live_replicas(bus: MemoryBus, target: Target) -> None:
+    counters = {"ok": 9, "points_written": 5, "points_retried": 2, "points_dropped": 1}
+    replicas = [replace(live("node", "echo", replica=number), counters=counters) for number in range(2)]
+
+    status = compare(await look(bus, target, replicas, at_s=0.0))
+
+    assert [node.points for node in status.nodes] == [PointCounts(written=10, retried=4, dropped=2), PointCounts()]
 
 
 async def test_without_a_run_the_nodes_are_those_of_the_consumers(bus: MemoryBus) -> None:
     target = Target(name=STREAM, nats="nats://127.0.0.1:1", stream=STREAM)
 
-    [node] = statuses(await look(bus, target, at_s=0.0))
+    [node] = compare(await look(bus, target, NOBODY, at_s=0.0)).nodes
 
-    assert (node.node, node.ready, node.planned, node.rate) == ("echo", None, None, None)
+    assert (node.node, node.live, node.planned, node.rate) == ("echo", (), None, None)
 
 
 async def test_the_rate_is_what_was_handled_between_two_looks(bus: MemoryBus, target: Target) -> None:
     subject = names.entrypoint_subject(STREAM)
     await publish(bus, STREAM, subject, range(4))
-    before = await look(bus, target, at_s=10.0)
+    before = await look(bus, target, NOBODY, at_s=10.0)
     reader = bus.reader(consumer_config(STREAM), create=False)
     await reader.start()
     await publish(bus, STREAM, subject, range(4, 10))
@@ -91,19 +109,19 @@ async def test_the_rate_is_what_was_handled_between_two_looks(bus: MemoryBus, ta
         reader.ack(await reader.take())
     await settle()
 
-    now = await look(bus, target, at_s=12.0)
+    now = await look(bus, target, NOBODY, at_s=12.0)
 
-    assert [node.rate for node in statuses(now, before)] == [3.5, None]
+    assert [node.rate for node in compare(now, before).nodes] == [3.5, None]
     await reader.close()
 
 
 async def test_a_purge_between_the_looks_leaves_the_rate_unknown(bus: MemoryBus, target: Target) -> None:
     await publish(bus, STREAM, names.entrypoint_subject(STREAM), range(4))
-    before = await look(bus, target, at_s=10.0)
+    before = await look(bus, target, NOBODY, at_s=10.0)
 
     await bus.purge(STREAM, below=3)
 
-    assert statuses(await look(bus, target, at_s=11.0), before)[0].rate is None
+    assert compare(await look(bus, target, NOBODY, at_s=11.0), before).nodes[0].rate is None
 
 
 @pytest.mark.parametrize("sources", [["entrypoint"], ["clean"], ["clean.rejected", "entrypoint"]])
