@@ -60,6 +60,10 @@ types: $(READY)
 bench: $(READY)
 	$(BIN)/python -m test.bench $(ARGS)
 
+# A million messages through a workflow whose processes and server are killed and frozen: about ten minutes.
+soak: $(READY)
+	$(BIN)/python -m test.soak $(ARGS)
+
 # pipenv writes the package index of this machine into the lock; it is taken out again, for the next machine has its own.
 EMPTY_SOURCES := import json, pathlib; \
 	path = pathlib.Path("Pipfile.lock"); \

@@ -1,0 +1,24 @@
+"""The soak in small: every kind of attack once, and the books balance. `make soak` is the long one."""
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from test.soak.run import soak
+
+MESSAGES = 10_000
+# One of each kind.
+ATTACKS = 7
+
+
+@pytest.mark.timeout(240)
+async def test_a_workflow_under_every_attack_loses_and_repeats_nothing(
+    nats_server_binary: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
+    outcome = await soak(MESSAGES, tmp_path, every_s=1.0, seed=1, limit=ATTACKS)
+
+    assert [line for line in outcome.lines if not line.balances] == []
+    assert sorted(outcome.attacks.values()) == [1] * ATTACKS

@@ -1,0 +1,1 @@
+"""Many messages under random attacks, counted: `make soak`."""
