@@ -167,8 +167,9 @@ class Connection:
     async def _close_client(self) -> None:
         try:
             await self.client.close()
-        except RuntimeError as error:
-            # While NATS is away, nats-py writes what it still holds into the closed transport; uvloop refuses that.
+        except (RuntimeError, ConnectionError) as error:
+            # While NATS is away, nats-py writes what it still holds into the closed transport, which refuses that:
+            # uvloop's with a RuntimeError, asyncio's own with a ConnectionResetError.
             log.debug("closing NATS while it is away: %s", error)
             self.closed.set()
 
