@@ -25,7 +25,9 @@ DEFAULT_GRACE_S = 25.0
 # KRE's log collector reads this file where its folder exists.
 KRE_LOG_FILE = Path("/var/log/app/app.log")
 # Variables that KRE's manager sets and this runtime has no use for.
-IGNORED = frozenset({"KRT_WORKFLOW_ID", "KRT_NODE_ID", "KRT_MONGO_BUCKET", "KRT_LAST_NODE_NAME"})
+IGNORED = frozenset(
+    {"KRT_WORKFLOW_ID", "KRT_NODE_ID", "KRT_MONGO_BUCKET", "KRT_LAST_NODE_NAME", "KRT_NATS_EXITPOINT_SUBJECT"}
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,11 @@ class NatsSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
-    """What one runner needs. node_spec: JSON of a `spec.node.NodeSpec`, "" for a bare runner."""
+    """What one runner needs.
+
+    node_spec: JSON of a `spec.node.NodeSpec`, "" for a bare runner. wire: KRE's wire version, `v1` or `v2`.
+    entrypoint: subject of answers on v1. is_last: whether this node is the last of a workflow on v1.
+    """
 
     workflow: str
     version_id: str
@@ -73,6 +79,9 @@ class NodeSettings:
     node_spec: str
     replica: int
     log: LogSettings
+    wire: str
+    entrypoint: str
+    is_last: bool
     is_exit: bool
     max_inflated_bytes: int
     grace_s: float
@@ -139,6 +148,11 @@ def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
         node_spec=read.text("KRT_NODE_SPEC", default=""),
         replica=read.number("KRT_REPLICA", int, "a whole number, 0 or more", 0, low=0),
         log=read.log(),
+        wire=read.wire(),
+        entrypoint=read.text(
+            "KRT_NATS_ENTRYPOINT_SUBJECT", default=f"{read.text('KRT_NATS_STREAM', default='')}.entrypoint"
+        ),
+        is_last=read.boolean("KRT_IS_LAST_NODE"),
         is_exit=read.boolean("KRT_IS_EXITPOINT"),
         max_inflated_bytes=read.number(
             "KRT_MAX_INFLATED_BYTES", int, "bytes, 1024 or more", MAX_INFLATED_BYTES, low=1024
@@ -146,7 +160,6 @@ def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
         grace_s=read.grace(),
         ready_fd=read.ready_fd(),
     )
-    read.refuse_first_version()
     return read.checked(settings)
 
 
@@ -317,15 +330,13 @@ class _Reader:
     def has_ready_fd(self) -> bool:
         return bool(self.text("KRT_READY_FD", default=""))
 
-    def refuse_first_version(self) -> None:
-        """Refuse KRE's first wire version, which this version does not speak."""
-        wire = self.text("KRT_WIRE", default="v2")
-        if wire not in ("v1", "v2"):
+    def wire(self) -> str:
+        """Return the wire version. KRE's own variables tell its runners apart: those of the second have neither."""
+        stated = self.text("KRT_WIRE", default="")
+        if stated not in ("", "v1", "v2"):
             self._wrong("KRT_WIRE", "v1 or v2")
-        first = [name for name in ("KRT_NATS_ENTRYPOINT_SUBJECT", "KRT_IS_LAST_NODE") if name in self._environ]
-        if wire == "v1" or (first and not self.text("KRT_WIRE", default="")):
-            name = "KRT_WIRE" if wire == "v1" else first[0]
-            self._problems[name] = f"the '{name}' env var asks for KRE's first wire version, which does not run yet"
+        first = any(name in self._environ for name in ("KRT_NATS_ENTRYPOINT_SUBJECT", "KRT_IS_LAST_NODE"))
+        return stated or ("v1" if first else "v2")
 
     def _missing(self, name: str, expected: str) -> None:
         self._problems[name] = f"the '{name}' env var is missing ({expected})"

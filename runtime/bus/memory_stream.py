@@ -128,4 +128,5 @@ class MemoryStream:
             last_sequence=self._last_sequence,
             subjects=dict(Counter(message.subject for message in self._messages.values())),
             metadata=self.config.metadata,
+            patterns=self.config.subjects,
         )

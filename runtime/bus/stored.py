@@ -7,7 +7,10 @@ from typing import Protocol
 
 @dataclass(frozen=True, slots=True)
 class StreamState:
-    """What a stream holds now. Sequences count from 1; an empty stream has first = last + 1."""
+    """What a stream holds now. Sequences count from 1; an empty stream has first = last + 1.
+
+    subjects: how many messages each one has. patterns: what the stream stores, with `*` and `>`.
+    """
 
     messages: int
     size_bytes: int
@@ -15,11 +18,15 @@ class StreamState:
     last_sequence: int
     subjects: Mapping[str, int] = field(default_factory=dict)
     metadata: Mapping[str, str] = field(default_factory=dict)
+    patterns: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class ConsumerState:
-    """How far a consumer is: `pending` not yet delivered, `ack_pending` delivered and not settled."""
+    """How far a consumer is: `pending` not yet delivered, `ack_pending` delivered and not settled.
+
+    is_push: the server hands messages out without being asked, as the runners of KRE have it.
+    """
 
     name: str
     pending: int
@@ -29,6 +36,7 @@ class ConsumerState:
     delivered: int
     waiting: int = 0
     filter_subjects: tuple[str, ...] = ()
+    is_push: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -117,6 +117,7 @@ class Topology:
             first_sequence=state.first_seq or 1,
             last_sequence=state.last_seq,
             subjects=dict(state.subjects or {}),
+            patterns=tuple(info.config.subjects or ()),
             metadata=_own_metadata(info.config),
         )
 
@@ -390,6 +391,7 @@ def _consumer_state(info: api.ConsumerInfo) -> ConsumerState:
         ack_floor=info.ack_floor.stream_seq if info.ack_floor else 0,
         delivered=info.delivered.stream_seq if info.delivered else 0,
         waiting=info.num_waiting or 0,
+        is_push=info.config.deliver_subject is not None,
         filter_subjects=tuple(_filters(info.config)),
     )
 

@@ -82,11 +82,14 @@ class LoadedHandler:
         return self.by_node.get(from_node, self.default) if self.by_node else self.default
 
 
-def load_handler(base: Path, handler_path: str, *, use_annotations: bool = True) -> LoadedHandler:
+def load_handler(
+    base: Path, handler_path: str, *, use_annotations: bool = True, first_version: bool = False
+) -> LoadedHandler:
     """Import and check the module at `base / handler_path`, or a built-in one.
 
     The file's folder becomes the first entry of `sys.path` and `base` the second; the current folder leaves it.
-    use_annotations: False for bare runners, whose handlers get the raw `Any` whatever they wrote.
+    use_annotations: False for bare runners, whose handlers get the raw `Any` whatever they wrote. first_version: on
+    KRE's first wire version `handler` is taken where there are handlers by sender, too, and no handler gets an ERROR.
     Raises HandlerLoadError with file, line and what was expected; nothing of the module is left behind then.
     """
     path = BUILT_IN.get(handler_path) or (base / handler_path).absolute()
@@ -96,7 +99,7 @@ def load_handler(base: Path, handler_path: str, *, use_annotations: bool = True)
     _extend_path(path.parent, base.absolute())
     module = _import(path)
     try:
-        return _check(path, module, use_annotations)
+        return _check(path, module, use_annotations, first_version)
     except HandlerLoadError:
         sys.modules.pop(module.__name__, None)
         raise
@@ -156,7 +159,7 @@ def _describe_import_error(path: Path, error: BaseException) -> str:
 # --- checking ---
 
 
-def _check(path: Path, module: ModuleType, use_annotations: bool) -> LoadedHandler:
+def _check(path: Path, module: ModuleType, use_annotations: bool, first_version: bool) -> LoadedHandler:
     make = functools.partial(_function, path, use_annotations=use_annotations)
     plain = getattr(module, "handler", None)
     default = getattr(module, "default_handler", None)
@@ -166,6 +169,8 @@ def _check(path: Path, module: ModuleType, use_annotations: bool) -> LoadedHandl
         raise HandlerLoadError(_no_handler(path, module))
     if custom is not None and not isinstance(custom, Mapping):
         raise HandlerLoadError(f"{path}: 'custom_handlers' must map node names to functions, it is {custom!r}")
+    if first_version and plain is not None:
+        from_node_style, custom = False, None
     chosen = default if from_node_style else plain
     return LoadedHandler(
         path=path,
@@ -178,7 +183,7 @@ def _check(path: Path, module: ModuleType, use_annotations: bool) -> LoadedHandl
         init=make("init", module.init, 1) if hasattr(module, "init") else None,
         teardown=make("teardown", module.teardown, 1) if hasattr(module, "teardown") else None,
         channels=_channels(path, module),
-        handle_errors=_wants_errors(path, module),
+        handle_errors=not first_version and _wants_errors(path, module),
     )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 
 from runtime.clock import Clock
+from runtime.message import Message
 from runtime.stores.base import Point, PointStore
 
 log = logging.getLogger(__name__)
@@ -68,8 +69,8 @@ class NodeMetrics:
         points = {f"points_{name}": count for name, count in asdict(self._points.counts).items()}
         return {**asdict(self.counts), **points}
 
-    def observe(self, elapsed_s: float, ok: bool, from_node: str) -> None:
-        """One handler call is over."""
+    def observe(self, elapsed_s: float, ok: bool, message: Message) -> None:
+        """One handler call for `message` is over."""
         self.mean_s += (elapsed_s - self.mean_s) * MEAN_WEIGHT
         second = self._second
         elapsed_ms = elapsed_s * 1000
@@ -80,7 +81,7 @@ class NodeMetrics:
         if not ok:
             second.errors += 1
         if second.count <= MAX_SAMPLES or self._every_call:
-            second.calls.append((elapsed_ms, ok, from_node))
+            second.calls.append((elapsed_ms, ok, message.from_node))
 
     def prefetch(self, concurrency: int) -> int:
         """Return how many messages beyond the free slots are worth having at hand."""

@@ -5,6 +5,7 @@ failure anywhere ends the process with a non-zero code, never as a live process 
 """
 
 import asyncio
+import contextlib
 import gc
 import json
 import logging
@@ -15,23 +16,24 @@ from typing import Any
 import pydantic
 
 from runtime import log as logs
-from runtime.bus.base import Bus, ConsumerConfig, Reader, StreamConfig
+from runtime.bus.base import Bus, ConsumerConfig, Reader
 from runtime.bus.presence import Heartbeat, ServiceRecord
 from runtime.clock import Clock, SystemClock
-from runtime.errors import ConfigError, SettingsError
+from runtime.errors import ConfigError, DriftError, SettingsError
+from runtime.node import bare
 from runtime.node.configuration import Configuration
 from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
 from runtime.node.handler import HandlerFunction, LoadedHandler, load_handler
 from runtime.node.history import History
 from runtime.node.object_store import ObjectStore
-from runtime.node.metrics import NodeMetrics
 from runtime.node.runner import Parts, Runner
 from runtime.node.threads import HandlerThreads
+from runtime.node.versions import first_version, second_version
 from runtime.node.work import Outputs
 from runtime.settings import NodeSettings
 from runtime.spec import names
-from runtime.spec.node import DEFAULT_ASYNC_CONCURRENCY, NodeSpec, RetryPolicy
+from runtime.spec.node import DEFAULT_ASYNC_CONCURRENCY, NodeSpec
 from runtime.stores.base import DocumentStore, PointStore
 from runtime.stores.documents import DocumentClient
 
@@ -41,8 +43,6 @@ log = logging.getLogger(__name__)
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
 # New objects, and younger collections, before a collection of each generation; Python's own are 700, 10, 10.
 GC_THRESHOLDS = (50_000, 20, 50)
-# How long the dead letters of a bare runner are kept: the default of `dead_letter.keep`, 14 days.
-BARE_DEAD_LETTER_KEEP_S = 14 * 86_400.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +65,15 @@ class NodeProcess:
         self._handler = handler
         self._clock = clock or SystemClock()
         self.spec = read_spec(settings)
-        tags = {"version": settings.version, "workflow": settings.workflow, "node": settings.node}
-        self.metrics = NodeMetrics(stores.points, self._clock, tags, every_call=not self._planned)
         self._publisher = bus.publisher(settings.stream, on_hold=self._on_hold)
+        if settings.wire == "v1":
+            self._version = first_version(settings, bus, self._publisher, stores.points, self._clock)
+        else:
+            channels = handler.channels if self._planned else None
+            self._version = second_version(
+                settings, self.spec, channels, bus, self._publisher, stores.points, self._clock
+            )
+        self.metrics = self._version.metrics
         self._dead_letter_publisher = bus.publisher(names.dead_letter_stream(settings.stream))
         self._readers: list[Reader] = []
         self._runner: Runner | None = None
@@ -82,29 +88,23 @@ class NodeProcess:
         return self._runner.failed
 
     async def start(self) -> None:
-        """Run `init`, bind the consumers and begin to take messages."""
+        """Bind the stream, run `init` and begin to take messages."""
         settings, spec = self._settings, self.spec
         concurrency = spec.concurrency or (DEFAULT_ASYNC_CONCURRENCY if self._handler.is_async and self._planned else 1)
         self._threads = HandlerThreads(concurrency, settings.node)
-        outputs = Outputs(
-            self._bus,
-            self._publisher,
-            stream=settings.stream,
-            node=settings.node,
-            subject=settings.output,
-            exit_channel=spec.exit_channel,
-            channels=self._handler.channels if self._planned else None,
-        )
-        self._services = await self._make_services(outputs)
+        consumers = self._consumers()
+        if not self._planned:
+            await bare.bind(self._bus, settings, consumers, self._clock)
+        self._services = await self._make_services(self._version.outputs)
         await self._call(self._handler.init)
         self._initialised = True
-        self._readers = [self._bus.reader(config, create=not self._planned) for config in self._consumers()]
+        self._readers = [self._bus.reader(config, create=not self._planned) for config in consumers]
         self._runner = Runner(
             Parts(
                 spec=spec,
                 handler=self._handler,
                 services=self._services,
-                outputs=outputs,
+                outputs=self._version.outputs,
                 publisher=self._publisher,
                 readers=self._readers,
                 dead_letters=DeadLetters(
@@ -118,9 +118,9 @@ class NodeProcess:
                 metrics=self.metrics,
                 threads=self._threads,
                 concurrency=concurrency,
-                error_subject=spec.error_subject or settings.output,
+                error_subject=self._version.error_subject,
                 forward_subject=settings.output,
-                max_inflated_bytes=settings.max_inflated_bytes,
+                decode=self._version.decode,
                 clock=self._clock,
             )
         )
@@ -154,24 +154,9 @@ class NodeProcess:
     def _consumers(self) -> list[ConsumerConfig]:
         """Return the planned consumer with all its subjects; a bare runner has one consumer per input."""
         settings = self._settings
-        limit: Mapping[str, Any] = (
-            {} if settings.max_ack_pending is None else {"max_ack_pending": settings.max_ack_pending}
-        )
-        if self._planned:
-            return [
-                ConsumerConfig(
-                    stream=settings.stream, durable=self.spec.durable, filter_subjects=settings.inputs, **limit
-                )
-            ]
-        return [
-            ConsumerConfig(
-                stream=settings.stream,
-                durable=names.durable(settings.node, [subject.removeprefix(f"{settings.stream}.")]),
-                filter_subjects=(subject,),
-                **limit,
-            )
-            for subject in settings.inputs
-        ]
+        if not self._planned:
+            return bare.bare_consumers(settings)
+        return [ConsumerConfig(stream=settings.stream, durable=self.spec.durable, filter_subjects=settings.inputs)]
 
     async def _make_services(self, outputs: Outputs) -> Services:
         settings = self._settings
@@ -224,14 +209,7 @@ class NodeProcess:
 def read_spec(settings: NodeSettings) -> NodeSpec:
     """Return the planned spec, or that of a bare runner. Raises SettingsError with every problem of it."""
     if not settings.node_spec:
-        # KRE handlers are written for one message at a time, and their callers hear of an error at once.
-        return NodeSpec(
-            durable="",
-            retry=RetryPolicy(attempts=1),
-            timeout_s=None,
-            concurrency=1,
-            exit_channel=names.MAIN_CHANNEL if settings.is_exit else None,
-        )
+        return bare.bare_spec(settings)
     try:
         return NodeSpec.model_validate(json.loads(settings.node_spec))
     except json.JSONDecodeError as error:
@@ -248,7 +226,12 @@ async def run_node(settings: NodeSettings, stop: asyncio.Event) -> int:
 
     try:
         read_spec(settings)
-        handler = load_handler(settings.base_path, settings.handler_path, use_annotations=bool(settings.node_spec))
+        handler = load_handler(
+            settings.base_path,
+            settings.handler_path,
+            use_annotations=bool(settings.node_spec),
+            first_version=settings.wire == "v1",
+        )
         points = open_points(
             settings.influx_uri,
             token=settings.influx_token,
@@ -265,8 +248,6 @@ async def run_node(settings: NodeSettings, stop: asyncio.Event) -> int:
         request_timeout_s=settings.nats.request_timeout_s,
     )
     try:
-        if not settings.node_spec:
-            await bus.ensure_stream(_dead_letter_stream(settings.stream))
         return await _run_until(NodeProcess(settings, bus, stores, handler), bus, settings, stop)
     finally:
         await bus.close()
@@ -283,14 +264,15 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def _dead_letter_stream(stream: str) -> StreamConfig:
-    """Return the stream of dead letters that a bare runner makes for itself; otherwise the manager does."""
-    name = names.dead_letter_stream(stream)
-    return StreamConfig(name=name, subjects=(f"{name}.>",), max_age_s=BARE_DEAD_LETTER_KEEP_S)
+def _presence(
+    process: NodeProcess, bus: Bus, settings: NodeSettings
+) -> contextlib.AbstractAsyncContextManager[Heartbeat | None]:
+    """Return what tells others that this replica takes messages, and what it has counted.
 
-
-def _presence(process: NodeProcess, bus: Bus, settings: NodeSettings) -> Heartbeat:
-    """Return what tells others that this replica takes messages, and what it has counted."""
+    A bare runner tells nobody: it makes no bucket on a NATS that is not ours.
+    """
+    if not settings.node_spec:
+        return contextlib.nullcontext()
     record = ServiceRecord.of_this_process(
         names.NODE, settings.node, workflow=settings.workflow, replica=settings.replica
     )
@@ -320,6 +302,9 @@ async def _run_until(process: NodeProcess, bus: Bus, settings: NodeSettings, sto
                 process.failed.result()
         if closed.done():
             code = EXIT_FAILED
+    except (ConfigError, DriftError) as error:
+        log.error("%s", error, extra={"action": "refused"})
+        code = EXIT_CONFIG
     except Exception:  # the edge of the process: say why, and end
         log.exception("the node has failed", extra={"action": "failed"})
         code = EXIT_FAILED

@@ -13,11 +13,10 @@ PubAcks arrive meanwhile, and the last one settles the delivery.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from runtime import wire
 from runtime.bus.base import Confirmation, Delivery, Publisher, Reader, ReaderClosed
 from runtime.clock import Clock
 from runtime.deadletter import Attempt
@@ -63,6 +62,7 @@ class Parts:
     """What a runner works with; `process.py` puts it together, and tests do with the memory bus.
 
     error_subject: where an ERROR goes so that it reaches the exit node. forward_subject: the node's own output.
+    decode: reads an envelope of the runner's wire version.
     """
 
     spec: NodeSpec
@@ -78,7 +78,7 @@ class Parts:
     concurrency: int
     error_subject: str
     forward_subject: str
-    max_inflated_bytes: int
+    decode: Callable[[bytes], Message]
     clock: Clock
 
 
@@ -200,7 +200,7 @@ class Runner:
         """Return the function to call and its data, or None for a message that only passes. Raises DecodeError."""
         if work.failure is not None:
             raise work.failure
-        work.message = message = wire.decode(work.delivery.data, max_inflated_bytes=self._parts.max_inflated_bytes)
+        work.message = message = self._parts.decode(work.delivery.data)
         if not message.request_id:
             work.message = message = message._replace(request_id=f"{self._outputs.stream}-{work.origin}")
         if message.type is not _OK and self._passes(message):
@@ -245,9 +245,13 @@ class Runner:
             ok = not isinstance(result, Outcome)
         finally:
             self._running[slot] = None
-            self._metrics.observe(self._clock.monotonic() - started_s, ok, work.message.from_node)
-        if not work.overdue and result is not None:
+            self._metrics.observe(self._clock.monotonic() - started_s, ok, work.message)
+        if work.overdue:
+            return
+        if result is not None:
             await self._emit(work, result)
+        elif not self._parts.handler.from_node_style:
+            self._outputs.require(work)
 
     async def _iterate(self, work: Work, function: HandlerFunction, context: Context, data: Any) -> None:
         """Publish a generator's items as they come; what follows an item runs after it is handed over."""
@@ -363,11 +367,9 @@ class Runner:
         """Store the dead letter, tell the caller, and only then end the message: a crash in between repeats both."""
         await self._parts.dead_letters.store(work, decision.reason, failure, record.attempts)
         if work.message.request_id:
-            source = work.message.from_node or "unknown"
-            text = f"Error in node '{self._node}' executing handler for node '{source}': {describe(failure)}"
             outcome = _REPLY_OUTCOMES.get(decision.reason, ReplyOutcome.INVALID)
             stored = Confirmation()
-            await self._outputs.fail(work, self._parts.error_subject, text, outcome, stored)
+            await self._outputs.fail(work, self._parts.error_subject, failure, outcome, stored)
             await stored
         work.reader.term(work.delivery)
         self._metrics.counts.dead += 1

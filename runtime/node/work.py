@@ -10,6 +10,7 @@ from runtime import wire
 from runtime.bus.base import Bus, Confirm, Delivery, Publisher, Reader
 from runtime.errors import BusError, ContextError, DecodeError
 from runtime.message import Message, MessageType, ReplyOutcome
+from runtime.node.settle import describe
 from runtime.spec import names
 
 # Mark in the message id, so that an early reply and an output of the same number differ.
@@ -24,6 +25,7 @@ class Work:
         "delivery",
         "early_exit",
         "ends_s",
+        "exited",
         "failure",
         "finished",
         "handled",
@@ -55,10 +57,13 @@ class Work:
         # handled: the handler is through with it. finished: every output is confirmed too, and the end is decided.
         self.handled = False
         self.finished = False
-        # The caller got an output of this node.
+        # The caller got an output of this node; what the handler returns is the end of the request.
         self.answered = False
         self.early_exit = False
+        # The caller was told how his request ended, or on KRE's first wire version has an early reply; on that version
+        # alone: he has an early exit, which nothing follows.
         self.replied = False
+        self.exited = False
         # While the handler runs: when it is overdue, and whether it was cancelled for that.
         self.timeout_s: float | None = None
         self.ends_s: float | None = None
@@ -112,6 +117,8 @@ _OK = MessageType.OK
 class Outputs:
     """Publishes the outputs of one node, under ids that are the same for every delivery of the same input."""
 
+    _fit = staticmethod(wire.fit)
+
     def __init__(
         self,
         bus: Bus,
@@ -122,7 +129,9 @@ class Outputs:
         subject: str,
         exit_channel: str | None,
         channels: frozenset[str] | None,
+        own_fields: bool = True,
     ) -> None:
+        """own_fields: False among KRE's programs, for which an output has no field of ours that its input had not."""
         self.node = node
         self.stream = stream
         self._bus = bus
@@ -130,6 +139,7 @@ class Outputs:
         self._subject = subject
         self._exit_channel = exit_channel
         self._channels = channels
+        self._own_fields = own_fields
 
     @property
     def is_exit(self) -> bool:
@@ -176,10 +186,22 @@ class Outputs:
         data = wire.encode_output(work.message, payload, from_node=self.node, kind=kind, outcome=outcome)
         return self._publish(work, subject, data, kind, answers=answers, closes=bool(outcome), stored=stored)
 
-    def fail(self, work: Work, subject: str, text: str, outcome: ReplyOutcome, stored: Confirm) -> Awaitable[None]:
+    def require(self, work: Work) -> None:
+        """Take note of a handler that returned None, which is no output here."""
+
+    def fail(
+        self, work: Work, subject: str, failure: BaseException, outcome: ReplyOutcome, stored: Confirm
+    ) -> Awaitable[None]:
         """Publish the ERROR of a message that was given up, so that it reaches the exit node and the caller."""
+        source = work.message.from_node or "unknown"
+        text = f"Error in node '{self.node}' executing handler for node '{source}': {describe(failure)}"
         data = wire.encode_output(
-            work.message, b"", from_node=self.node, kind=MessageType.ERROR, error=text, outcome=outcome.value
+            work.message,
+            b"",
+            from_node=self.node,
+            kind=MessageType.ERROR,
+            error=text,
+            outcome=outcome.value if self._own_fields or work.message.reply_to else "",
         )
         answers = self.is_exit and bool(work.message.reply_to)
         return self._publish(work, subject, data, MessageType.ERROR, answers=answers, closes=True, stored=stored)
@@ -210,7 +232,7 @@ class Outputs:
         stored: Confirm | None = None,
     ) -> None:
         """answers: the caller gets the output, too. closes: it is the last thing that he hears of."""
-        data = wire.fit(data, self._publisher.limit_bytes)
+        data = self._fit(data, self._publisher.limit_bytes)
         # One ERROR ends a message, however many outputs the attempt before it had sent.
         number = 0 if kind is MessageType.ERROR else work.outputs
         work.outputs += 1

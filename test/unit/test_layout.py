@@ -11,7 +11,21 @@ RUNTIME = ROOT / "runtime"
 
 # Rooms by layer: a room is a module or a folder directly in runtime/. `__init__` holds the public names.
 LAYERS = [
-    {"children", "clock", "deadletter", "errors", "log", "message", "payload", "proto", "settings", "version", "wire", "wire_v1", "wire_version"},
+    {
+        "children",
+        "clock",
+        "deadletter",
+        "errors",
+        "log",
+        "message",
+        "payload",
+        "proto",
+        "settings",
+        "version",
+        "wire",
+        "wire_v1",
+        "wire_version",
+    },
     {"spec"},
     {"bus", "stores"},
     {"algorithms", "batch", "client", "models"},

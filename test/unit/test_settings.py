@@ -60,6 +60,7 @@ def test_values_are_trimmed_and_an_empty_one_is_missing() -> None:
     ("name", "value", "expected"),
     [
         ("IS_EXITPOINT", "yes", "true, false, 1 or 0"),
+        ("IS_LAST_NODE", "last", "true, false, 1 or 0"),
         ("JS_REQUEST_TIMEOUT", "30s", "seconds, 0.1 to 300"),
         ("JS_REQUEST_TIMEOUT", "0", "seconds, 0.1 to 300"),
         ("JS_REQUEST_TIMEOUT", "nan", "seconds, 0.1 to 300"),
@@ -127,22 +128,26 @@ def test_the_database_follows_kres_rule(variables: dict[str, str], database: str
 
 
 @pytest.mark.parametrize(
-    ("variables", "named"),
+    ("variables", "wire"),
     [
-        ({"WIRE": "v1"}, "KRT_WIRE"),
-        ({"NATS_ENTRYPOINT_SUBJECT": "s.entrypoint"}, "KRT_NATS_ENTRYPOINT_SUBJECT"),
-        ({"IS_LAST_NODE": "false"}, "KRT_IS_LAST_NODE"),
-        ({"IS_LAST_NODE": "false", "WIRE": " "}, "KRT_IS_LAST_NODE"),
+        ({}, "v2"),
+        ({"IS_EXITPOINT": "true"}, "v2"),
+        ({"NATS_ENTRYPOINT_SUBJECT": "s.entrypoint"}, "v1"),
+        ({"IS_LAST_NODE": "false"}, "v1"),
+        ({"IS_LAST_NODE": "", "WIRE": " "}, "v1"),
+        ({"WIRE": "v1"}, "v1"),
+        ({"IS_LAST_NODE": "true", "WIRE": "v2"}, "v2"),
     ],
 )
-def test_the_first_wire_version_is_refused(variables: dict[str, str], named: str) -> None:
-    found = problems(environment(FOLDER, **variables))
-
-    assert found == (f"the '{named}' env var asks for KRE's first wire version, which does not run yet",)
+def test_the_wire_version_follows_kres_variables_unless_it_is_stated(variables: dict[str, str], wire: str) -> None:
+    assert read_node(environment(FOLDER, **variables)).wire == wire
 
 
-def test_the_second_wire_version_can_be_asked_for() -> None:
-    assert read_node(environment(FOLDER, IS_LAST_NODE="true", WIRE="v2")).node == "work"
+def test_answers_of_the_first_wire_version_go_to_the_streams_entrypoint_unless_stated() -> None:
+    stated = environment(FOLDER, NATS_ENTRYPOINT_SUBJECT="other.entrypoint")
+
+    assert read_node(environment(FOLDER, WIRE="v1")).entrypoint == "prod_v1_greeter.entrypoint"
+    assert read_node(stated).entrypoint == "other.entrypoint"
 
 
 def test_a_writer_and_a_manager_report_their_own_problems_alone() -> None:

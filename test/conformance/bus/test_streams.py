@@ -111,6 +111,7 @@ async def test_an_empty_stream_has_its_first_sequence_behind_its_last(orders: Bu
 
     assert (state.messages, state.size_bytes, state.first_sequence, state.last_sequence) == (0, 0, 1, 0)
     assert dict(state.subjects) == {}
+    assert state.patterns == (f"{STREAM}.>",)
 
 
 async def test_a_stream_state_counts_messages_and_subjects(orders: Bus) -> None:

@@ -5,9 +5,11 @@ import logging
 import pytest
 
 from runtime.clock import FakeClock
+from runtime.message import Message
 from runtime.node.metrics import MAX_POINTS_PER_SECOND, MAX_PREFETCH, MEASUREMENT, NodeMetrics
 from runtime.stores.base import Point, PointCounts
 
+ENTRYPOINT = Message(from_node="entrypoint")
 TAGS = {"version": "v1", "workflow": "greeter", "node": "work"}
 
 
@@ -32,8 +34,8 @@ def test_every_call_of_a_quiet_second_is_a_point_with_a_time_of_its_own() -> Non
     points, clock = Points(), FakeClock()
     measured = metrics(points, clock)
 
-    measured.observe(0.001, True, "entrypoint")
-    measured.observe(0.002, False, "before")
+    measured.observe(0.001, True, ENTRYPOINT)
+    measured.observe(0.002, False, Message(from_node="before"))
     measured.flush()
 
     assert [(point.measurement, dict(point.fields)) for point in points.saved] == [
@@ -49,7 +51,7 @@ def test_a_busy_second_is_one_point_with_its_distribution() -> None:
     measured = metrics(points, clock)
 
     for number in range(1, 201):
-        measured.observe(number / 1000, number % 10 != 0, "entrypoint")
+        measured.observe(number / 1000, number % 10 != 0, ENTRYPOINT)
     measured.flush()
 
     (point,) = points.saved
@@ -64,7 +66,7 @@ def test_a_bare_runner_writes_every_call() -> None:
     measured = metrics(points, clock, every_call=True)
 
     for _ in range(MAX_POINTS_PER_SECOND * 30):
-        measured.observe(0.001, True, "entrypoint")
+        measured.observe(0.001, True, ENTRYPOINT)
     measured.flush()
 
     assert len(points.saved) == MAX_POINTS_PER_SECOND * 30
@@ -88,7 +90,7 @@ async def test_a_tick_writes_once_a_second_and_sums_up_once_a_minute(caplog: pyt
             measured.counts.taken += 1
             measured.counts.ok += 1
             points.counts.written += 1
-            measured.observe(0.001, True, "entrypoint")
+            measured.observe(0.001, True, ENTRYPOINT)
             await clock.advance(0.125)
             measured.tick(in_hand=3)
 
@@ -117,7 +119,7 @@ def test_the_prefetch_is_a_quarter_second_of_work(seconds: float, expected: int)
     assert measured.prefetch(16) == 0
 
     for _ in range(500):
-        measured.observe(seconds, True, "entrypoint")
+        measured.observe(seconds, True, ENTRYPOINT)
     measured.counts.ok = 500
 
     assert measured.prefetch(16) == pytest.approx(expected, abs=1)

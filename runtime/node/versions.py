@@ -1,0 +1,83 @@
+"""What of a runner depends on KRE's wire version, chosen once at its start: reading, the way out, and measuring."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from runtime import wire, wire_v1
+from runtime.bus.base import Bus, Publisher
+from runtime.clock import Clock
+from runtime.message import Message
+from runtime.node.metrics import NodeMetrics
+from runtime.node.metrics_v1 import FirstVersionMetrics
+from runtime.node.outputs_v1 import FirstVersionOutputs
+from runtime.node.work import Outputs
+from runtime.settings import NodeSettings
+from runtime.spec.node import NodeSpec
+from runtime.stores.base import PointStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireVersion:
+    """The parts of one runner for its wire version. error_subject: where an ERROR goes that is to reach the caller."""
+
+    decode: Callable[[bytes], Message]
+    outputs: Outputs
+    metrics: NodeMetrics
+    error_subject: str
+
+
+def first_version(
+    settings: NodeSettings, bus: Bus, publisher: Publisher, points: PointStore, clock: Clock
+) -> WireVersion:
+    """Return the parts for KRE's first version."""
+
+    def decode(data: bytes) -> Message:
+        return wire_v1.decode(data, now_ns=clock.time_ns(), max_inflated_bytes=settings.max_inflated_bytes)
+
+    return WireVersion(
+        decode=decode,
+        outputs=FirstVersionOutputs(
+            bus,
+            publisher,
+            stream=settings.stream,
+            node=settings.node,
+            subject=settings.output,
+            entrypoint=settings.entrypoint,
+            is_last=settings.is_last,
+            clock=clock,
+        ),
+        metrics=FirstVersionMetrics(points, clock, _tags(settings), is_last=settings.is_last),
+        error_subject=settings.entrypoint,
+    )
+
+
+def second_version(
+    settings: NodeSettings,
+    spec: NodeSpec,
+    channels: frozenset[str] | None,
+    bus: Bus,
+    publisher: Publisher,
+    points: PointStore,
+    clock: Clock,
+) -> WireVersion:
+    """Return the parts for KRE's second version, which is ours. channels: the declared ones, None for any."""
+    return WireVersion(
+        decode=functools.partial(wire.decode, max_inflated_bytes=settings.max_inflated_bytes),
+        outputs=Outputs(
+            bus,
+            publisher,
+            stream=settings.stream,
+            node=settings.node,
+            subject=settings.output,
+            exit_channel=spec.exit_channel,
+            channels=channels,
+            own_fields=bool(settings.node_spec),
+        ),
+        metrics=NodeMetrics(points, clock, _tags(settings), every_call=not settings.node_spec),
+        error_subject=spec.error_subject or settings.output,
+    )
+
+
+def _tags(settings: NodeSettings) -> dict[str, str]:
+    return {"version": settings.version, "workflow": settings.workflow, "node": settings.node}
