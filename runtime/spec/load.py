@@ -4,6 +4,7 @@
 |---|---|
 | `load("flows/hello")` | the workflow of `flows/hello/workflow.yaml` |
 | `load("flows/hello/other.yaml")` | the workflow of that file |
+| `load("flows/classify", workflow="train")` | the workflow `train` of a manifest of KRE, `krt.yml` |
 | `load(path, check_handlers=True)` | the same, once the handlers' files exist |
 | `load_report(path)` | what there is of it, with errors and warnings |
 """
@@ -17,20 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from runtime import errors
-from runtime.spec import names
+from runtime.spec import kre, names
 from runtime.spec.fields import NODE, PLANNED_KINDS, WORKFLOW, WrittenSource, node_title
 from runtime.spec.model import MAX_DEDUP_WINDOW_S, Node, Source, Stream, Workflow
 from runtime.spec.node import RetryPolicy
-from runtime.spec.report import START, Fault, Report, nearest
 from runtime.spec.order import check_order, warn_of_order
+from runtime.spec.report import START, Fault, Report, nearest
 from runtime.spec.tree import MAX_SIZE, Entry, Mapping, Text, Value, parse, too_large
 from runtime.spec.values import Spot
 from runtime.spec.wiring import NodeDraft, check_output, wire
 
 # Name of the file in a workflow's folder.
 FILE_NAME = "workflow.yaml"
-# Keys by which a manifest of KRE is told from a workflow file.
-KRE_KEYS = ("workflows", "krtVersion")
 # Keys that a node of any kind has; of a kind that is only planned nothing else is read.
 KEYS_OF_ANY_KIND = {"name", "kind", "from"}
 # Folders that are searched for a near name when a handler's file does not exist.
@@ -39,39 +38,58 @@ MAX_FOLDERS_SEARCHED = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What was read of a file. `workflow` is None where it has errors; `drafts` and `output` know their places."""
+    """What was read of a file. `workflow` is None where it has errors; `drafts` and `output` know their places.
+
+    document: the content of the workflow file, also of one that a manifest of KRE stands for.
+    """
 
     path: Path
     report: Report
+    document: Mapping | None = None
     drafts: tuple[NodeDraft, ...] = ()
     output: WrittenSource | None = None
     workflow: Workflow | None = None
 
 
-def load(path: Path | str, *, check_handlers: bool = False) -> Workflow:
-    """Return the workflow of a file, or of a folder's `workflow.yaml`.
+def load(path: Path | str, *, workflow: str = "", check_handlers: bool = False) -> Workflow:
+    """Return the workflow of a file, or of a folder's `workflow.yaml`, else of its `krt.yml`.
 
-    check_handlers: every handler's file has to exist. Raises WorkflowError with every problem of the file.
+    workflow: its name, where a manifest of KRE has several. check_handlers: every handler's file has to exist.
+    Raises WorkflowError with every problem of the file.
     """
-    loaded = load_report(path, check_handlers=check_handlers)
+    loaded = load_report(path, workflow=workflow, check_handlers=check_handlers)
     if loaded.workflow is None:
         raise errors.WorkflowError(loaded.report.errors)
     return loaded.workflow
 
 
-def load_report(path: Path | str, *, check_handlers: bool = False) -> Loaded:
+def load_report(path: Path | str, *, workflow: str = "", check_handlers: bool = False) -> Loaded:
     """Read a workflow file as far as its faults allow; raises nothing for a fault of the file."""
-    file = Path(path)
-    file = file / FILE_NAME if file.is_dir() else file
+    file = file_of(Path(path))
     report = Report(str(file))
-    root: Value | None = None
     with report.collecting():
         root = parse(_read(file), report)
-    if root is None:
-        return Loaded(path=file, report=report)
-    with report.collecting():
-        return _Loader(file, report, check_handlers).load(_expect_workflow(root))
+        document = None if root is None else _document(_expect_mapping(root), workflow, report)
+        if document is not None:
+            return _Loader(file, report, check_handlers).load(document)
     return Loaded(path=file, report=report)
+
+
+def file_of(path: Path) -> Path:
+    """Return the file itself, or a folder's: its `workflow.yaml`, else its `krt.yml`."""
+    if not path.is_dir():
+        return path
+    found = (path / name for name in (FILE_NAME, *kre.FILE_NAMES) if (path / name).is_file())
+    return next(found, path / FILE_NAME)
+
+
+def workflow_names(path: Path | str) -> tuple[str, ...]:
+    """Return the names of the workflows of a manifest of KRE; none for any other file, or one that cannot be read."""
+    report = Report("")
+    with report.collecting():
+        root = parse(_read(file_of(Path(path))), report)
+        return kre.workflow_names(root) if isinstance(root, Mapping) else ()
+    return ()
 
 
 def _read(file: Path) -> bytes:
@@ -80,18 +98,25 @@ def _read(file: Path) -> bytes:
             return opened.read(MAX_SIZE + 1)
     except (OSError, ValueError) as err:
         reason = err.strerror if isinstance(err, OSError) else str(err)
-        remedy = f"name a workflow file, or a folder with a {FILE_NAME}"
+        remedy = f"name a workflow file, or a folder with a {FILE_NAME} or {kre.FILE_NAMES[0]}"
         raise Fault(START, f"the file cannot be read: {reason}", remedy, "unreadable") from err
 
 
-def _expect_workflow(root: Value) -> Mapping:
+def _expect_mapping(root: Value) -> Mapping:
     if not isinstance(root, Mapping):
         what = f"the file holds {root if not isinstance(root, Text) else 'a text'}"
         raise Fault(root.place, what, 'write a mapping with "name" and "nodes"', "wrong-type")
-    for entry in root.entries:
-        if entry.key.text in KRE_KEYS:
-            what = f'"{entry.key.text}" makes this a manifest of KRE, which this version does not read yet'
-            raise Fault(entry.key.place, what, "write it as a workflow file", "not-yet")
+    return root
+
+
+def _document(root: Mapping, workflow: str, report: Report) -> Mapping | None:
+    """Return the workflow file that was read, or that a manifest of KRE stands for; `workflow` is the one to pick."""
+    if kre.is_manifest(root):
+        return kre.workflow_file(root, workflow, report)
+    name = root.get("name")
+    if workflow and isinstance(name, Text) and name.text != workflow:
+        what = f'the workflow of the file is "{name.text}", not "{workflow}"'
+        raise Fault(name.place, what, "only a manifest of KRE has several to pick from", "which-workflow")
     return root
 
 
@@ -110,14 +135,18 @@ class _Loader:
         _check_merged_size(root, nodes, defaults)
         drafts = tuple(self._draft(with_defaults(node, defaults), n) for n, node in enumerate(nodes, start=1))
         wire(drafts, _driver_names(root), self._report)
+        check_order(drafts, self._report)
         written: WrittenSource | None = values.pop("output", None)
         output = written or _last(drafts)
         if written is not None and drafts:
             check_output(written, drafts, self._report)
         workflow = None if self._report.errors else self._workflow(values, drafts, output)
         if workflow is not None:
+            warn_of_order(drafts, workflow, self._report)
             _warn_of_long_retries(drafts, workflow, self._report)
-        return Loaded(path=self._file, report=self._report, drafts=drafts, output=output, workflow=workflow)
+        return Loaded(
+            path=self._file, report=self._report, document=root, drafts=drafts, output=output, workflow=workflow
+        )
 
     def _draft(self, node: Mapping, number: int) -> NodeDraft:
         title = node_title(node, number)
@@ -135,22 +164,26 @@ class _Loader:
             sources=values.get("sources", ()),
         )
         if not planned and node.get("sink") is None:
-        check_order(drafts, self._report)
             with self._report.collecting():
                 self._find_handler(draft, node)
         return draft
 
     def _find_handler(self, draft: NodeDraft, node: Mapping) -> None:
         written: Text | None = draft.values.get("handler")
-            warn_of_order(drafts, workflow, self._report)
         if written is None and (node.get("handler") is not None or not names.is_name(draft.name)):
             return
         draft.handler_place = written.place if written else draft.place
         text = written.text if written else f"{draft.name}/handler.py"
+        if text == names.PASS_HANDLER:
+            draft.handler = text
+            return
         path = posixpath.normpath(text)
         if posixpath.isabs(path) or path.split("/")[0] == "..":
             what = f"handler {text} of {draft.title} lies outside the folder of the file"
             raise Fault(draft.handler_place, what, "put it into the folder, or below", "outside-folder")
+        if not path.endswith(".py"):
+            what = f"handler {text[:80]} of {draft.title} is no Python file"
+            raise Fault(draft.handler_place, what, "name a .py file: no other language runs here", "not-python")
         if self._check_handlers:
             self._check_file(path, draft)
         draft.handler = path

@@ -38,6 +38,7 @@ Code = Literal[
     "merge-key",
     "missing-file",
     "missing-key",
+    "not-python",
     "not-shared",
     "not-yet",
     "out-of-range",
@@ -55,8 +56,10 @@ Code = Literal[
     "unknown-source",
     "unread",
     "unreadable",
+    "which-workflow",
     "wrong-type",
     "wrong-value",
+    "wrong-version",
     "yaml-syntax",
     "yaml-tag",
 ]

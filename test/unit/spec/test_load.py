@@ -111,12 +111,6 @@ def test_a_workflow_needs_a_node(tmp_path: Path) -> None:
     assert codes(load_report(write(tmp_path, "name: hello\nnodes: []\n"))) == ["missing-key"]
 
 
-def test_a_manifest_of_kre_is_one_problem(tmp_path: Path) -> None:
-    file = write(tmp_path, "krtVersion: v2\nversion: a\ndescription: b\nworkflows: [{name: c, nodes: []}]\n")
-
-    assert codes(load_report(file)) == ["not-yet"]
-
-
 def test_handlers_are_only_looked_for_when_asked(tmp_path: Path) -> None:
     file = write(tmp_path, "name: hello\nnodes: [{name: count}]\n")
 
