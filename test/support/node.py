@@ -122,7 +122,10 @@ class NodeUnderTest:
     async def start(self) -> "NodeUnderTest":
         await self.prepare()
         handler = load_handler(
-            self.settings.base_path, self.settings.handler_path, use_annotations=bool(self.settings.node_spec)
+            self.settings.base_path,
+            self.settings.handler_path,
+            use_annotations=bool(self.settings.node_spec),
+            first_version=self.settings.wire == "v1",
         )
         self.module = handler.module
         stores = Stores(
