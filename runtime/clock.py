@@ -88,6 +88,10 @@ class FakeClock:
         finally:
             timer.cancel()
 
+    def jump(self, seconds: float) -> None:
+        """Set the wall clock forward or back, as NTP or a person does; timers and `monotonic` do not notice."""
+        self._start_ns += round(seconds * 1e9)
+
     async def advance(self, seconds: float) -> None:
         """Move the time on, running every callback at its own moment and letting the loop settle after each."""
         target = self._elapsed_s + seconds

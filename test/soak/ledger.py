@@ -45,11 +45,8 @@ class Ledger:
         self._errors = bytearray(messages)
         self._sequences = bytearray()
         self.ended = 0
-
-    @property
-    def expected_ends(self) -> int:
-        poisoned = sum(map(is_poison, range(self._messages)))
-        return (self._messages - poisoned) * PARTS + poisoned
+        poisoned = sum(map(is_poison, range(messages)))
+        self.expected_ends = (messages - poisoned) * PARTS + poisoned
 
     def is_new(self, sequence: int) -> bool:
         """Note a stored message; False when it was counted already, because our own ack was lost."""

@@ -329,6 +329,19 @@ async def test_nothing_is_purged_under_a_consumer_that_is_gone(
     assert "consumer clean__entrypoint is gone; it is made anew" in caplog.text
 
 
+@pytest.mark.parametrize("jump_s", [-86_400, 86_400], ids=["back", "forward"])
+async def test_a_jump_of_the_wall_clock_purges_nothing_that_is_not_handled(
+    flow: Flow, clock: FakeClock, jump_s: float
+) -> None:
+    await flow.store("s.entrypoint", 5)
+    await handle(await flow.reader("clean__entrypoint"), 3)
+
+    clock.jump(jump_s)
+    await flow.manager.look()
+
+    assert await flow.first() <= 4
+
+
 # --- the loop ---
 
 

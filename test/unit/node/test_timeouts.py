@@ -301,3 +301,29 @@ async def test_progress_of_a_handler_that_was_given_up_changes_nothing(start_nod
     await node.clock.advance(1.1)
 
     assert [ctx.attempt for ctx in node.module.contexts] == [1, 2]
+
+
+@pytest.mark.parametrize("jump_s", [-86_400, 86_400], ids=["back", "forward"])
+async def test_a_jump_of_the_wall_clock_changes_neither_timeouts_nor_retries(
+    start_node: StartNode, jump_s: float
+) -> None:
+    node = await start_node(
+        """
+        import asyncio
+
+        async def handler(ctx, data):
+            if ctx.attempt == 1:
+                raise ValueError("once")
+            await asyncio.Event().wait()
+        """,
+        spec=node_spec(timeout_s=2.0, retry=RetryPolicy(attempts=2, first_s=1.0, jitter=0.0)),
+    )
+    await node.send()
+
+    node.clock.jump(jump_s)
+    await node.clock.advance(2.9)
+    assert node.dead_letters() == []
+    await node.clock.advance(0.3)
+    await node.settled()
+
+    assert node.the_dead_letter().reason == "timeout"
