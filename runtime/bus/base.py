@@ -402,7 +402,8 @@ class Bus(ObjectStores, Protocol):
     ) -> KeyValue:
         """Open a bucket. Raises NotFoundError unless `create`.
 
-        replicas: servers that keep it, also of a bucket that exists; None leaves it as it is, and is 1 for a new one.
+        replicas: servers that keep it at least; a bucket that exists gets more of them, and never fewer, for other
+        workflows may share it. None is 1 for a new bucket.
         ttl_s: how long an entry lives after its last write, 0 for ever; None likewise, and is 0 for a new bucket.
         """
         ...

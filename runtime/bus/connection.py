@@ -151,6 +151,11 @@ class Connection:
         except (nats.errors.Error, TimeoutError, OSError) as error:
             raise BusUnavailableError(f"NATS did not answer a flush: {describe(error)}") from error
 
+    async def move(self) -> None:
+        """Leave this server, which does not answer, for one of its cluster; where there is no other, stay."""
+        if self.server_count > 1:
+            await self.client.force_reconnect()
+
     async def close(self) -> None:
         """Write out what can be written, then close."""
         self._closing = True

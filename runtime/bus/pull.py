@@ -36,7 +36,9 @@ MAX_BATCH = 1_000
 WATCH_S = 1.0
 # How long a planned consumer may be missing at the start, and the delays between looks.
 MISSING_LIMIT_S = 30.0
-MISSING_FIRST_S, MISSING_MAX_S = 0.2, 5.0
+MISSING_FIRST_S, MISSING_MAX_S = 0.2, 1.0
+# How long one look waits for its answer: while a leader is being elected there is none, however long it waits.
+LOOK_TIMEOUT_S = 1.0
 
 ACK = b"+ACK"
 NAK = b"-NAK"
@@ -267,7 +269,7 @@ class NatsReader:
             try:
                 if self._create:
                     await self._topology.create_consumer_if_missing(self._config)
-                self._ack_wait_s = await self._topology.ack_wait_s(self._config.stream, self._config.durable)
+                self._ack_wait_s = await self._look_up()
                 return
             except BusClosedError:
                 raise
@@ -279,6 +281,11 @@ class NatsReader:
                     ) from error
             await self._clock.sleep(delay_s * random.uniform(0.8, 1.2))
             delay_s = min(delay_s * 2, MISSING_MAX_S)
+
+    async def _look_up(self) -> float:
+        """Return the consumer's ack wait in seconds. Raises NotFoundError, BusUnavailableError."""
+        timeout_s = min(LOOK_TIMEOUT_S, self._connection.request_timeout_s)
+        return await self._topology.ack_wait_s(self._config.stream, self._config.durable, timeout_s)
 
     def _lose(self, why: str) -> None:
         """Enter GONE: what runs goes on, and the consumer is looked for until it is back."""
@@ -343,11 +350,13 @@ class NatsReader:
         )
         missing = False
         try:
-            await self._topology.ack_wait_s(self._config.stream, self._config.durable)
+            await self._look_up()
         except NotFoundError:
             missing = True
         except BusError as error:
             log.warning("consumer %s: %s", self._config.durable, error)
+            # A server that is cut off from its cluster is alive and will not answer: the others may.
+            await self._connection.move()
         if self.state is not PullState.SUSPECT:  # drained meanwhile, and to stay so
             return
         self.state = PullState.PULLING

@@ -171,9 +171,9 @@ class Topology:
         except NotFoundError:
             await self._add_consumer(config)
 
-    async def ack_wait_s(self, stream: str, durable: str) -> float:
-        """Return the consumer's ack wait. Raises NotFoundError, BusUnavailableError."""
-        info = await self._call(lambda: self._js.consumer_info(stream, durable), tries=1)
+    async def ack_wait_s(self, stream: str, durable: str, timeout_s: float) -> float:
+        """Return the consumer's ack wait, asking once. Raises NotFoundError, BusUnavailableError."""
+        info = await self._call(lambda: self._js.consumer_info(stream, durable, timeout=timeout_s), tries=1)
         return float(info.config.ack_wait or 30.0)
 
     async def consumer_states(self, stream: str) -> list[ConsumerState]:
@@ -229,7 +229,7 @@ class Topology:
             await self._call(lambda: self._js.create_key_value(wanted))
             return
         asked = found.evolve(
-            num_replicas=found.num_replicas if replicas is None else replicas,
+            num_replicas=max(found.num_replicas or 1, replicas or 1),
             max_age=found.max_age if ttl_s is None else ttl_s,
         )
         if asked.max_age:  # the server wants a window no longer than the age
@@ -287,8 +287,8 @@ async def translated(connection: Connection) -> AsyncIterator[None]:
             ) from error
         if error.err_code == _TOO_FEW_SERVERS:
             raise BusUnavailableError(
-                f"not enough servers for the replicas: the cluster has {connection.server_count} address(es) now; start the "
-                f"others, or lower stream.replicas ({error.description})"
+                f"not enough servers for the replicas: the cluster has {connection.server_count} address(es) now; start "
+                f"the others, or lower stream.replicas ({error.description})"
             ) from error
         raise BusError(f"JetStream refuses: {error.description or describe(error)}") from error
     except nats.errors.ConnectionClosedError as error:

@@ -114,6 +114,15 @@ class Manager:
             config = replace(config, max_ack_pending=1)
         _log_changes(await self._bus.ensure_consumer(config))
 
+    async def tell_placement(self) -> None:
+        """Log how safe the stream is, as the server has it. Raises BusError."""
+        placement = await self._bus.stream_placement(self._spec.stream)
+        log.info(
+            "stream %s is kept in %s by %d server(s)", self._spec.stream,
+            "files" if placement.storage == "file" else "memory, and lost with them,", placement.replicas,
+            extra={"action": "placed"},
+        )  # fmt: skip
+
     async def _warn_of_strangers(self) -> None:
         """Tell of consumers that the workflow does not have any more: what they have not handled stays for ever."""
         planned = {consumer.durable for consumer in self._spec.consumers}
@@ -140,11 +149,12 @@ class Manager:
     # --- configuration ---
 
     async def _apply_buckets(self) -> None:
+        replicas = self._spec.replicas
         for name, ttl_s in self._spec.state_buckets.items():
-            await self._bus.key_value(name, create=True, replicas=self._spec.replicas, ttl_s=ttl_s)
-        applied = await self._bus.key_value(self._spec.applied_bucket, create=True)
+            await self._bus.key_value(name, create=True, replicas=replicas, ttl_s=ttl_s)
+        applied = await self._bus.key_value(self._spec.applied_bucket, create=True, replicas=replicas)
         for name, values in self._spec.buckets.items():
-            bucket = await self._bus.key_value(name, create=True)
+            bucket = await self._bus.key_value(name, create=True, replicas=replicas)
             for key, value in values.items():
                 await self._apply_value(bucket, key, value.encode(), applied, f"{name}/{key}")
 

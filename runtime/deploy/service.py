@@ -34,6 +34,7 @@ async def run_manager(settings: ManagerSettings, stop: asyncio.Event) -> None:
     async with _connected(settings.nats, f"manager of {spec.stream}") as bus:
         manager = Manager(bus, spec, SystemClock())
         await manager.apply()
+        await manager.tell_placement()
         _tell_ready(settings.ready_fd)
         async with _present(bus, names.MANAGER, spec.stream, dict):
             await _work_until(stop, bus, manager.run())

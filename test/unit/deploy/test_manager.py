@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
@@ -156,9 +157,9 @@ class RecordingBus(MemoryBus):
         super().__init__(broker)
         self.made: list[str] = []
 
-    async def key_value(self, bucket: str, *, create: bool = False) -> MemoryKeyValue:
+    async def key_value(self, bucket: str, **options: Any) -> MemoryKeyValue:
         self.made.append(bucket)
-        return await super().key_value(bucket, create=create)
+        return await super().key_value(bucket, **options)
 
     async def ensure_stream(self, config: StreamConfig) -> list[str]:
         self.made.append(config.name)
