@@ -30,11 +30,13 @@ from runtime.errors import (
     DecodeError,
     KrtError,
     MessageError,
+    NotFoundError,
     PredictionError,
     StreamFullError,
 )
 from runtime.message import Message, MessageType, ReplyOutcome, new_request_id
 from runtime.spec import names
+from runtime.spec.node import Partitions
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +67,7 @@ class Workflow:
         self._clock: Clock = clock or SystemClock()
         self._give_up_s = give_up_s
         self._subject = names.entrypoint_subject(stream)
+        self._partitions: Partitions | None = None
         self._inbox = ""
         self._pending: dict[str, _Request] = {}
         self._outbox: asyncio.Queue[_Request] = asyncio.Queue()
@@ -91,7 +94,11 @@ class Workflow:
         return len(self._pending)
 
     async def start(self) -> None:
-        """Subscribe to the answers; to be called once. Raises BusUnavailableError, BusClosedError."""
+        """Subscribe to the answers; to be called once. Raises BusUnavailableError, BusClosedError.
+
+        How the entrypoint is partitioned is read here, so a client is to be started again after that was changed.
+        """
+        self._partitions = await self._find_partitions()
         self._inbox = self._bus.new_inbox()
         self._subscription = await self._bus.subscribe(self._inbox, self._on_answer)
         self._publisher = self._bus.publisher(self.stream, give_up_s=self._give_up_s)
@@ -161,6 +168,19 @@ class Workflow:
 
     # --- sending ---
 
+    async def _find_partitions(self) -> Partitions | None:
+        """Return how requests are to be published, None for a workflow whose first node takes them as they come."""
+        try:
+            written = (await self._bus.stream_state(self.stream)).metadata.get(names.ENTRYPOINT_METADATA)
+        except NotFoundError:  # not deployed yet: its first partition reads what has none
+            return None
+        return Partitions.model_validate_json(written) if written else None
+
+    def _subject_of(self, request: "_Request") -> str:
+        if self._partitions is None:
+            return self._subject
+        return self._partitions.subject(self._subject, request.state_id, request.request_id)
+
     def _register(
         self,
         receiver: "_FirstAnswer | _EveryAnswer",
@@ -218,7 +238,8 @@ class Workflow:
             data, request.data = request.data, b""
             confirm = partial(self._on_confirm, request)
             try:
-                await publisher.publish(self._subject, data, message_id=request.request_id, confirm=confirm)
+                subject = self._subject_of(request)
+                await publisher.publish(subject, data, message_id=request.request_id, confirm=confirm)
             except KrtError as error:
                 self._on_confirm(request, error)
 

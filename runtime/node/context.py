@@ -153,7 +153,11 @@ class Context:
 
     @property
     def state(self) -> Any:
-        raise ContextError(f"node '{self._services.node}' has no state: 'state:' does not run in this version yet")
+        """The state of this message's state id, to be changed in place; kept if the handler succeeds."""
+        holder = self._current("state").state
+        if holder is None:
+            raise ContextError(f"node '{self._services.node}' has no state: add 'state:' to its YAML")
+        return holder.value
 
     # --- the message ---
 

@@ -28,6 +28,7 @@ from runtime.node.handler import HandlerFunction, LoadedHandler, load_handler
 from runtime.node.history import History
 from runtime.node.object_store import ObjectStore
 from runtime.node.runner import Parts, Runner
+from runtime.node.state import StateClass, States
 from runtime.node.threads import HandlerThreads
 from runtime.node.versions import first_version, second_version
 from runtime.node.work import Outputs
@@ -96,6 +97,7 @@ class NodeProcess:
         if not self._planned:
             await bare.bind(self._bus, settings, consumers, self._clock)
         self._services = await self._make_services(self._version.outputs)
+        states = await self._open_states()
         await self._call(self._handler.init)
         self._initialised = True
         self._readers = [self._bus.reader(config, create=not self._planned) for config in consumers]
@@ -115,6 +117,7 @@ class NodeProcess:
                     keep=spec.keep_dead_letters,
                 ),
                 history=await self._open_history(),
+                states=states,
                 metrics=self.metrics,
                 threads=self._threads,
                 concurrency=concurrency,
@@ -156,7 +159,18 @@ class NodeProcess:
         settings = self._settings
         if not self._planned:
             return bare.bare_consumers(settings)
-        return [ConsumerConfig(stream=settings.stream, durable=self.spec.durable, filter_subjects=settings.inputs)]
+        durable, partitions = self.spec.durable, self.spec.partitions
+        if partitions is None:
+            return [ConsumerConfig(stream=settings.stream, durable=durable, filter_subjects=settings.inputs)]
+        return [
+            ConsumerConfig(
+                stream=settings.stream,
+                durable=names.partition_durable(durable, number),
+                filter_subjects=names.partition_inputs(settings.inputs, number),
+                max_ack_pending=1,
+            )
+            for number in range(partitions)
+        ]
 
     async def _make_services(self, outputs: Outputs) -> Services:
         settings = self._settings
@@ -193,6 +207,15 @@ class NodeProcess:
             return History(self._settings.node, None)
         bucket = await self._bus.key_value(names.attempts_bucket(self._settings.stream), create=True)
         return History(self._settings.node, bucket)
+
+    async def _open_states(self) -> States | None:
+        """Return the states of the node, None where it has none. Raises HandlerLoadError for a class that is none."""
+        spec = self.spec.state
+        if spec is None:
+            return None
+        kind = StateClass.load(spec.type, self._handler)
+        bucket = await self._bus.key_value(spec.bucket)
+        return States(bucket, kind, self._version.outputs, lambda: self._bus.max_payload_bytes)
 
     async def _call(self, function: HandlerFunction | None) -> None:
         """Run `init` or `teardown`."""

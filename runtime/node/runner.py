@@ -15,6 +15,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from runtime.bus.base import Confirmation, Delivery, Publisher, Reader, ReaderClosed
@@ -28,6 +29,7 @@ from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler
 from runtime.node.history import History, Record
 from runtime.node.metrics import NodeMetrics
 from runtime.node.settle import Decision, decide, describe
+from runtime.node.state import States
 from runtime.node.threads import HandlerThreads
 from runtime.node.watchdog import LoopWatchdog
 from runtime.node.work import Outputs, Work
@@ -73,6 +75,7 @@ class Parts:
     readers: Sequence[Reader]
     dead_letters: DeadLetters
     history: History
+    states: States | None
     metrics: NodeMetrics
     threads: HandlerThreads
     concurrency: int
@@ -91,6 +94,8 @@ class Runner:
         self._outputs = parts.outputs
         self._metrics = parts.metrics
         self._node = parts.services.node
+        self._states = parts.states
+        self._is_ordered = parts.spec.partitions is not None
         self._timeout_s = parts.spec.timeout_s
         # Slot -> the work whose handler it is running, for the ticker.
         self._running: dict[asyncio.Task[None], Work | None] = {}
@@ -98,7 +103,7 @@ class Runner:
         self._failing: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._watchdog = LoopWatchdog()
-        # One message at a time even where there are several inputs (bare runners only).
+        # As many at once as the node says, also where there are several readers: of inputs (bare), or of partitions.
         self._turn = asyncio.Semaphore(parts.concurrency) if len(parts.readers) > 1 else None
         self._warned_of_result = False
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -110,7 +115,7 @@ class Runner:
         for reader in self._parts.readers:
             await reader.start()
         for number, reader in enumerate(self._parts.readers):
-            for slot in range(self._parts.concurrency):
+            for slot in range(1 if self._is_ordered else self._parts.concurrency):
                 self._slots.append(self._spawn(self._slot(reader), f"{self._node} slot {number}.{slot}"))
         self._ticker = self._spawn(self._tick(), f"{self._node} ticker")
         self._watchdog.start()
@@ -177,8 +182,10 @@ class Runner:
             call = self._decode(work)
             if call is None:
                 await self._pass_along(work)
-            else:
+            elif self._states is None:
                 await self._handle(work, slot, *call)
+            else:
+                await self._states.handle(work, partial(self._handle, work, slot, *call))
         except asyncio.CancelledError as error:
             if _is_stopping(work):  # nothing is settled, `close` of the reader gives it back
                 raise
@@ -381,7 +388,8 @@ class Runner:
             await self._clock.sleep(TICK_S)
             self._cancel_overdue()
             readers = self._parts.readers
-            prefetch = self._metrics.prefetch(self._parts.concurrency)
+            # What an ordered node has at hand blocks its partition for the other replicas.
+            prefetch = 0 if self._is_ordered else self._metrics.prefetch(self._parts.concurrency)
             for reader in readers:
                 reader.prefetch = prefetch
             self._metrics.tick(sum(reader.in_hand for reader in readers))

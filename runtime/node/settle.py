@@ -16,6 +16,7 @@ from runtime.errors import (
     Outcome,
     Reject,
     Retry,
+    RevisionError,
     StreamFullError,
 )
 from runtime.spec.node import RetryPolicy
@@ -62,7 +63,8 @@ def decide(failure: BaseException | None, policy: RetryPolicy, *, failures: int,
         return Decision("dead", counts=True, reason="encode")
     if isinstance(failure, MessageTooLargeError):
         return Decision("dead", counts=True, reason="too-large")
-    if isinstance(failure, (StreamFullError, BusUnavailableError, BusClosedError)):
+    # RevisionError: another replica has kept its state first, and this one's handling has left no trace.
+    if isinstance(failure, (StreamFullError, BusUnavailableError, BusClosedError, RevisionError)):
         return Decision("retry", delay_s=min(BUS_MAX_S, BUS_FIRST_S * 2 ** min(delivery - 1, 16)))
     if isinstance(failure, BusError):
         return Decision("dead", reason="refused")

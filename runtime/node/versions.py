@@ -10,6 +10,7 @@ from runtime.clock import Clock
 from runtime.message import Message
 from runtime.node.metrics import NodeMetrics
 from runtime.node.metrics_v1 import FirstVersionMetrics
+from runtime.node.ordered import OrderedOutputs
 from runtime.node.outputs_v1 import FirstVersionOutputs
 from runtime.node.work import Outputs
 from runtime.settings import NodeSettings
@@ -64,7 +65,7 @@ def second_version(
     """Return the parts for KRE's second version, which is ours. channels: the declared ones, None for any."""
     return WireVersion(
         decode=functools.partial(wire.decode, max_inflated_bytes=settings.max_inflated_bytes),
-        outputs=Outputs(
+        outputs=(OrderedOutputs if spec.partitions else Outputs)(
             bus,
             publisher,
             stream=settings.stream,
@@ -73,6 +74,7 @@ def second_version(
             exit_channel=spec.exit_channel,
             channels=channels,
             own_fields=bool(settings.node_spec),
+            partitioned=spec.partitioned,
         ),
         metrics=NodeMetrics(points, clock, _tags(settings), every_call=not settings.node_spec),
         error_subject=spec.error_subject or settings.output,

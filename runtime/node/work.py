@@ -4,7 +4,9 @@
 and when, is decided in `runner.py`.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from runtime import wire
 from runtime.bus.base import Bus, Confirm, Delivery, Publisher, Reader
@@ -12,9 +14,26 @@ from runtime.errors import BusError, ContextError, DecodeError
 from runtime.message import Message, MessageType, ReplyOutcome
 from runtime.node.settle import describe
 from runtime.spec import names
+from runtime.spec.node import Partitions
 
 # Mark in the message id, so that an early reply and an output of the same number differ.
 _MARKS = {MessageType.OK: "", MessageType.ERROR: "e", MessageType.EARLY_REPLY: "r", MessageType.EARLY_EXIT: "x"}
+
+
+class StateHolder(Protocol):
+    """What `ctx.state` is taken from; see `node/state.py`."""
+
+    @property
+    def value(self) -> Any: ...
+
+
+class HeldOutput(NamedTuple):
+    """An output that waits until its delivery's state is kept; see `Outputs.emit`."""
+
+    payload: bytes
+    channel: str
+    kind: MessageType
+    last: bool
 
 
 class Work:
@@ -29,6 +48,7 @@ class Work:
         "failure",
         "finished",
         "handled",
+        "held",
         "message",
         "on_finished",
         "origin",
@@ -39,6 +59,7 @@ class Work:
         "redrive",
         "replied",
         "saves",
+        "state",
         "timeout_s",
     )
 
@@ -53,6 +74,9 @@ class Work:
         self.outputs = 0
         self.saves = 0
         self.outstanding = 0
+        # On a node with a state: the state of this delivery, and its outputs while they are held back.
+        self.state: StateHolder | None = None
+        self.held: list[HeldOutput] | None = None
         self.failure: BaseException | None = None
         # handled: the handler is through with it. finished: every output is confirmed too, and the end is decided.
         self.handled = False
@@ -110,6 +134,7 @@ class Work:
 
 
 _UNREAD = Message()
+NO_PARTITIONS: Mapping[str, Partitions] = MappingProxyType({})
 # Looked up once: reading a member of an enumeration costs as much as a call.
 _OK = MessageType.OK
 
@@ -130,8 +155,12 @@ class Outputs:
         exit_channel: str | None,
         channels: frozenset[str] | None,
         own_fields: bool = True,
+        partitioned: Mapping[str, Partitions] = NO_PARTITIONS,
     ) -> None:
-        """own_fields: False among KRE's programs, for which an output has no field of ours that its input had not."""
+        """own_fields: False among KRE's programs, for which an output has no field of ours that its input had not.
+
+        partitioned: by subject, the outputs that somebody reads in order.
+        """
         self.node = node
         self.stream = stream
         self._bus = bus
@@ -140,6 +169,7 @@ class Outputs:
         self._exit_channel = exit_channel
         self._channels = channels
         self._own_fields = own_fields
+        self._partitioned = partitioned
 
     @property
     def is_exit(self) -> bool:
@@ -232,6 +262,8 @@ class Outputs:
         stored: Confirm | None = None,
     ) -> None:
         """answers: the caller gets the output, too. closes: it is the last thing that he hears of."""
+        if self._partitioned and (partitions := self._partitioned.get(subject)):
+            subject = partitions.subject(subject, work.message.state_id, work.message.request_id)
         data = self._fit(data, self._publisher.limit_bytes)
         # One ERROR ends a message, however many outputs the attempt before it had sent.
         number = 0 if kind is MessageType.ERROR else work.outputs

@@ -149,7 +149,8 @@ class Workflow:
         if node != names.ENTRYPOINT:
             self.definition.node(node)
         subject = names.node_subject(self._stream, node, channel)
-        messages = [wire.decode(stored.data) for stored in self._stored(self._stream) if stored.subject == subject]
+        stored = (each for each in self._stored(self._stream) if names.unpartitioned_subject(each.subject) == subject)
+        messages = [wire.decode(each.data) for each in stored]
         sent = [message for message in messages if message.type is not MessageType.ERROR]
         return [unpacked(payload.decode_value(message.payload)) for message in sent]
 

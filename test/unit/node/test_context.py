@@ -121,7 +121,7 @@ async def test_a_member_has_the_value(start_node: StartNode, expression: str, ex
             "await ctx.object_store.get('k')",
             "ContextError: no object store configured: set KRT_NATS_OBJECT_STORE",
         ),
-        ("ctx.state", "ContextError: node 'work' has no state: 'state:' does not run in this version yet"),
+        ("ctx.state", "ContextError: node 'work' has no state: add 'state:' to its YAML"),
         (
             "ctx.run(ctx.send_output(1))",
             "ContextError: use 'await' in an async handler; ctx.run is for plain 'def' handlers",
