@@ -2,14 +2,16 @@
 
 import dataclasses
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from runtime.cli import exits
 
 if TYPE_CHECKING:
+    from runtime.errors import Problem
     from runtime.spec.load import Loaded
 
 
@@ -21,6 +23,9 @@ def register(app: typer.Typer) -> None:
 
 def check(
     path: Annotated[Path, typer.Argument(help="A workflow's folder, or its file.")] = Path("."),
+    workflow: Annotated[
+        str, typer.Option("--workflow", metavar="NAME", help="Check only this one of a krt.yml with several.")
+    ] = "",
     strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail the check.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
     no_import: Annotated[bool, typer.Option("--no-import", help="Leave the handlers' code alone.")] = False,
@@ -29,15 +34,12 @@ def check(
 
     Example: krt check workflows/hello --strict
     """
-    from runtime.spec.load import load_report
+    from runtime.spec.load import workflow_names
 
-    loaded = load_report(path, check_handlers=True)
-    if not no_import:
-        from runtime.cli.imports import check_handlers
-
-        check_handlers(loaded)
-    passed = not (loaded.report.problems if strict else loaded.report.errors)
-    typer.echo(_as_json(loaded) if as_json else _as_text(loaded, passed))
+    names = [workflow] if workflow else workflow_names(path) or [""]
+    found = [_load(path, name, no_import) for name in names]
+    passed = not any(loaded.report.problems if strict else loaded.report.errors for loaded in found)
+    typer.echo(_as_json(found) if as_json else _as_text(found, passed))
     raise typer.Exit(exits.OK if passed else exits.CONFIG)
 
 
@@ -51,16 +53,31 @@ def schema() -> None:
     typer.echo(json.dumps(workflow_schema(), indent=2))
 
 
-def _as_text(loaded: "Loaded", passed: bool) -> str:
-    return "\n".join([*(str(problem) for problem in loaded.report.problems), _last_line(loaded, passed)])
+def _load(path: Path, workflow: str, no_import: bool) -> "Loaded":
+    from runtime.spec.load import load_report
+
+    loaded = load_report(path, workflow=workflow, check_handlers=True)
+    if not no_import:
+        from runtime.cli.imports import check_handlers
+
+        check_handlers(loaded)
+    return loaded
 
 
-def _last_line(loaded: "Loaded", passed: bool) -> str:
-    failures = len(loaded.report.errors)
-    warnings = len(loaded.report.problems) - failures
+def _as_text(found: Sequence["Loaded"], passed: bool) -> str:
+    """Return the problems, each once: what is wrong at the top of a krt.yml is wrong in every workflow of it."""
+    problems = sorted({problem for loaded in found for problem in loaded.report.problems})
+    return "\n".join([*(str(problem) for problem in problems), _last_line(found, problems, passed)])
+
+
+def _last_line(found: Sequence["Loaded"], problems: Sequence["Problem"], passed: bool) -> str:
+    warnings = sum(problem.warning for problem in problems)
+    failures = len(problems) - warnings
     parts = [_counted(failures, "problem")] if failures else []
-    if passed and loaded.workflow is not None:
-        parts = [f"workflow {loaded.workflow.name}: {_counted(len(loaded.workflow.nodes), 'node')}, ok"]
+    workflows = [loaded.workflow for loaded in found if loaded.workflow is not None]
+    if passed and workflows:
+        parts = [f"workflow {workflow.name}: {_counted(len(workflow.nodes), 'node')}" for workflow in workflows]
+        parts.append("ok")
     return ", ".join([*parts, _counted(warnings, "warning")] if warnings else parts)
 
 
@@ -68,12 +85,17 @@ def _counted(count: int, thing: str) -> str:
     return f"{count} {thing}" if count == 1 else f"{count} {thing}s"
 
 
-def _as_json(loaded: "Loaded") -> str:
+def _as_json(found: Sequence["Loaded"]) -> str:
+    """Return an object, or a list of them for several workflows of a krt.yml."""
+    results = [_fields(loaded) for loaded in found]
+    return json.dumps(results[0] if len(results) == 1 else results, indent=2, ensure_ascii=False)
+
+
+def _fields(loaded: "Loaded") -> dict[str, Any]:
     workflow = loaded.workflow
-    fields = {
+    return {
         "file": str(loaded.path),
         "workflow": workflow.name if workflow else None,
         "nodes": [node.name for node in workflow.nodes] if workflow else [],
         "problems": [dataclasses.asdict(problem) for problem in loaded.report.problems],
     }
-    return json.dumps(fields, indent=2, ensure_ascii=False)

@@ -7,6 +7,7 @@ import typer
 
 from runtime import errors
 from runtime.cli import exits, target
+from runtime.cli.options import PickOption
 
 if TYPE_CHECKING:
     from runtime.bus.base import Bus
@@ -21,6 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def clean(
     path: Annotated[Path, typer.Argument(metavar="[DIR]", help="A workflow's folder, or its file.")] = Path("."),
+    workflow: PickOption = "",
     nats: Annotated[str, typer.Option("--nats", metavar="URL", help="NATS server, if not that of the run.")] = "",
     runtime_id: Annotated[str, typer.Option("--runtime", metavar="NAME", help="First part of the names.")] = "local",
     yes: Annotated[bool, typer.Option("--yes", help="Remove it; without this it is only shown.")] = False,
@@ -38,7 +40,7 @@ def clean(
     from runtime.deploy.plan import manager_spec, stream_of
     from runtime.spec.load import load_report
 
-    loaded = load_report(path)
+    loaded = load_report(path, workflow=workflow)
     if loaded.workflow is None:
         raise errors.WorkflowError(loaded.report.problems)
     spec = manager_spec(loaded.workflow, runtime_id)

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from runtime.cli.options import PickOption
+
 HEADER = "# Printed by `krt compose`: print it anew instead of editing it."
 
 
@@ -16,6 +18,7 @@ def register(app: typer.Typer) -> None:
 
 def compose(
     path: Annotated[Path, typer.Argument(metavar="[DIR]", help="A workflow's folder, or its file.")] = Path("."),
+    workflow: PickOption = "",
     image: Annotated[str, typer.Option("--image", metavar="NAME", help="Image of the processes.")] = "krt",
     runtime_id: Annotated[str, typer.Option("--runtime", metavar="NAME", help="First part of the names.")] = "local",
     mongo_uri: Annotated[
@@ -41,7 +44,7 @@ def compose(
     from runtime.spec.dump import yaml_text
     from runtime.spec.load import load_report
 
-    loaded = load_report(path, check_handlers=True)
+    loaded = load_report(path, workflow=workflow, check_handlers=True)
     if loaded.workflow is None:
         raise WorkflowError(loaded.report.problems)
     for problem in loaded.report.problems:

@@ -165,7 +165,7 @@ def _code_folders(target: Target) -> list[Path]:
     """Return the folders that the handlers of the workflow import from: their own, then the workflow's."""
     folder = Path(target.run.folder) if target.run else Path(target.name)
     try:
-        workflow = load(folder)
+        workflow = load(folder, workflow=target.name if target.run else "")
     except errors.ConfigError:  # the code may be found all the same
         return [folder, Path.cwd()]
     beside = {workflow.folder / Path(node.handler).parent: None for node in workflow.nodes}

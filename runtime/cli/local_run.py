@@ -48,9 +48,13 @@ DOWN = (State.FAILED, State.CRASH_LOOPING)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RunOptions:
-    """What `krt run` was asked for. place: its `.krt/` tells other commands of the run. store: absolute."""
+    """What `krt run` was asked for. place: its `.krt/` tells other commands of the run. store: absolute.
+
+    workflow: the one to run of a manifest with several.
+    """
 
     path: Path
+    workflow: str
     place: Path
     store: Path
     nats: str
@@ -94,7 +98,7 @@ class LocalRun:
 
     def _load(self) -> Workflow:
         """Return the checked workflow; its warnings are shown. Raises WorkflowError with every problem."""
-        loaded = load_report(self._options.path, check_handlers=True)
+        loaded = load_report(self._options.path, workflow=self._options.workflow, check_handlers=True)
         if loaded.workflow is None:
             raise WorkflowError(loaded.report.problems)
         for problem in loaded.report.problems:
@@ -227,7 +231,7 @@ class LocalRun:
     async def _reload(self, supervisor: Supervisor) -> None:
         """Change the processes over to every edit that has no problems."""
         async for changed in changes(self._workflow.folder):
-            loaded = load_report(self._options.path, check_handlers=True)
+            loaded = load_report(self._options.path, workflow=self._options.workflow, check_handlers=True)
             shown = ", ".join(sorted(path.relative_to(self._workflow.folder).as_posix() for path in changed))
             for problem in loaded.report.problems:
                 self._console.say(str(problem))

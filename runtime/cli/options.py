@@ -6,6 +6,9 @@ import typer
 
 from runtime import errors
 
+PickOption = Annotated[
+    str, typer.Option("--workflow", metavar="NAME", help="The workflow to take of a krt.yml with several.")
+]
 WorkflowArgument = Annotated[
     str, typer.Argument(metavar="WORKFLOW", help="Name, folder or file of a running workflow.")
 ]

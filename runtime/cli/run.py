@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from runtime.cli.options import PickOption
 from runtime.cli.run_file import FOLDER
 
 
@@ -25,6 +26,7 @@ def register(app: typer.Typer) -> None:
 
 def run(
     path: Annotated[Path, typer.Argument(metavar="[DIR]", help="A workflow's folder, or its file.")] = Path("."),
+    workflow: PickOption = "",
     reload: Annotated[bool, typer.Option("--reload", help="Restart what an edit of the folder changes.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Run the folder's demo.py, then stop.")] = False,
     nats: Annotated[str, typer.Option("--nats", metavar="URL", help="Use this NATS instead of an own one.")] = "",
@@ -48,6 +50,7 @@ def run(
 
     options = local_run.RunOptions(
         path=path,
+        workflow=workflow,
         place=Path.cwd(),
         store=store.absolute(),
         nats=nats,

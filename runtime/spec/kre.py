@@ -104,6 +104,8 @@ class _Manifest:
         given = self._version.workflow.read(written, "the workflow", self._report)
         self._check_length(given.get("name"))
         nodes = tuple(self._nodes_v1(given) if self._version is V1 else self._nodes_v2(given))
+        if not nodes:  # and why has been reported
+            return None
         parts = {
             "name": given.get("name"),
             "version": self._given.get("version"),

@@ -1,4 +1,4 @@
-"""Manifests of KRE, of both versions, with the workflows that they stand for; the invalid ones are in `test_spec.py`."""
+"""Manifests of KRE, of both versions, with the workflows they stand for; the invalid ones are in `test_spec.py`."""
 
 import json
 from pathlib import Path
