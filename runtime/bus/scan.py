@@ -6,7 +6,7 @@ message, a restart, its end) is answered in one way: a new one is made behind th
 
 import asyncio
 from collections.abc import Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import nats.errors
 
@@ -20,6 +20,7 @@ from runtime.errors import BusError, BusUnavailableError
 # A page: so many messages at most, and so many bytes, for a page of the largest messages would fill the memory.
 PAGE_MESSAGES = 500
 PAGE_BYTES = 8 * 1024 * 1024
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 # Tries to read a page, each with a new consumer.
 TRIES = 3
 
@@ -59,7 +60,7 @@ class NatsScan:
         """Make the consumer; the arguments are those of `Bus.scan`. Raises NotFoundError, BusUnavailableError."""
         scan = cls(connection, topology, stream, subjects)
         scan._next_sequence = first_sequence
-        await scan._make_consumer(None if since_ns is None else datetime.fromtimestamp(since_ns / 1e9, UTC))
+        await scan._make_consumer(None if since_ns is None else _EPOCH + timedelta(microseconds=since_ns // 1000))
         return scan
 
     @property

@@ -149,7 +149,12 @@ class Topology:
         return before.messages - (await self.stream_state(stream)).messages
 
     async def delete_message(self, stream: str, sequence: int) -> None:
-        await self._call(lambda: self._js.delete_msg(stream, sequence))
+        try:
+            await self._call(lambda: self._js.delete_msg(stream, sequence))
+        except BusError:
+            # Deleting what is not there is a failure without a code of its own; this one is NotFoundError.
+            await self.get_message(stream, sequence)
+            raise
 
     # --- consumers ---
 

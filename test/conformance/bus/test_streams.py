@@ -170,6 +170,16 @@ async def test_purge_takes_messages_from_consumers_whatever_they_have_done(order
     await expect_silence(reader, 0.6)
 
 
+@pytest.mark.parametrize("sequence", [1, 3, 100])
+async def test_a_message_that_is_not_there_cannot_be_deleted(orders: Bus, sequence: int) -> None:
+    await store(orders, "one", "two", "three")
+    await orders.delete_message(STREAM, 1)
+    await orders.delete_message(STREAM, 3)
+
+    with pytest.raises(NotFoundError):
+        await orders.delete_message(STREAM, sequence)
+
+
 async def test_a_deleted_message_is_gone_for_readers_too(orders: Bus) -> None:
     await store(orders, "a", "b", "c")
 
