@@ -98,7 +98,7 @@ async def _drop(delivery: Delivery, spec: ManagerSpec, node: str, publisher: Pub
         traceback="",
         request_id=_request_id(delivery.data),
         stream=spec.stream,
-        subject=delivery.subject,
+        subject=names.source_subject(delivery.subject),
         sequence=delivery.sequence,
         stored_ns=delivery.time_ns,
         attempts=(),

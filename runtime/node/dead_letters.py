@@ -46,7 +46,7 @@ class DeadLetters:
             node=self._node,
             reason=reason,
             error=f"{type(failure).__name__}: {text_of(failure)}",
-            traceback=_user_traceback(failure),
+            traceback=user_traceback(failure),
             request_id=work.message.request_id,
             stream=self._stream,
             subject=names.source_subject(delivery.subject),
@@ -62,7 +62,7 @@ class DeadLetters:
         await store_dead_letter(self._publisher, subject, delivery.data, letter, message_id=message_id)
 
 
-def _user_traceback(failure: BaseException) -> str:
+def user_traceback(failure: BaseException) -> str:
     """Return the traceback from the first frame that is not ours on: how the runtime got there is of no use."""
     report = traceback.TracebackException.from_exception(failure)
     while report.stack and report.stack[0].filename.startswith(_OUR_FILES):

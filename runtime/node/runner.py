@@ -210,6 +210,8 @@ class Runner:
         work.message = message = self._parts.decode(work.delivery.data)
         if not message.request_id:
             work.message = message = message._replace(request_id=f"{self._outputs.stream}-{work.origin}")
+        if work.redrive:  # the deadline was that of a caller who has been told of the failure
+            work.message = message = message._replace(deadline_ms=0)
         if message.type is not _OK and self._passes(message):
             return None
         function = self._parts.handler.select(message.from_node)
