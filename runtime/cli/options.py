@@ -22,6 +22,30 @@ MessageOption = Annotated[
     str, typer.Option("--message", metavar="MODULE:CLASS", help="Send this protobuf message, made from the JSON.")
 ]
 
+WorkflowOption = Annotated[
+    str, typer.Option("--workflow", "-w", metavar="NAME", help="Which workflow, where several run: name, folder, file.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+SinceOption = Annotated[
+    str, typer.Option("--since", metavar="TIME", help="Not before: 2h ago, or 2026-11-21T14:00 (UTC).")
+]
+
+
+def parse_moment_ns(text: str, now_ns: int) -> int | None:
+    """Return the unix time in nanoseconds of `2h` (ago) or `2026-11-21T14:00` (UTC), None for "".
+
+    Raises ConfigError.
+    """
+    from datetime import UTC, datetime
+
+    if not text:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return now_ns - round(parse_duration_s(text) * 1e9)
+    return round((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1e9)
+
 
 def parse_duration_s(text: str) -> float:
     """Return the seconds of `500ms`, `30s`, `2m` or `1h`. Raises ConfigError."""

@@ -64,6 +64,17 @@ def find_all(*, nats: str = "", stream: str = "", start: Path | None = None) -> 
     raise NotRunningError(f"no workflow runs here: {REMEDY}")
 
 
+def find_one(workflow: str = "", *, nats: str = "", stream: str = "") -> Target:
+    """Return the workflow that `--workflow` names, or the only one of the nearest run. Raises as `find` does."""
+    if workflow:
+        return find(workflow, nats=nats, stream=stream)
+    found = find_all(nats=nats, stream=stream)
+    if len(found) > 1:
+        running = ", ".join(each.name for each in found)
+        raise errors.ConfigError(f"several workflows run here: {running}; name one with --workflow")
+    return found[0]
+
+
 @asynccontextmanager
 async def connected(target: Target, *, name: str) -> AsyncIterator[Bus]:
     """Connect to the target's server, and check that its stream is there.

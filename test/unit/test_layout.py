@@ -28,7 +28,7 @@ LAYERS = [
     },
     {"spec"},
     {"bus", "stores"},
-    {"algorithms", "batch", "client", "models"},
+    {"algorithms", "batch", "client", "inspection", "models"},
     {"drivers", "node"},
     {"deploy", "web"},
     {"__init__", "__main__", "cli", "inference", "testing"},

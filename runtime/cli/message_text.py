@@ -1,0 +1,86 @@
+"""Messages of a stream as text for people and as JSON."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+
+from runtime.cli.outputs import plain
+from runtime.inspection.seen import Seen
+from runtime.message import MessageType
+
+# From how many seconds on a span is told in the next larger unit.
+_UNITS = ((172_800.0, 86_400.0, "d"), (7_200.0, 3_600.0, "h"), (120.0, 60.0, "m"), (1.0, 1.0, "s"))
+
+
+def message_text(seen: Seen, now_ns: int) -> str:
+    """Return a line about the message, then its value."""
+    parts = [f"#{seen.sequence}", seen.subject.partition(".")[2], moment(seen.stored_ns, now_ns)]
+    parts += [f"request {seen.request_id}"] if seen.request_id else []
+    parts += [size(seen.size_bytes), seen.payload_type or "no payload"]
+    parts += [seen.type] if seen.type not in (MessageType.OK.name, MessageType.UNDEFINED.name) else []
+    parts += [f"redrive {seen.redrive}"] if seen.redrive else []
+    return "  ".join(parts) + f"\n{indented(body_text(seen))}"
+
+
+def body_text(seen: Seen) -> str:
+    """Return the value as indented JSON, or the error that takes its place, or what could not be read."""
+    if seen.fault:
+        return f"cannot be read: {seen.fault}"
+    if seen.error:
+        return f"error: {seen.error}"
+    return value_text(seen.value)
+
+
+def value_text(value: Any) -> str:
+    """Return a value as indented JSON; protobuf messages of a type that is not known here as type and base64."""
+    return orjson.dumps(value, default=plain, option=orjson.OPT_INDENT_2).decode()
+
+
+def message_record(seen: Seen) -> dict[str, Any]:
+    """Return what stands in JSON for a message; `outputs.json_line` writes it."""
+    return {
+        "sequence": seen.sequence,
+        "subject": seen.subject,
+        "stored": iso(seen.stored_ns),
+        "size_bytes": seen.size_bytes,
+        "message_id": seen.message_id,
+        "redrive": seen.redrive,
+        "request_id": seen.request_id,
+        "from_node": seen.from_node,
+        "type": seen.type,
+        "error": seen.error,
+        "payload_type": seen.payload_type,
+        "value": seen.value,
+        "fault": seen.fault,
+    }
+
+
+def iso(time_ns: int) -> str:
+    """Return a unix time in nanoseconds as UTC text with milliseconds."""
+    return datetime.fromtimestamp(time_ns / 1e9, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def moment(time_ns: int, now_ns: int) -> str:
+    return f"{iso(time_ns)} ({span((now_ns - time_ns) / 1e9)} ago)"
+
+
+def span(seconds: float) -> str:
+    """Return a span of time in one unit: `3d`, `5h`, `2m`, `17s`, `420ms`."""
+    for least_s, unit_s, letter in _UNITS:
+        if seconds >= least_s:
+            return f"{seconds / unit_s:.0f}{letter}"
+    return f"{max(seconds, 0.0) * 1e3:.3g}ms"
+
+
+def size(size_bytes: int) -> str:
+    """Return a size in the unit that leaves a short number."""
+    if size_bytes < 1024:
+        return f"{size_bytes} B"
+    if size_bytes < 1024 * 1024:
+        return f"{size_bytes / 1024:.1f} KiB"
+    return f"{size_bytes / 1024 / 1024:.1f} MiB"
+
+
+def indented(text: str) -> str:
+    return "\n".join(f"  {line}" for line in text.splitlines())

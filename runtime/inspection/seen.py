@@ -1,0 +1,79 @@
+"""A stored message as somebody who looks on sees it: the envelope of either wire version, the value as far as known."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from runtime import payload, wire, wire_v1
+from runtime.bus.stored import StoredMessage
+from runtime.errors import DecodeError
+from runtime.message import Message, MessageType
+from runtime.spec import names
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """One message of a stream. Nothing here raises: `fault` says what could not be read, and the rest is empty then.
+
+    stored_ns: unix time in nanoseconds. redrive: how often the message itself was redriven. payload_type: full name of
+    the protobuf message that holds the value. value: as `payload.decode_value` gives it.
+    """
+
+    sequence: int
+    subject: str
+    stored_ns: int
+    size_bytes: int
+    message_id: str
+    redrive: int
+    request_id: str
+    from_node: str
+    type: str
+    error: str
+    payload_type: str
+    value: Any
+    fault: str
+
+
+def see(stored: StoredMessage) -> Seen:
+    """Decode a message for people."""
+    message, value, fault = Message(), None, ""
+    try:
+        message = decode(stored.data)
+        value = payload.decode_value(message.payload)
+    except DecodeError as error:
+        fault = str(error)
+    return Seen(
+        sequence=stored.sequence,
+        subject=stored.subject,
+        stored_ns=stored.time_ns,
+        size_bytes=len(stored.data),
+        message_id=stored.headers.get(names.MESSAGE_ID_HEADER, ""),
+        redrive=_number(stored.headers.get(names.REDRIVE_HEADER, "")),
+        request_id=message.request_id,
+        from_node=message.from_node,
+        type=MessageType(message.type).name,
+        error=message.error,
+        payload_type=_type_of(message.payload),
+        value=value,
+        fault=fault,
+    )
+
+
+def decode(data: bytes) -> Message:
+    """Read an envelope of whichever wire version it can only be. Raises DecodeError."""
+    try:
+        return wire.decode(data)
+    except DecodeError as error:
+        if error.reason != "wire":
+            raise
+        return wire_v1.decode(data, now_ns=0)
+
+
+def _type_of(packed: bytes) -> str:
+    try:
+        return payload.describe_type(packed) if packed else ""
+    except DecodeError:
+        return ""
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
