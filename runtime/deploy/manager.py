@@ -10,10 +10,11 @@ import math
 from dataclasses import replace
 
 from runtime.bus.base import Bus, ConsumerConfig, ConsumerState, KeyValue, StreamConfig, StreamState
+from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import Clock
 from runtime.deploy.retention import done_sequence, first_within_share, is_pressed, slowest
 from runtime.errors import BusClosedError, BusError, DriftError, NotFoundError
-from runtime.spec.manager import ConsumerSpec, ManagerSpec
+from runtime.spec.manager import ConsumerSpec, ManagerSpec, ObjectStoreSpec
 from runtime.spec.names import ENTRYPOINT_METADATA
 
 log = logging.getLogger(__name__)
@@ -41,8 +42,10 @@ class Manager:
 
         Raises DriftError with the diff for what cannot be updated, BusUnavailableError when NATS does not answer.
         """
-        # Buckets first and the stream last: a node that sees the stream finds everything else.
+        # Buckets and object stores first, and the stream last: a node that sees the stream finds everything else.
         await self._apply_buckets()
+        for store in self._spec.object_stores:
+            await self._apply_object_store(store)
         for stream in self._streams():
             _log_changes(await self._bus.ensure_stream(stream))
         for consumer in self._spec.consumers:
@@ -122,6 +125,16 @@ class Manager:
             "files" if placement.storage == "file" else "memory, and lost with them,", placement.replicas,
             extra={"action": "placed"},
         )  # fmt: skip
+
+    async def _apply_object_store(self, store: ObjectStoreSpec) -> None:
+        config = ObjectStoreConfig(
+            name=store.name,
+            storage=self._spec.storage,
+            replicas=self._spec.replicas,
+            max_bytes=store.max_bytes,
+            max_age_s=store.keep_s,
+        )
+        _log_changes(await self._bus.ensure_object_store(config))
 
     async def _warn_of_strangers(self) -> None:
         """Tell of consumers that the workflow does not have any more: what they have not handled stays for ever."""

@@ -15,7 +15,7 @@ from runtime.deploy.process import Process
 from runtime.errors import ConfigError
 from runtime.settings import DEFAULT_GRACE_S
 from runtime.spec import names
-from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec
+from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
 from runtime.spec.model import Node, Source, Workflow, entrypoint
 from runtime.spec.node import NodeSpec, Partitions, StateSpec
 
@@ -109,6 +109,12 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
         dead_letters=_dead_letters(workflow, stream),
         buckets=_buckets(workflow, stream, runtime_id),
         applied_bucket=names.applied_bucket(stream),
+        object_stores=tuple(
+            ObjectStoreSpec(
+                name=_object_store(workflow, name, runtime_id), keep_s=store.keep_s or 0.0, max_bytes=store.max_bytes
+            )
+            for name, store in workflow.objects.items()
+        ),
         state_buckets={
             names.state_bucket(stream, node.name): node.state.ttl_s or 0.0 for node in workflow.nodes if node.state
         },
@@ -184,8 +190,15 @@ def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str,
         "KRT_NATS_KEY_VALUE_STORE_PROJECT": project,
         "KRT_NATS_KEY_VALUE_STORE_WORKFLOW": of_workflow,
         "KRT_NATS_KEY_VALUE_STORE_NODE": of_node,
+        **_object_store_variable(workflow, node, target),
         "KRT_NODE_SPEC": _node_spec(workflow, node, target).model_dump_json(),
     }
+
+
+def _object_store_variable(workflow: Workflow, node: Node, target: Target) -> dict[str, str]:
+    if not node.object_store:
+        return {}
+    return {"KRT_NATS_OBJECT_STORE": _object_store(workflow, node.object_store, target.runtime_id)}
 
 
 def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
@@ -283,6 +296,11 @@ def _scopes(workflow: Workflow, node: Node, runtime_id: str) -> tuple[str, str, 
         names.configuration_bucket(*place, workflow.name),
         names.configuration_bucket(*place, workflow.name, node.name),
     )
+
+
+def _object_store(workflow: Workflow, name: str, runtime_id: str) -> str:
+    owner = workflow.name if workflow.objects[name].scope == "workflow" else ""
+    return names.object_store(runtime_id, workflow.version, owner, name)
 
 
 def _check_secrets(workflow: Workflow, target: Target) -> None:

@@ -5,14 +5,14 @@ version brings are listed as well, for a refusal in clear words.
 """
 
 import re
-from collections.abc import Mapping as Table
-from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 from runtime.spec import names
-from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, Order, State
-from runtime.spec.report import Fault, Place, Report, did_you_mean
-from runtime.spec.tree import SHOWN_LENGTH, Entry, Items, Mapping, Text, Value
+from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, ObjectStore, Order, State
+from runtime.spec.record import Field, Record
+from runtime.spec.report import Fault, Place, Report
+from runtime.spec.tree import SHOWN_LENGTH, Items, Mapping, Text, Value
 from runtime.spec.values import (
     AnyText,
     Choice,
@@ -29,7 +29,6 @@ from runtime.spec.values import (
     SecretNames,
     Size,
     Spot,
-    ValueType,
     WholeNumber,
     check_name,
     expect_mapping,
@@ -37,74 +36,6 @@ from runtime.spec.values import (
     not_yet,
     wrong_type,
 )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Field:
-    """One key. `default` is written as in the file (None: there is none to show).
-
-    attribute: the name of the value in the models, where it is another one than the key's.
-    """
-
-    type: ValueType
-    description: str
-    default: Any = None
-    required: bool = False
-    attribute: str = ""
-
-    def schema(self) -> JsonSchema:
-        schema = {"description": self.description, **self.type.schema()}
-        return schema if self.default is None else {**schema, "default": self.default}
-
-
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A mapping with known keys; what it reads is named as in the models.
-
-    planned: keys of a later version, with what they do. owner: how problems name the mapping (default: as around it).
-    """
-
-    fields: Table[str, Field]
-    planned: Table[str, str] = field(default_factory=dict)
-    owner: str = ""
-
-    def read(self, value: Value, spot: Spot, report: Report) -> dict[str, Any]:
-        mapping = expect_mapping(value, spot)
-        inner = Spot("", self.owner) if self.owner else spot
-        found: dict[str, Any] = {}
-        for entry in mapping.entries:
-            with report.collecting():
-                self._check_key(entry, inner)
-                known = self.fields[entry.key.text]
-                here = Spot(entry.key.text, inner.owner)
-                found[known.attribute or entry.key.text] = known.type.read(entry.value, here, report)
-        with report.collecting():
-            self._check_complete(mapping, inner)
-        return found
-
-    def schema(self) -> JsonSchema:
-        return {
-            "type": "object",
-            "properties": {key: known.schema() for key, known in self.fields.items()},
-            "required": [key for key, known in self.fields.items() if known.required],
-            "additionalProperties": False,
-        }
-
-    def _check_key(self, entry: Entry, spot: Spot) -> None:
-        key = entry.key.text
-        if key in self.fields:
-            return
-        if key in self.planned:
-            raise not_yet(f'"{key}" of {spot.owner} {self.planned[key]}', entry.key)
-        remedy = did_you_mean(key, self.fields, self.planned)
-        raise Fault(entry.key.place, f'{spot} has no key "{key[:80]}"', remedy, "unknown-key")
-
-    def _check_complete(self, mapping: Mapping, spot: Spot) -> None:
-        missing = [key for key, known in self.fields.items() if known.required and mapping.get(key) is None]
-        if missing:
-            keys = " and no ".join(f'"{key}"' for key in missing)
-            remedy = "add one" if len(missing) == 1 else "add them"
-            raise Fault(mapping.place, f"{spot} has no {keys}", remedy, "missing-key")
 
 
 class WrittenSource(NamedTuple):
@@ -334,6 +265,66 @@ STREAM = Record(
     owner="the stream",
 )
 
+OBJECT_STORE = Record(
+    {
+        "scope": Field(
+            type=Choice(("workflow", "project")),
+            default="workflow",
+            description="Whose it is: this workflow's, or shared by the workflows of the version",
+        ),
+        "description": Field(type=AnyText(), description="Text for people"),
+        "keep": Field(
+            type=Duration(positive=True, or_none=True),
+            default="none",
+            attribute="keep_s",
+            description="How long an object is kept, or none for ever",
+        ),
+        "max_bytes": Field(type=Size(), default="1Gi", description="A full store refuses, it never discards"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Objects:
+    """The object stores by their names."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> dict[str, ObjectStore]:
+        found: dict[str, ObjectStore] = {}
+        for entry in expect_mapping(value, spot).entries:
+            with report.collecting():
+                name = StoreName().read(entry.key, spot, report).text
+                if name == names.CLAIMS_STORE:
+                    what = f'the object store "{name}" belongs to the runtime'
+                    raise Fault(entry.key.place, what, "choose another name", "reserved-name")
+                here = Spot("", f'the object store "{name}"')
+                found[name] = ObjectStore(**OBJECT_STORE.read(entry.value, here, report))
+        return found
+
+    def schema(self) -> JsonSchema:
+        return {
+            "type": "object",
+            "propertyNames": {
+                "pattern": f"^{names.NAME_PATTERN.pattern}$",
+                "maxLength": names.MAX_NAME_LENGTH,
+                "not": {"const": names.CLAIMS_STORE},
+            },
+            "additionalProperties": OBJECT_STORE.schema(),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class StoreName:
+    """The name of an object store, with its place; whether there is one is the loader's business."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> Text:
+        text = expect_text(value, spot, "the name of an object store")
+        check_name(text.text, text)
+        return text
+
+    def schema(self) -> JsonSchema:
+        return Name().schema()
+
+
 # Kinds of nodes of a later version, with what they do.
 PLANNED_KINDS = {
     "models": "calls the models of a cluster",
@@ -372,6 +363,9 @@ NODE = Record(
         ),
         "order": Field(type=Ordering(), description="Handle the messages of one state id in order, one at a time"),
         "state": Field(type=Stateful(), description="The same, and keep a ctx.state for each state id"),
+        "object_store": Field(
+            type=StoreName(), description="Which of objects is ctx.object_store; the only one declared by default"
+        ),
         "env": Field(type=Environment(), description="Variables of the process: text as written"),
         "config": Field(type=Configuration(), description="Values of the node's configuration scope"),
         "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
@@ -381,7 +375,6 @@ NODE = Record(
         "sink": "stores messages without code",
         "batch": "groups messages for a handler",
         "resources": "limits what a process may use",
-        "object_store": "chooses an object store",
         "image": "chooses a container image",
         "versions": "runs a second version beside the first",
     },
@@ -412,12 +405,12 @@ WORKFLOW = Record(
         ),
         "defaults": Field(type=NodeDefaults(), description="Keys of every node, mappings merged key by key"),
         "config": Field(type=Configuration(), description="Values of the workflow's configuration scope"),
+        "objects": Field(type=Objects(), description="Object stores by their names, for ctx.object_store"),
         "stream": Field(type=STREAM, description="The stream that holds every message of the workflow"),
     },
     planned={
         "drivers": "joins it to the outside",
         "algorithms": "deploys algorithm runners with it",
-        "objects": "declares object stores",
     },
     owner="the workflow",
 )

@@ -22,6 +22,7 @@ from runtime.spec import kre, names
 from runtime.spec.fields import NODE, PLANNED_KINDS, WORKFLOW, WrittenSource, node_title
 from runtime.spec.model import MAX_DEDUP_WINDOW_S, Node, Source, Stream, Workflow
 from runtime.spec.node import RetryPolicy
+from runtime.spec.objects import choose_object_stores
 from runtime.spec.order import check_order, warn_of_order
 from runtime.spec.report import START, Fault, Report, nearest
 from runtime.spec.tree import MAX_SIZE, Entry, Mapping, Text, Value, parse, too_large
@@ -135,6 +136,7 @@ class _Loader:
         _check_merged_size(root, nodes, defaults)
         drafts = tuple(self._draft(with_defaults(node, defaults), n) for n, node in enumerate(nodes, start=1))
         wire(drafts, _driver_names(root), self._report)
+        choose_object_stores(drafts, values.get("objects", {}), self._report)
         check_order(drafts, self._report)
         written: WrittenSource | None = values.pop("output", None)
         output = written or _last(drafts)

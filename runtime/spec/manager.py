@@ -27,6 +27,14 @@ class DeadLetterSpec(Frozen):
     keep_s: Annotated[float, Field(gt=0)]
 
 
+class ObjectStoreSpec(Frozen):
+    """One object store. keep_s: 0 keeps objects for ever."""
+
+    name: str
+    keep_s: Annotated[float, Field(ge=0)]
+    max_bytes: Annotated[int, Field(ge=1)]
+
+
 class ManagerSpec(Frozen):
     """Everything that a deployed workflow has on NATS.
 
@@ -49,3 +57,4 @@ class ManagerSpec(Frozen):
     applied_bucket: str
     state_buckets: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     entrypoint: Partitions | None = None
+    object_stores: tuple[ObjectStoreSpec, ...] = ()

@@ -24,7 +24,7 @@ DEFAULT_DEAD_LETTER_KEEP_S = 14 * 24 * 3600.0
 # Partitions of an ordered node, and seconds that a state is kept after its last message, when the file does not say.
 DEFAULT_PARTITIONS = 16
 DEFAULT_STATE_TTL_S = 30 * 24 * 3600.0
-# Bytes of a workflow's stream when the file does not say.
+# Bytes of a workflow's stream, and of an object store, when the file does not say.
 DEFAULT_MAX_BYTES = 1024**3
 
 
@@ -70,6 +70,15 @@ class State(Frozen):
     ttl_s: Annotated[float, Field(gt=0)] | None = DEFAULT_STATE_TTL_S
 
 
+class ObjectStore(Frozen):
+    """A store of objects, of one workflow or of all those of a version. keep_s: None keeps an object for ever."""
+
+    scope: Literal["workflow", "project"] = "workflow"
+    description: str = ""
+    keep_s: Annotated[float, Field(gt=0)] | None = None
+    max_bytes: Annotated[int, Field(ge=1)] = DEFAULT_MAX_BYTES
+
+
 class Node(Frozen):
     """One step of a workflow.
 
@@ -77,6 +86,7 @@ class Node(Frozen):
     concurrency: messages handled at once by a replica; None leaves it to the handler (`async def` 16, else 1).
     timeout_s: limit of one delivery; None is no limit.
     dead_letter_keep_s: how long a given-up message is kept; None counts and logs it without storing it.
+    object_store: name of the one that is `ctx.object_store`, "" for none.
     secrets: names of variables to pass on to the process, never values.
     """
 
@@ -90,6 +100,7 @@ class Node(Frozen):
     timeout_s: Annotated[float, Field(gt=0)] | None = DEFAULT_TIMEOUT_S
     retry: RetryPolicy = RetryPolicy()
     dead_letter_keep_s: Annotated[float, Field(gt=0)] | None = DEFAULT_DEAD_LETTER_KEEP_S
+    object_store: str = ""
     env: dict[str, str] = Field(default_factory=dict)
     config: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
@@ -122,6 +133,7 @@ class Workflow(Frozen):
     output: Source
     stream: Stream = Stream()
     config: dict[str, str] = Field(default_factory=dict)
+    objects: dict[str, ObjectStore] = Field(default_factory=dict)
     folder: Path
     path: Path
 

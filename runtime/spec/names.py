@@ -12,6 +12,7 @@
 | state | KV `state_<stream>_<node>`, key: SHA-256 of the state id | `state.ttl` after an id's last message |
 | failed attempts | KV `attempts_<stream>`, key `<node>/<sequence>` | until the message is done |
 | applied configuration | KV `applied_<stream>`, key `<bucket>/<key>` | until changed |
+| objects | object store `<stream>_<name>`, or `<runtime>_<version>_<name>` | by `objects.<name>.keep` |
 | presence | KV `presence`, key `<kind>.<stream>[.<name>].<instance>` | until 6 s after its last beat |
 | writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
@@ -55,6 +56,9 @@ PASS_FROM = "PASSTHROUGH_FROM"
 PRESENCE_BUCKET = "presence"
 # Kinds of processes, as their service records name them.
 NODE, MANAGER, WRITER = "node", "manager", "writer"
+
+# Name of the object store that is kept for payloads larger than a message.
+CLAIMS_STORE = "claims"
 
 WRITER_SUBJECT = "mongo_writer"
 WRITER_QUEUE = "krt-writer"
@@ -209,6 +213,11 @@ def presence_key(kind: str, *place: str) -> str:
 def presence_keys(stream: str) -> str:
     """Return the keys of every process of one deployed workflow, as a watch takes them."""
     return f"*.{stream}.>"
+
+
+def object_store(runtime: str, version: str, workflow: str, store: str) -> str:
+    """Return an object store of a workflow; with "" for the workflow, one that those of a version share."""
+    return "_".join(part for part in (runtime, version, workflow, store) if part)
 
 
 def writer_subject(stream: str) -> str:

@@ -53,6 +53,7 @@ Code = Literal[
     "unchecked-edge",
     "unknown-channel",
     "unknown-key",
+    "unknown-object-store",
     "unknown-source",
     "unread",
     "unreadable",

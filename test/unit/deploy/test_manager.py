@@ -10,10 +10,11 @@ import pytest
 from runtime.bus.base import ConsumerConfig, Delivery, Reader, StreamConfig
 from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.bus.memory_kv import MemoryKeyValue
+from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import FakeClock, settle
 from runtime.deploy.manager import LOOK_EVERY_S, LOOK_WHEN_PRESSED_S, Manager
-from runtime.errors import DriftError
-from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec
+from runtime.errors import DriftError, StreamFullError
+from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
 
 KEEP_S = 60.0
 SPEC = ManagerSpec(
@@ -165,13 +166,51 @@ class RecordingBus(MemoryBus):
         self.made.append(config.name)
         return await super().ensure_stream(config)
 
+    async def ensure_object_store(self, config: ObjectStoreConfig) -> list[str]:
+        self.made.append(config.name)
+        return await super().ensure_object_store(config)
+
 
 async def test_a_node_that_sees_the_stream_finds_everything_else(broker: MemoryBroker, clock: FakeClock) -> None:
     bus = RecordingBus(broker)
 
-    await Manager(bus, SPEC, clock).apply()
+    await Manager(bus, with_pages(), clock).apply()
 
-    assert bus.made == ["applied_s", "attempts_s", "config", "s_dlq", "s"]
+    assert bus.made == ["applied_s", "attempts_s", "config", "s_pages", "s_dlq", "s"]
+
+
+def with_pages(**changes: float) -> ManagerSpec:
+    store = ObjectStoreSpec(**{"name": "s_pages", "keep_s": 60, "max_bytes": 1000, **changes})
+    return SPEC.model_copy(update={"object_stores": (store,)})
+
+
+async def test_an_object_store_is_made_with_its_limits(broker: MemoryBroker, clock: FakeClock) -> None:
+    flow = Flow(broker, with_pages())
+    await flow.manager.apply()
+    store = await flow.bus.object_store("s_pages")
+    await store.put("page", b"x" * 1000)
+
+    with pytest.raises(StreamFullError):
+        await store.put("other", b"x")
+    await clock.advance(59)
+    young = await store.names()
+    await clock.advance(1)
+
+    assert (young, await store.names()) == (["page"], [])
+
+
+async def test_every_change_of_an_object_store_is_a_line_of_the_log(
+    broker: MemoryBroker, caplog: pytest.LogCaptureFixture
+) -> None:
+    await Flow(broker, with_pages()).manager.apply()
+    caplog.set_level(logging.INFO)
+
+    await Flow(broker, with_pages(keep_s=0, max_bytes=2000)).manager.apply()
+
+    assert caplog.messages == [
+        "object store s_pages: max_bytes: 1000 -> 2000",
+        "object store s_pages: max_age_s: 60.0 -> 0.0",
+    ]
 
 
 # --- configuration ---

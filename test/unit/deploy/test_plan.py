@@ -12,8 +12,8 @@ from runtime import settings
 from runtime.deploy.plan import Target, error_source, handler_versions, manager_spec, plan
 from runtime.deploy.process import Process
 from runtime.errors import ConfigError
-from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec
-from runtime.spec.model import Node, Source, Stream, Workflow
+from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
+from runtime.spec.model import Node, ObjectStore, Source, Stream, Workflow
 from runtime.spec.node import NodeSpec, RetryPolicy
 
 TARGET = Target(
@@ -203,6 +203,27 @@ def test_the_manager_is_told_all_that_the_workflow_has_on_nats() -> None:
             "key-store_local_v1_triage_score": {"threshold": "0.7"},
         },
         applied_bucket="applied_local_v1_triage",
+    )
+
+
+def test_a_node_is_told_its_object_store_and_the_manager_all_of_them() -> None:
+    flow = workflow(
+        node("clean"),
+        node("ocr", "clean", object_store="pages"),
+        node("label", "ocr", object_store="weights"),
+        objects={
+            "pages": ObjectStore(keep_s=60, max_bytes=5000),
+            "weights": ObjectStore(scope="project"),
+        },
+    )
+
+    spec = manager_spec(flow, "local")
+
+    stores = [settings_of(flow, name).object_store for name in ("clean", "ocr", "label")]
+    assert stores == ["", "local_v1_triage_pages", "local_v1_weights"]
+    assert spec.object_stores == (
+        ObjectStoreSpec(name="local_v1_triage_pages", keep_s=60, max_bytes=5000),
+        ObjectStoreSpec(name="local_v1_weights", keep_s=0, max_bytes=1024**3),
     )
 
 

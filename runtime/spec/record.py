@@ -1,0 +1,77 @@
+"""A mapping with known keys: how it is read, and how it is shown. The tables of keys are in `spec/fields.py`."""
+
+from collections.abc import Mapping as Table
+from dataclasses import dataclass, field
+from typing import Any
+
+from runtime.spec.report import Fault, Report, did_you_mean
+from runtime.spec.tree import Entry, Mapping, Value
+from runtime.spec.values import JsonSchema, Spot, ValueType, expect_mapping, not_yet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Field:
+    """One key. `default` is written as in the file (None: there is none to show).
+
+    attribute: the name of the value in the models, where it is another one than the key's.
+    """
+
+    type: ValueType
+    description: str
+    default: Any = None
+    required: bool = False
+    attribute: str = ""
+
+    def schema(self) -> JsonSchema:
+        schema = {"description": self.description, **self.type.schema()}
+        return schema if self.default is None else {**schema, "default": self.default}
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A mapping with known keys; what it reads is named as in the models.
+
+    planned: keys of a later version, with what they do. owner: how problems name the mapping (default: as around it).
+    """
+
+    fields: Table[str, Field]
+    planned: Table[str, str] = field(default_factory=dict)
+    owner: str = ""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> dict[str, Any]:
+        mapping = expect_mapping(value, spot)
+        inner = Spot("", self.owner) if self.owner else spot
+        found: dict[str, Any] = {}
+        for entry in mapping.entries:
+            with report.collecting():
+                self._check_key(entry, inner)
+                known = self.fields[entry.key.text]
+                here = Spot(entry.key.text, inner.owner)
+                found[known.attribute or entry.key.text] = known.type.read(entry.value, here, report)
+        with report.collecting():
+            self._check_complete(mapping, inner)
+        return found
+
+    def schema(self) -> JsonSchema:
+        return {
+            "type": "object",
+            "properties": {key: known.schema() for key, known in self.fields.items()},
+            "required": [key for key, known in self.fields.items() if known.required],
+            "additionalProperties": False,
+        }
+
+    def _check_key(self, entry: Entry, spot: Spot) -> None:
+        key = entry.key.text
+        if key in self.fields:
+            return
+        if key in self.planned:
+            raise not_yet(f'"{key}" of {spot.owner} {self.planned[key]}', entry.key)
+        remedy = did_you_mean(key, self.fields, self.planned)
+        raise Fault(entry.key.place, f'{spot} has no key "{key[:80]}"', remedy, "unknown-key")
+
+    def _check_complete(self, mapping: Mapping, spot: Spot) -> None:
+        missing = [key for key, known in self.fields.items() if known.required and mapping.get(key) is None]
+        if missing:
+            keys = " and no ".join(f'"{key}"' for key in missing)
+            remedy = "add one" if len(missing) == 1 else "add them"
+            raise Fault(mapping.place, f"{spot} has no {keys}", remedy, "missing-key")
