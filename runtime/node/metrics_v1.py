@@ -30,7 +30,7 @@ class FirstVersionMetrics(NodeMetrics):
         started = wire_v1.time_of(first.start_ns)
         before = wire_v1.read_passage(first.tracking[-1])
         if before.end is not None:
-            fields = {
+            fields: dict[str, float | str] = {
                 "tracking_id": first.tracking_id,
                 "node_from": before.node,
                 "elapsed_ms": elapsed_s * 1000,
