@@ -75,6 +75,16 @@ def durable_of(node: Node) -> str:
     return names.durable(node.name, [str(source) for source in node.sources])
 
 
+def object_store_of(workflow: Workflow, name: str, runtime_id: str) -> str:
+    """Return what an object store of the file is called on NATS. Raises ConfigError for one that is not declared."""
+    store = workflow.objects.get(name)
+    if store is None:
+        known = ", ".join(workflow.objects) or "none"
+        raise ConfigError(f'workflow "{workflow.name}" has no object store "{name}"; it has {known}')
+    owner = workflow.name if store.scope == "workflow" else ""
+    return names.object_store(runtime_id, workflow.version, owner, name)
+
+
 def handler_versions(workflow: Workflow) -> dict[str, str]:
     """Return a short hash of every node's handler file, "" for one that cannot be read; the one function with I/O."""
     return {node.name: _version_of(workflow.folder / node.handler) for node in workflow.nodes}
@@ -111,7 +121,7 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
         applied_bucket=names.applied_bucket(stream),
         object_stores=tuple(
             ObjectStoreSpec(
-                name=_object_store(workflow, name, runtime_id), keep_s=store.keep_s or 0.0, max_bytes=store.max_bytes
+                name=object_store_of(workflow, name, runtime_id), keep_s=store.keep_s or 0.0, max_bytes=store.max_bytes
             )
             for name, store in workflow.objects.items()
         ),
@@ -198,7 +208,7 @@ def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str,
 def _object_store_variable(workflow: Workflow, node: Node, target: Target) -> dict[str, str]:
     if not node.object_store:
         return {}
-    return {"KRT_NATS_OBJECT_STORE": _object_store(workflow, node.object_store, target.runtime_id)}
+    return {"KRT_NATS_OBJECT_STORE": object_store_of(workflow, node.object_store, target.runtime_id)}
 
 
 def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
@@ -296,11 +306,6 @@ def _scopes(workflow: Workflow, node: Node, runtime_id: str) -> tuple[str, str, 
         names.configuration_bucket(*place, workflow.name),
         names.configuration_bucket(*place, workflow.name, node.name),
     )
-
-
-def _object_store(workflow: Workflow, name: str, runtime_id: str) -> str:
-    owner = workflow.name if workflow.objects[name].scope == "workflow" else ""
-    return names.object_store(runtime_id, workflow.version, owner, name)
 
 
 def _check_secrets(workflow: Workflow, target: Target) -> None:

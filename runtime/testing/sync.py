@@ -59,3 +59,6 @@ class SyncWorkflow:
 
     def points(self, measurement: str) -> list[Point]:
         return self._workflow.points(measurement)
+
+    def objects(self, store: str) -> dict[str, bytes]:
+        return self._workflow.objects(store)

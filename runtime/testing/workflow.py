@@ -20,7 +20,7 @@ from runtime.bus.memory_reader import MemoryReader
 from runtime.clock import FakeClock, settle
 from runtime.deadletter import HEADER, DeadLetter
 from runtime.deploy.manager import Manager
-from runtime.deploy.plan import Target, handler_versions, manager_spec, plan, stream_of
+from runtime.deploy.plan import Target, handler_versions, manager_spec, object_store_of, plan, stream_of
 from runtime.deploy.process import Process
 from runtime.deploy.service import WriterDesk
 from runtime.errors import ConfigError, NotFoundError
@@ -167,6 +167,10 @@ class Workflow:
     def points(self, measurement: str) -> list[Point]:
         """Return the points of a measurement, in order."""
         return [point for point in self._points if point.measurement == measurement]
+
+    def objects(self, store: str) -> dict[str, bytes]:
+        """Return what an object store of the file holds, by key. Raises ConfigError for one that is not declared."""
+        return self._broker.object_stores[object_store_of(self.definition, store, RUNTIME_ID)].contents()
 
     # --- life ---
 

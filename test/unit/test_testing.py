@@ -59,6 +59,24 @@ def test_a_plain_test_sends_and_looks_at_everything(chain: Path) -> None:
         assert workflow.dead_letters() == []
 
 
+def test_nodes_share_objects_and_a_test_looks_at_them(tmp_path: Path) -> None:
+    put = (
+        "async def handler(ctx, data: str) -> str:\n"
+        "    await ctx.object_store.save('page', data.encode())\n"
+        "    return 'page'\n"
+    )
+    get = "def handler(ctx, key: str) -> str:\n    return ctx.run(ctx.object_store.get(key)).decode().upper()\n"
+    folder = write(tmp_path, "objects: {pages: {}}\nnodes: [{name: put}, {name: get}]\n", put=put, get=get)
+
+    with run_workflow(folder) as workflow:
+        answer = workflow.send("text")
+
+        assert answer == "TEXT"
+        assert workflow.objects("pages") == {"page": b"text"}
+        with pytest.raises(ConfigError, match='"tested" has no object store "page"; it has pages'):
+            workflow.objects("page")
+
+
 async def test_an_async_test_does_the_same(chain: Path) -> None:
     async with Workflow(chain) as workflow:
         assert await workflow.send(1) == 4
@@ -270,6 +288,19 @@ async def test_a_handler_alone_is_called_with_a_context_that_records() -> None:
     assert [document["value"] for document in ctx.saved["seen"]] == [5]
     assert [(each["predictedValue"], each["trueValue"]) for each in ctx.predictions] == [("cat", "dog")]
     assert [(point.measurement, point.fields) for point in ctx.points] == [("value", {"value": 5})]
+
+
+async def test_a_handler_alone_has_an_object_store() -> None:
+    async def handler(ctx: Any, data: bytes) -> list[str]:
+        await ctx.object_store.save("new", data + await ctx.object_store.get("old"))
+        await ctx.object_store.delete("old")
+        keys: list[str] = await ctx.object_store.list()
+        return keys
+
+    ctx = RecordingContext(objects={"old": b"given"})
+
+    assert await call(handler, ctx, b"sent ") == ["new"]
+    assert ctx.objects == {"new": b"sent given"}
 
 
 async def test_a_plain_handler_alone_may_wait_with_ctx_run() -> None:
