@@ -32,6 +32,12 @@ needs_nats = pytest.mark.usefixtures("nats_server_binary")
 each_example = pytest.mark.parametrize("name", EXAMPLES)
 
 
+@pytest.fixture(autouse=True)
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hide the GPUs of this machine: `expected.json` of cuda-smoke is that of a machine without one."""
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+
 def content(name: str, file: str) -> Any:
     return json.loads((WORKFLOWS / name / file).read_text())
 
