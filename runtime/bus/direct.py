@@ -25,10 +25,8 @@ log = logging.getLogger(__name__)
 # Bytes of a message whose end has not arrived that are put before the next chunk; a larger one is collected by nats-py.
 MAX_BEGUN_BYTES = 64 * 1024
 
-# The header block of a message that has nothing but an id: nearly all of them.
-_ID = "Nats-Msg-Id"
-_ID_BLOCK = f"NATS/1.0\r\n{_ID}: ".encode()
-
+# What a header block begins with; one that carries a status goes on in this line.
+_VERSION_LINE = b"NATS/1.0\r\n"
 
 # subject, reply ("" for none), data, headers (None for none)
 OnArrival = Callable[[str, str, bytes, Headers | None], None]
@@ -99,7 +97,7 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
             return
         parsed = None
         if headers:
-            parsed = _only_id(headers) or await self._process_headers(headers)
+            parsed = _only_header(headers) or await self._process_headers(headers)
         try:
             callback(subject.decode(), reply.decode(), data, parsed)
         except Exception as error:
@@ -156,7 +154,7 @@ class DirectParser(Parser):  # type: ignore[misc]  # nats-py is not typed here
                 if len(fields) == 6:
                     reply = fields[3]
                 head_end = body + int(fields[-2])
-                headers = _only_id(data[body:head_end])
+                headers = _only_header(data[body:head_end])
                 if headers is None:  # a status, or a redriven message: not worth a parser of our own
                     return begin
                 body = head_end
@@ -178,11 +176,13 @@ def _is_whole(data: bytes) -> bool:
     return line_end > 0 and len(data) >= line_end + 4 + int(data[:line_end].split()[-1])
 
 
-def _only_id(headers: bytes) -> dict[str, str] | None:
-    """Return the headers when a message id is all there is, which is the usual case; else None."""
-    if headers.startswith(_ID_BLOCK) and headers.find(b"\r\n", len(_ID_BLOCK)) == len(headers) - 4:
-        return {_ID: headers[len(_ID_BLOCK) : -4].decode()}
-    return None
+def _only_header(block: bytes) -> dict[str, str] | None:
+    """Return the headers when there is one, the id of a message or of a document, and no status; else None."""
+    begin = len(_VERSION_LINE)
+    if not block.startswith(_VERSION_LINE) or block.find(b"\r\n", begin) != len(block) - 4:
+        return None
+    name, _, value = block[begin:-4].partition(b": ")
+    return {name.decode(): value.decode()} if value else None
 
 
 def publish_command(subject: str, data: bytes, reply: str, block: bytes) -> bytes:

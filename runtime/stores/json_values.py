@@ -35,20 +35,40 @@ def _plain(value: Any, refusal: type[StoreError], path: str, depth: int) -> Any:
     if isinstance(value, Mapping):
         return _object(value, refusal, path, depth)
     if isinstance(value, (list, tuple)):
-        return [_plain(item, refusal, _join(path, str(i)), depth + 1) for i, item in enumerate(value)]
+        return [
+            item if _is_plain(item) else _plain(item, refusal, _join(path, str(i)), depth + 1)
+            for i, item in enumerate(value)
+        ]
     raise refusal(
         f"{_name(path)} is of type '{type(value).__name__}', expected JSON: text, number, boolean, None, list or dict"
     )
 
 
+def _is_plain(value: Any) -> bool:
+    """Say at once of nearly every value in a document that it is stored as it is; of the others nothing."""
+    kind = type(value)
+    if kind is str:
+        return bool(value.isascii())
+    if kind is int:
+        return bool(MIN_INT <= value <= MAX_INT)
+    if kind is float:
+        return math.isfinite(value)
+    return value is None or kind is bool
+
+
 def _object(value: Mapping[Any, Any], refusal: type[StoreError], path: str, depth: int) -> dict[str, Any]:
     result = {}
     for key, item in value.items():
-        if not isinstance(key, str):
-            raise refusal(f"{_name(path)} has the key {key!r} of type '{type(key).__name__}', expected text")
-        key = _text(key, refusal, _join(path, key))
-        result[key] = _plain(item, refusal, _join(path, key), depth + 1)
+        if type(key) is not str or not key.isascii():
+            key = _key(key, refusal, path)
+        result[key] = item if _is_plain(item) else _plain(item, refusal, _join(path, key), depth + 1)
     return result
+
+
+def _key(key: Any, refusal: type[StoreError], path: str) -> str:
+    if not isinstance(key, str):
+        raise refusal(f"{_name(path)} has the key {key!r} of type '{type(key).__name__}', expected text")
+    return _text(key, refusal, _join(path, key))
 
 
 def _text(value: str, refusal: type[StoreError], path: str) -> str:
