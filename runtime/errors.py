@@ -27,7 +27,12 @@
     │   └── QueryError                 this query cannot be answered: operator, type
     ├── ContextError                   a handler used its context wrongly
     ├── HandlerTimeoutError            a handler ran longer than its node's timeout
-    └── PredictionError                a request ended without an OK (client side)
+    ├── PredictionError                a request ended without an OK (client side)
+    └── DriverError
+        ├── DriverNotFoundError        no driver of this ref or pid
+        ├── DriverExistsError          the ref belongs to a driver that is still there
+        ├── DriverStartError           it cannot be made, or fails before it runs
+        └── InvalidParametersError     its parameters are refused; the old ones stay
 
 Outcomes that a handler may raise *or return* are no failures and stand apart:
 
@@ -136,7 +141,7 @@ class NoRespondersError(BusError):
 
 
 class RevisionError(BusError):
-    """A compare-and-set write lost: the entry has another revision, or exists already."""
+    """A compare-and-set write lost: the entry has another revision, or exists already; or what was read is replaced."""
 
 
 class CorruptObjectError(BusError):
@@ -198,6 +203,26 @@ class PredictionError(KrtError):
         self.outcome = outcome
         self.request_id = request_id
         self.node = node
+
+
+class DriverError(KrtError):
+    """A driver could not be found, made or changed."""
+
+
+class DriverNotFoundError(DriverError):
+    """There is no driver of this ref or pid; the message names those that there are."""
+
+
+class DriverExistsError(DriverError):
+    """Another driver has this ref; remove it first."""
+
+
+class DriverStartError(DriverError):
+    """A driver cannot be imported or made, is no driver, or got no port; the message says which, and why."""
+
+
+class InvalidParametersError(DriverError):
+    """Parameters of a wrong name, type or value; the message names every field. What held before still does."""
 
 
 class Outcome(Exception):

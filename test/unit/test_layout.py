@@ -47,6 +47,16 @@ PACKAGE_HOMES = {
     "typer": "cli/",
     "rich": "cli/",
     "yaml": "spec/",
+    "fastapi": "drivers/",
+    "starlette": "drivers/",
+    "uvicorn": "drivers/",
+    "httpx": "drivers/",
+    "grpc": "drivers/",
+    "grpc_tools": "drivers/",
+    "grpc_reflection": "drivers/",
+    "aiomqtt": "drivers/sources/",
+    "croniter": "drivers/sources/",
+    "pyarrow": "drivers/sinks/",
 }
 
 MAX_LINES = 450
