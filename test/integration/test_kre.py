@@ -306,3 +306,16 @@ async def test_the_consumer_is_there_before_init_ends(open_kre: OpenKre) -> None
     (workflow._folder / "slow" / "go").touch()
 
     assert (await workflow.receive(answers)).reply == "r1"
+
+
+async def test_a_failing_init_ends_the_process_with_a_failure(open_kre: OpenKre) -> None:
+    """KRE's runner lives on and does nothing."""
+    workflow = await open_kre(2)
+    source = "def init(ctx): raise ValueError('no model')\nasync def handler(ctx, data): return data\n"
+
+    with pytest.raises(AssertionError, match="the node ended without"):
+        await workflow.start_node(source, "node-a")
+
+    (node,) = workflow._nodes
+    assert await node.process.wait() == 1
+    assert any("ValueError: no model" in line for line in node.lines)
