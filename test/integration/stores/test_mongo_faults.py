@@ -158,6 +158,21 @@ async def test_a_reply_that_never_comes_is_worth_a_retry(mongo_standin: MongoSta
     assert found == [{"_id": ID, "n": 1}]
 
 
+async def test_a_search_that_waits_leaves_the_loop_to_others(mongo_standin: MongoStandin) -> None:
+    mongo_standin.hold("find")
+
+    async with opened(f"{mongo_standin.uri}?socketTimeoutMS=100&retryReads=false") as store:
+        searching = asyncio.create_task(store.find("c", {}))
+        turns = 0
+        while not searching.done():
+            await asyncio.sleep(0.001)
+            turns += 1
+        with pytest.raises(StoreUnavailableError, match="timed out"):
+            await searching
+
+    assert turns > 10
+
+
 async def test_a_cancelled_insert_leaves_the_store_usable(mongo_standin: MongoStandin) -> None:
     held = mongo_standin.hold("insert")
 
