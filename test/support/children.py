@@ -5,7 +5,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,19 @@ from runtime.node.process import NodeProcess, Stores
 from runtime.payload import decode_value, encode_value
 from runtime.settings import read_node
 from runtime.spec import names
-from runtime.spec.node import NodeSpec
+from runtime.spec.node import NodeSpec, Partitions
 from runtime.stores.open import open_documents, open_points
-from test.support.node import DEAD_LETTERS, DURABLE, ENTRYPOINT, NODE, OUTPUT, STREAM, environment, write_handler
+from test.support.node import (
+    DEAD_LETTERS,
+    DURABLE,
+    ENTRYPOINT,
+    NODE,
+    OUTPUT,
+    STREAM,
+    consumers_of,
+    environment,
+    write_handler,
+)
 
 ROOT = Path(__file__).parents[2]
 # How a replica is started; `kill_at` is the same with an end at a stated point.
@@ -82,6 +92,8 @@ class Workbench:
         self.folder = folder
         self.url = url
         self.seen: list[Any] = []
+        self.durables: list[str] = []
+        self.partitions: Partitions | None = None
         self._sequences: set[int] = set()
         self._removed: set[int] = set()
         self._children: list[NodeChild] = []
@@ -91,8 +103,16 @@ class Workbench:
 
     @classmethod
     async def open(
-        cls, url: str, folder: Path, handler: str, *, ack_wait_s: float = 2.0, max_bytes: int = 0
+        cls,
+        url: str,
+        folder: Path,
+        handler: str,
+        *,
+        ack_wait_s: float = 2.0,
+        max_bytes: int = 0,
+        spec: NodeSpec | None = None,
     ) -> "Workbench":
+        """spec: of an ordered node, whose partitions have consumers of their own."""
         bus = await NatsBus.connect([url], name="workbench", request_timeout_s=2.0)
         subjects = tuple(names.stream_subjects(STREAM))
         await bus.ensure_stream(StreamConfig(name=STREAM, subjects=subjects, max_bytes=max_bytes))
@@ -101,7 +121,12 @@ class Workbench:
         bench.consumer = ConsumerConfig(
             stream=STREAM, durable=DURABLE, filter_subjects=(ENTRYPOINT,), ack_wait_s=ack_wait_s
         )
-        await bus.ensure_consumer(bench.consumer)
+        for config in consumers_of(spec, ack_wait_s=ack_wait_s) if spec else [bench.consumer]:
+            bench.durables.append(config.durable)
+            await bus.ensure_consumer(config)
+        if spec and spec.state:
+            await bus.key_value(spec.state.bucket, create=True)
+        bench.partitions = Partitions(count=spec.partitions) if spec and spec.partitions else None
         write_handler(folder, handler)
         bench._reader = bus.reader(
             ConsumerConfig(stream=STREAM, durable="check", filter_subjects=(OUTPUT,)), create=True
@@ -133,13 +158,21 @@ class Workbench:
         await node.start()
         return node
 
-    async def feed(self, values: Iterable[Any]) -> None:
-        """Store one message for each value; returns once all of them are stored."""
+    async def feed(self, values: Iterable[Any], state_id: Callable[[Any], str] = lambda _: "") -> None:
+        """Store one message for each value; returns once all of them are stored. state_id: of a value's message."""
         stored = []
         for number, value in enumerate(values):
-            message = Message(request_id=f"r{number}", payload=encode_value(value), from_node="entrypoint")
+            message = Message(
+                request_id=f"r{number}",
+                payload=encode_value(value),
+                from_node="entrypoint",
+                state_id=state_id(value),
+            )
+            subject = ENTRYPOINT
+            if self.partitions is not None:
+                subject = self.partitions.subject(subject, message.state_id, message.request_id)
             confirm = Confirmation()
-            await self._publisher.publish(ENTRYPOINT, wire.encode(message), message_id=f"in.{value}", confirm=confirm)
+            await self._publisher.publish(subject, wire.encode(message), message_id=f"in.{value}", confirm=confirm)
             stored.append(confirm)
         for confirm in stored:
             await confirm
@@ -171,8 +204,8 @@ class Workbench:
         """Wait until the server holds nothing of the entrypoint as unacknowledged: the last acks are on their way."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                states = {state.name: state for state in await self.bus.consumer_states(STREAM)}
-                if not states[DURABLE].pending and not states[DURABLE].ack_pending:
+                states = [state for state in await self.bus.consumer_states(STREAM) if state.name in self.durables]
+                if not any(state.pending or state.ack_pending for state in states):
                     return
 
     async def stored(self) -> int:

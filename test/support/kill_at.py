@@ -49,6 +49,16 @@ NODE_POINTS = {
     "before the ack": Point(_READER, "ack", "before"),
     "ack written": Point(_READER, "ack", "after"),
 }
+# A message of a node with a state.
+_STATES = "runtime.node.state:States"
+STATE_POINTS = {
+    "before the state is read": Point(_STATES, "_read", "before"),
+    "state read": Point(_STATES, "_read", "after"),
+    "before the handler": Point(_STATES, "_call", "before"),
+    "before the state is kept": Point(_STATES, "_keep", "before"),
+    "state kept": Point(_STATES, "_keep", "after"),
+    "outputs published": Point(_STATES, "_publish", "after"),
+}
 # A message whose handler raises, first to be tried again and then given up.
 FAILURE_POINTS = {
     "before the history is read": Point(_HISTORY, "read", "before"),
@@ -77,7 +87,7 @@ MANAGER_POINTS = {
     "before a purge": Point(_TOPOLOGY, "purge", "before"),
     "purged": Point(_TOPOLOGY, "purge", "after"),
 }
-POINTS = {**NODE_POINTS, **FAILURE_POINTS, **WRITER_POINTS, **MANAGER_POINTS}
+POINTS = {**NODE_POINTS, **STATE_POINTS, **FAILURE_POINTS, **WRITER_POINTS, **MANAGER_POINTS}
 
 
 def arm(point: Point, passes: int) -> None:

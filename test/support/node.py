@@ -19,7 +19,7 @@ from types import ModuleType
 from typing import Any
 
 from runtime import wire
-from runtime.bus.base import Confirmation, ConsumerConfig, CoreMessage, StoredMessage, StreamConfig
+from runtime.bus.base import Confirmation, ConsumerConfig, ConsumerState, CoreMessage, StoredMessage, StreamConfig
 from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.clock import FakeClock, settle
 from runtime.deadletter import HEADER, DeadLetter
@@ -29,7 +29,7 @@ from runtime.node.process import NodeProcess, Stores, read_spec
 from runtime.payload import decode_value, encode_value
 from runtime.settings import NodeSettings, read_node
 from runtime.spec import names
-from runtime.spec.node import NodeSpec, RetryPolicy
+from runtime.spec.node import NodeSpec, Partitions, RetryPolicy
 from runtime.stores.open import open_documents, open_points
 from runtime.stores.writer import Writer
 
@@ -79,6 +79,24 @@ def write_handler(folder: Path, source: str, name: str = "handler.py") -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(textwrap.dedent(source))
     return path
+
+
+def consumers_of(spec: NodeSpec, inputs: tuple[str, ...] = (ENTRYPOINT,), **changes: Any) -> list[ConsumerConfig]:
+    """Return what the manager makes for a node: for an ordered one a consumer per partition, for a bare one none."""
+    if not spec.durable:
+        return []
+    if spec.partitions is not None:
+        return [
+            ConsumerConfig(
+                stream=STREAM,
+                durable=names.partition_durable(spec.durable, number),
+                filter_subjects=names.partition_inputs(inputs, number),
+                max_ack_pending=1,
+                **changes,
+            )
+            for number in range(spec.partitions)
+        ]
+    return [ConsumerConfig(stream=STREAM, durable=spec.durable, filter_subjects=inputs, **changes)]
 
 
 class NodeUnderTest:
@@ -141,9 +159,10 @@ class NodeUnderTest:
         stream = StreamConfig(name=STREAM, subjects=(f"{STREAM}.>",), max_bytes=self._max_bytes)
         await self.outside.ensure_stream(stream)
         await self.outside.ensure_stream(StreamConfig(name=DEAD_LETTERS, subjects=(f"{DEAD_LETTERS}.>",)))
-        if durable := read_spec(self.settings).durable:
-            inputs = self.settings.inputs
-            await self.outside.ensure_consumer(ConsumerConfig(stream=STREAM, durable=durable, filter_subjects=inputs))
+        for consumer in consumers_of(read_spec(self.settings), self.settings.inputs):
+            await self.outside.ensure_consumer(consumer)
+        if state := read_spec(self.settings).state:
+            await self.outside.key_value(state.bucket, create=True)
         await self.outside.subscribe("caller", self._on_reply)
 
     async def run_writer(self) -> None:
@@ -178,7 +197,13 @@ class NodeUnderTest:
     async def send(self, value: Any = None, **fields: Any) -> int:
         """Put a message into the entrypoint and return its sequence; `fields` are those of `Message`."""
         message = Message(**{"request_id": "r1", "payload": encode_value(value), "from_node": "entrypoint", **fields})
-        return await self.send_bytes(wire.encode(message))
+        return await self.send_bytes(wire.encode(message), subject=self._input_of(message))
+
+    def _input_of(self, message: Message) -> str:
+        partitions = read_spec(self.settings).partitions
+        if partitions is None:
+            return ENTRYPOINT
+        return Partitions(count=partitions).subject(ENTRYPOINT, message.state_id, message.request_id)
 
     async def call(self, value: Any = None, **fields: Any) -> int:
         """Send a message whose answers go to `replies`."""
@@ -219,12 +244,17 @@ class NodeUnderTest:
 
     @property
     def state(self) -> Any:
-        durable = self.process._consumers()[0].durable
-        return self.broker.streams.stream(STREAM).consumers[durable].state()
+        return self.states[0]
+
+    @property
+    def states(self) -> list[ConsumerState]:
+        """How far each consumer of the node is: the one that it has, or those of its partitions."""
+        consumers = self.broker.streams.stream(STREAM).consumers
+        return [consumers[config.durable].state() for config in self.process._consumers()]
 
     def _open(self, last: int) -> bool:
-        state = self.state
-        return bool(state.pending or state.ack_pending or state.delivered == 0 < last)
+        waiting = any(state.pending or state.ack_pending for state in self.states)
+        return waiting or max(state.delivered for state in self.states) == 0 < last
 
     def stored(self, subject: str = OUTPUT) -> list[StoredMessage]:
         """Return what the stream holds on one subject, in its order."""

@@ -1,0 +1,167 @@
+"""A node with a state dies, freezes or fails at any point: every message counts once, in the order of its id."""
+
+import asyncio
+import os
+import random
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from runtime.node.state import StateEntry
+from runtime.payload import decode_value
+from runtime.spec import names
+from runtime.spec.node import NodeSpec, StateSpec
+from test.integration.conftest import OpenWorkbench
+from test.support.children import Workbench
+from test.support.kill_at import NODE_POINTS, STATE_POINTS
+from test.support.node import NODE, STREAM, node_spec
+
+BUCKET = names.state_bucket(STREAM, NODE)
+IDS = ("ada", "bob", "cem", "dee", "eva")
+
+COUNTER = """
+    async def handler(ctx, data: list):
+        ctx.state["count"] = ctx.state.get("count", 0) + 1
+        return [[*data, ctx.state["count"]]]
+"""
+
+
+def stateful(**changes: Any) -> NodeSpec:
+    return node_spec(**{"partitions": 4, "state": StateSpec(bucket=BUCKET), "concurrency": 4, **changes})
+
+
+def messages(per_id: int) -> list[list[Any]]:
+    """Return what is fed: each id with the numbers from 1, the ids mixed."""
+    return [[state_id, number] for number in range(1, per_id + 1) for state_id in IDS]
+
+
+def id_of(value: list[Any]) -> str:
+    return str(value[0])
+
+
+def by_id(seen: list[Any]) -> dict[str, list[tuple[int, int]]]:
+    """Return for each id its numbers and the counts that they got, in the order of the stream; ERRORs are empty."""
+    results = [each for each in seen if each is not None]
+    return {state_id: [(number, count) for each, number, count in results if each == state_id] for state_id in IDS}
+
+
+def expected(per_id: int) -> dict[str, list[tuple[int, int]]]:
+    return {state_id: [(number, number) for number in range(1, per_id + 1)] for state_id in IDS}
+
+
+async def counts(bench: Workbench) -> dict[str, int]:
+    """Return the count that is kept for each id."""
+    bucket = await bench.bus.key_value(BUCKET)
+    entries = [StateEntry.decode((await bucket.get(key)).value) for key in await bucket.keys()]
+    return {entry.state_id: decode_value(entry.payload)["count"] for entry in entries}
+
+
+@pytest.mark.timeout(40)
+@pytest.mark.parametrize("point", [*STATE_POINTS, *NODE_POINTS])
+async def test_a_kill_at_any_point_counts_each_message_once(open_workbench: OpenWorkbench, point: str) -> None:
+    bench = await open_workbench(COUNTER, ack_wait_s=1.0, spec=stateful())
+    victim = bench.launch_child(stateful(), module=("test.support.kill_at", point, "7"))
+    await victim.ready()
+    await bench.feed(messages(6), id_of)
+    assert await victim.exit_code() == -signal.SIGKILL
+
+    await bench.start_child(stateful())
+
+    assert by_id(await bench.see(6 * len(IDS))) == expected(6)
+    await bench.settled()
+    assert await bench.stored() == 6 * len(IDS)
+    assert await counts(bench) == dict.fromkeys(IDS, 6)
+
+
+@pytest.mark.timeout(90)
+async def test_replicas_killed_under_load_keep_the_order_of_every_id(open_workbench: OpenWorkbench) -> None:
+    bench = await open_workbench(COUNTER, ack_wait_s=1.0, spec=stateful())
+    per_id = 120
+    replicas = [await bench.start_child(stateful()) for _ in range(2)]
+    await bench.feed(messages(per_id), id_of)
+
+    for seen in sorted(random.sample(range(20, per_id * len(IDS) - 100), 4)):
+        await bench.see(seen)
+        victim = random.choice(replicas)
+        victim.kill()
+        replicas.remove(victim)
+        replicas.append(await bench.start_child(stateful()))
+
+    assert by_id(await bench.see(per_id * len(IDS))) == expected(per_id)
+    await bench.settled()
+    assert await bench.stored() == per_id * len(IDS)
+    assert await counts(bench) == dict.fromkeys(IDS, per_id)
+
+
+@pytest.mark.timeout(60)
+async def test_a_frozen_replica_that_wakes_up_late_changes_nothing(
+    open_workbench: OpenWorkbench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    called = tmp_path / "called"
+    os.mkfifo(called)
+    bench = await open_workbench(
+        f"""
+        import asyncio, contextlib, os
+
+        async def handler(ctx, data: list):
+            ctx.state["count"] = ctx.state.get("count", 0) + 1
+            if os.environ.get("SLOW"):
+                with contextlib.suppress(OSError):  # nobody listens any more
+                    os.close(os.open({str(called)!r}, os.O_WRONLY | os.O_NONBLOCK))
+                await asyncio.sleep(0.3)
+            return [[*data, ctx.state["count"]]]
+        """,
+        ack_wait_s=1.0,
+        spec=stateful(),
+    )
+    monkeypatch.setenv("SLOW", "1")
+    frozen = await bench.start_child(stateful())
+    monkeypatch.delenv("SLOW")
+    first_call = asyncio.create_task(asyncio.to_thread(called.read_bytes))
+    await bench.feed(messages(1), id_of)
+    await asyncio.wait_for(first_call, 10)
+    frozen.process.send_signal(signal.SIGSTOP)
+
+    await bench.start_child(stateful())
+    await bench.see(len(IDS))
+    await bench.feed([[state_id, 2] for state_id in IDS], id_of)
+    await bench.see(2 * len(IDS))
+    frozen.process.send_signal(signal.SIGCONT)
+    await bench.feed([[state_id, 3] for state_id in IDS], id_of)
+
+    assert by_id(await bench.see(3 * len(IDS))) == expected(3)
+    frozen.terminate()
+    assert await frozen.exit_code() == 0
+    await bench.settled()
+    assert await bench.stored() == 3 * len(IDS)
+    assert await counts(bench) == dict.fromkeys(IDS, 3)
+
+
+@pytest.mark.timeout(60)
+async def test_a_poisoned_id_holds_up_its_own_partition_alone_and_not_for_ever(open_workbench: OpenWorkbench) -> None:
+    bench = await open_workbench(
+        """
+        async def handler(ctx, data: list):
+            if data == ["ada", 2]:
+                raise ValueError("poison")
+            ctx.state["count"] = ctx.state.get("count", 0) + 1
+            return [[*data, ctx.state["count"]]]
+        """,
+        spec=stateful(),
+    )
+    neighbours = [each for each in IDS if names.partition(each, 4) == names.partition("ada", 4)]
+    retry = node_spec().retry.model_copy(update={"attempts": 3, "first_s": 1.0, "factor": 1.0})
+    await bench.start_child(stateful(retry=retry))
+
+    await bench.feed(messages(3), id_of)
+    others = [each for each in IDS if each not in neighbours]
+    # Of the neighbours only what came before the poison.
+    first = list(await bench.see(3 * len(others) + len(neighbours)))
+
+    assert {each: by_id(first)[each] for each in others} == {each: expected(3)[each] for each in others}
+    assert await bench.dead_letters() == 0
+    assert by_id(await bench.see(3 * len(IDS)))["ada"] == [(1, 1), (3, 2)]
+    await bench.settled()
+    assert await bench.dead_letters() == 1
