@@ -12,7 +12,7 @@ from runtime.errors import CorruptObjectError, DriftError, NotFoundError, Revisi
 CHUNK_BYTES = 128 * 1024
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredObject:
     """An object with the hash that its bytes had when it was written, and the time (ns)."""
 
@@ -67,7 +67,8 @@ class MemoryObjects:
     def store(self, name: str, data: bytes) -> None:
         """Put an object in the place of the one before. Raises StreamFullError."""
         self.check_room(len(data))
-        self._objects[name] = StoredObject(data, hashlib.sha256(data).digest(), self._clock.time_ns())
+        digest = hashlib.sha256(data).digest()
+        self._objects[name] = StoredObject(data=data, digest=digest, time_ns=self._clock.time_ns())
 
     def check_room(self, size_bytes: int) -> None:
         """Raise StreamFullError unless so many bytes fit beside all that is there."""

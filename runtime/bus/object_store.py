@@ -40,7 +40,8 @@ class ObjectStore(Protocol):
     async def put_stream(self, name: str, chunks: AsyncIterable[bytes]) -> None:
         """Store what an iterator yields, of which never more than 4 MiB are in memory; what it raises is raised.
 
-        Cancelling it leaves the object before.
+        Cancelling it leaves the object before, and at the very end perhaps the new one. A process that dies on the way
+        leaves chunks that take up room until the store's age ends them.
         """
         ...
 

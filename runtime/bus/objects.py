@@ -76,7 +76,7 @@ class _Description:
     deleted: bool
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Content:
     """What was stored of an object: the token of its chunks' subject, their number, their bytes and their hash."""
 
@@ -133,7 +133,7 @@ class NatsObjectStore:
                 await self._publish_all(nuid, batch)
                 batch.clear()
         await self._publish_all(nuid, batch)
-        return _Content(nuid, count, size_bytes, _digest_text(digest.digest()))
+        return _Content(nuid=nuid, chunks=count, size_bytes=size_bytes, digest=_digest_text(digest.digest()))
 
     async def _publish_all(self, nuid: str, batch: list[bytes]) -> None:
         subject = self._chunk_subject(nuid)

@@ -4,6 +4,7 @@ import asyncio
 import hashlib
 import tracemalloc
 from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import nats
 import pytest
@@ -11,7 +12,8 @@ import pytest
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
 from runtime.bus.object_store import ObjectStore, ObjectStoreConfig
-from runtime.errors import BusUnavailableError
+from runtime.bus.objects import NatsObjectStore
+from runtime.errors import BusUnavailableError, RevisionError
 from test.conformance.bus.backends import eventually
 
 MIB = 1024 * 1024
@@ -113,6 +115,29 @@ async def test_chunks_fit_into_the_messages_of_a_small_server(start_nats_server:
 
     assert await store.get("page") == PIECE[:50_000]
     await bus.close()
+
+
+@pytest.mark.parametrize("times", [1, 100])
+async def test_a_whole_object_is_read_anew_when_it_is_replaced_meanwhile_but_not_for_ever(
+    store: ObjectStore, bus: NatsBus, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
+    """The writer comes between the description of the object and its chunks, `times` times."""
+    await store.put("page", b"0")
+    writer = await bus.object_store("pages")
+    read, left = vars(NatsObjectStore)["_next_chunk"], list(range(times, 0, -1))
+
+    async def overtaken(self: NatsObjectStore, nuid: str, sequence: int) -> Any:
+        if left:
+            await writer.put("page", b"%d" % left.pop())
+        return await read(self, nuid, sequence)
+
+    monkeypatch.setattr(NatsObjectStore, "_next_chunk", overtaken)
+
+    if times == 1:
+        assert await store.get("page") == b"1"
+    else:
+        with pytest.raises(RevisionError, match="'page' was replaced"):
+            await store.get("page")
 
 
 async def test_objects_expire(bus: NatsBus) -> None:
