@@ -313,7 +313,10 @@ class Bus(ObjectStores, Protocol):
     async def request(
         self, subject: str, data: bytes, *, timeout_s: float, headers: Headers | None = None
     ) -> CoreMessage:
-        """Ask and wait. Raises NoRespondersError (at once), BusUnavailableError (no answer in time)."""
+        """Ask and wait; cancelling leaves open whether it was heard.
+
+        Raises NoRespondersError (at once), BusUnavailableError (no answer in time), MessageTooLargeError.
+        """
         ...
 
     async def subscribe(

@@ -17,17 +17,17 @@ from runtime.bus.base import (
     StreamState,
     Subscription,
 )
-from runtime.bus.connection import CONNECT_LIMIT_S, Connection, describe
+from runtime.bus.connection import CONNECT_LIMIT_S, Connection
 from runtime.bus.direct import DirectSubscription, header_block
 from runtime.bus.kv import NatsKeyValue
 from runtime.bus.object_store import ObjectStore, ObjectStoreConfig
 from runtime.bus.objects import NatsObjectStore, stream_of_store
 from runtime.bus.publish import NatsPublisher
 from runtime.bus.pull import NatsReader
+from runtime.bus.replies import Replies
 from runtime.bus.scan import NatsScan
 from runtime.bus.topology import Topology
 from runtime.clock import Clock, SystemClock
-from runtime.errors import BusClosedError, BusUnavailableError, NoRespondersError
 
 
 class NatsBus:
@@ -37,6 +37,7 @@ class NatsBus:
         self._connection = connection
         self._clock = clock
         self._topology = Topology(connection)
+        self._replies = Replies(connection)
 
     @classmethod
     async def connect(
@@ -67,17 +68,7 @@ class NatsBus:
     async def request(
         self, subject: str, data: bytes, *, timeout_s: float, headers: Headers | None = None
     ) -> CoreMessage:
-        try:
-            answer = await self._connection.client.request(
-                subject, data, timeout=timeout_s, headers=dict(headers) if headers else None
-            )
-        except nats.errors.NoRespondersError as error:
-            raise NoRespondersError(f"nobody listens on {subject}") from error
-        except nats.errors.ConnectionClosedError as error:
-            raise BusClosedError("the connection to NATS is closed") from error
-        except (nats.errors.Error, TimeoutError, OSError) as error:
-            raise BusUnavailableError(f"no answer on {subject} in {timeout_s:g} s: {describe(error)}") from error
-        return CoreMessage(answer.subject, answer.data, answer.reply, answer.headers or {})
+        return await self._replies.request(subject, data, headers, timeout_s)
 
     async def subscribe(
         self, subject: str, callback: Callable[[CoreMessage], None], *, queue: str = ""
