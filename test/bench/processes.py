@@ -116,7 +116,7 @@ class Child:
             self._process.wait()
 
 
-def start_node(stage: Stage, folder: Path, profile: Path | None = None) -> Child:
+def start_node(stage: Stage, folder: Path, *, handler: str = "echo.py", profile: Path | None = None) -> Child:
     """Start our node: the process that a deployed workflow runs. profile: where cProfile's data shall go."""
     ready, other_side = os.pipe()
     spec = NodeSpec(durable=stage.durable, exit_channel="main" if stage.is_last else None)
@@ -132,7 +132,7 @@ def start_node(stage: Stage, folder: Path, profile: Path | None = None) -> Child
         "KRT_NATS_STREAM": stage.stream,
         "KRT_NATS_MONGO_WRITER": "mongo_writer",
         "KRT_BASE_PATH": str(HANDLERS),
-        "KRT_HANDLER_PATH": "echo.py",
+        "KRT_HANDLER_PATH": handler,
         "KRT_MONGO_URI": store,
         "KRT_INFLUX_URI": store,
         "KRT_NODE_SPEC": spec.model_dump_json(),
@@ -159,6 +159,27 @@ def start_peer(module: str, stage: Stage, folder: Path) -> Child:
     command = [sys.executable, "-m", f"test.bench.peers.{module}", json.dumps(asdict(place))]
     environment = _environment() | {"KRT_READY_FD": str(other_side)}
     return Child(command, environment, folder / f"{stage.stream}-{stage.node}.log", ready)
+
+
+def start_writer(server: str, subject: str, uri: str, folder: Path) -> Child:
+    """Start our writer: the process that a deployed workflow runs."""
+    ready, other_side = os.pipe()
+    environment = _environment() | {
+        "KRT_NATS_SERVER": server,
+        "KRT_NATS_MONGO_WRITER": subject,
+        "KRT_MONGO_URI": uri,
+        "KRT_LOG_LEVEL": "WARN",
+        "KRT_READY_FD": str(other_side),
+    }
+    return Child([sys.executable, "-m", "runtime", "writer"], environment, folder / f"{subject}.log", ready)
+
+
+def start_one_by_one_writer(server: str, subject: str, uri: str, folder: Path) -> Child:
+    """Start the writer that works as KRE's does."""
+    ready, other_side = os.pipe()
+    command = [sys.executable, "-m", "test.bench.peers.one_by_one_writer", server, subject, uri, str(other_side)]
+    environment = _environment() | {"KRT_READY_FD": str(other_side)}
+    return Child(command, environment, folder / f"{subject}.log", ready)
 
 
 def _environment() -> dict[str, str]:

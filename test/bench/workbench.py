@@ -43,7 +43,7 @@ class Workbench:
         self.folder = folder
         self.bus = bus
         self.client = client
-        self._streams = 0
+        self._runs = 0
 
     @classmethod
     @asynccontextmanager
@@ -65,11 +65,15 @@ class Workbench:
         version = self.client.connected_server_version
         return f"{version.major}.{version.minor}.{version.patch}"
 
+    def next_run(self) -> int:
+        """Return a number that no other run has, for names on the server."""
+        self._runs += 1
+        return self._runs
+
     @asynccontextmanager
     async def chain(self, length: int, *, pulled: bool = True) -> AsyncIterator[list[Stage]]:
         """Make a stream for `length` stages; it is deleted afterwards. pulled: with a durable pull consumer each."""
-        self._streams += 1
-        stream = names.stream("bench", "v1", f"run{self._streams}")
+        stream = names.stream("bench", "v1", f"run{self.next_run()}")
         stages = self._stages(stream, length)
         subjects = tuple(names.stream_subjects(stream))
         await self.bus.ensure_stream(StreamConfig(name=stream, subjects=subjects))

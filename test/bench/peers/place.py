@@ -35,10 +35,11 @@ def run(serve: Callable[[Place], Awaitable[None]]) -> None:
     """Serve at the place that the command line tells, on uvloop, until SIGTERM."""
     place = Place(**json.loads(sys.argv[1]))
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_until_terminated(serve(place)))
+        runner.run(until_terminated(serve(place)))
 
 
-async def _until_terminated(serving: Awaitable[None]) -> None:
+async def until_terminated(serving: Awaitable[None]) -> None:
+    """Wait for SIGTERM, which ends what is served."""
     task = asyncio.ensure_future(serving)
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     try:
