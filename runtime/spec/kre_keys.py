@@ -4,12 +4,11 @@ KRE reads a key without a value as absent, and passes over keys that it does not
 """
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 from runtime.spec.report import Fault, Report, did_you_mean
 from runtime.spec.tree import Items, Mapping, Text, Value
-from runtime.spec.values import Spot, check_variable, expect_text, wrong_type
+from runtime.spec.values import Spot, check_variable, wrong_type
 
 # Characters of a name that KRE takes: its rule is "lower than 20".
 MAX_NAME_LENGTH = 19
@@ -85,6 +84,9 @@ V2 = Version(
 # KRE's own node, which brings its code and its image.
 BUILT_IN = Keys(required=("name", "subscriptions"), optional=("image", *_OF_NODE))
 
+# Keys of a node whose values only change their name: KRE's, ours.
+RENAMED = {"name": "name", "src": "handler", "subscriptions": "from"}
+
 ENTRYPOINT = Keys(required=("proto", "image"))
 CONFIG = Keys(required=(), optional=("variables", "files"))
 OBJECT_STORE = Keys(required=("name",), optional=("scope",))
@@ -104,14 +106,7 @@ def expect_items(value: Value, spot: Spot, expected: str) -> tuple[Value, ...]:
     return value.items
 
 
-def expect_texts(value: Value, spot: Spot, expected: str, report: Report) -> Iterator[Text]:
-    """Yield the texts of a list that has some; an item that is none goes into the report. Raises Fault."""
-    for item in expect_items(value, spot, expected):
-        with report.collecting():
-            yield expect_text(item, spot, expected)
-
-
-def check_length(name: Value) -> None:
+def check_length(name: Value | None) -> None:
     """Raise a fault for a name that is longer than KRE takes; the other rules for names are ours as well."""
     if isinstance(name, Text) and len(name.text) > MAX_NAME_LENGTH and name.text != EXITPOINT:
         what = f'"{name.text[:80]}" has {len(name.text)} characters, and KRE takes {MAX_NAME_LENGTH} in a name'

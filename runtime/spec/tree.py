@@ -4,7 +4,8 @@ The tree is built from the parser's events in a loop, because PyYAML's own compo
 end in RecursionError) and knows neither duplicate keys nor the size that aliases expand to.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
 
 import yaml
@@ -76,6 +77,22 @@ class Mapping:
 
 
 Value = Text | Items | Mapping
+
+
+def new_text(place: Place, text: str) -> Text:
+    """Return a text that the file does not have itself, at a place that it has."""
+    return Text(place=place, text=text)
+
+
+def new_items(place: Place, values: Sequence[Value]) -> Items:
+    """Return a list of these values."""
+    return Items(place=place, items=tuple(values), size=1 + sum(value.size for value in values))
+
+
+def new_mapping(place: Place, parts: Table[str, Value]) -> Mapping:
+    """Return a mapping of these values; each key stands where its value does."""
+    entries = tuple(Entry(key=new_text(value.place, key), value=value) for key, value in parts.items())
+    return Mapping(place=place, entries=entries, size=1 + sum(entry.key.size + entry.value.size for entry in entries))
 
 
 @dataclass(slots=True)

@@ -4,8 +4,13 @@ from pathlib import Path
 
 import pytest
 
+from runtime.spec.dump import plain
+from runtime.spec.fields import NODE
+from runtime.spec.kre import workflow_file
 from runtime.spec.load import load, load_report, workflow_names
 from runtime.spec.model import Source, Workflow
+from runtime.spec.report import Report
+from runtime.spec.tree import Mapping, parse
 
 HEAD = """\
 version: mail
@@ -72,7 +77,9 @@ def test_every_key_that_kre_requires_is_asked_for_at_once(tmp_path: Path) -> Non
 
 def test_a_key_without_a_value_is_absent(tmp_path: Path) -> None:
     assert problems(tmp_path, v1(f"{ETL}, gpu: , replicas: null") + "config:\n  variables:\n  files: ~\n") == []
-    assert problems(tmp_path, v1("name: etl, image: konstellation/kre-py, src: ")) == ['5 node "etl" has no "src" [missing-key]']
+    assert problems(tmp_path, v1("name: etl, image: konstellation/kre-py, src: ")) == [
+        '5 node "etl" has no "src" [missing-key]'
+    ]
 
 
 def test_a_key_that_kre_passes_over_is_a_warning(tmp_path: Path) -> None:
@@ -163,6 +170,43 @@ def test_a_node_called_like_kre_s_exitpoint_keeps_its_own_source(tmp_path: Path)
     workflow = workflow_of(tmp_path, v2(node, exitpoint="konstellation-exitpoint"))
 
     assert workflow.nodes[0].handler == "etl.py"
+
+
+PLANNED = [("gpu: true", "resources", {"gpu": 1}), ("image: my/scorer:2", "image", "my/scorer:2")]
+
+
+@pytest.mark.parametrize(("written", "key", "value"), PLANNED)
+def test_a_key_that_is_only_planned_is_left_out_with_a_warning(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, key: str, value: object
+) -> None:
+    monkeypatch.setitem(NODE.planned, key, "does something")
+    node = ETL.replace("image: konstellation/kre-py:latest", written) if key == "image" else f"{ETL}, {written}"
+
+    report = load_report(write(tmp_path, v1(node))).report
+
+    assert report.errors == ()
+    assert [problem.what.split(" has no effect")[0] for problem in report.problems if problem.line == 5] == [
+        f'"{written.split(":")[0]}" of node "etl"'
+    ]
+
+
+@pytest.mark.parametrize(("written", "key", "value"), PLANNED)
+def test_a_key_that_works_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, key: str, value: object
+) -> None:
+    monkeypatch.delitem(NODE.planned, key, raising=False)
+    node = ETL.replace("image: konstellation/kre-py:latest", written) if key == "image" else f"{ETL}, {written}"
+    root = parse(v1(node).encode(), Report("krt.yml"))
+    assert isinstance(root, Mapping)
+
+    document = workflow_file(root, "", Report("krt.yml"))
+
+    assert document is not None
+    assert plain(document)["nodes"] == [{"name": "etl", "handler": "etl.py", key: value}]
+
+
+def test_an_image_of_kre_s_own_and_no_gpu_are_nothing_to_say(tmp_path: Path) -> None:
+    assert problems(tmp_path, v1(f"{ETL.replace('konstellation', 'registry.example/konstellation')}, gpu: false")) == []
 
 
 def test_one_object_store_has_one_scope(tmp_path: Path) -> None:
