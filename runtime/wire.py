@@ -23,6 +23,8 @@ MAX_INFLATED_BYTES = 128 * 1024 * 1024
 # Room that a message leaves for its headers: a message id now, and later those of its dead letter.
 HEADER_ROOM_BYTES = 2048
 
+# Tag of the envelope's field 23, `run_us`, a number.
+_RUN_TAG = b"\xb8\x01"
 _TYPES = {int(kind): kind for kind in MessageType}
 _new_tuple = tuple.__new__
 _parse: Callable[[bytes], Any] = Envelope.FromString
@@ -90,14 +92,24 @@ def encode(message: Message) -> bytes:
 
 
 def encode_output(
-    source: Message, payload: bytes, *, from_node: str, kind: MessageType, error: str = "", outcome: str = ""
+    source: Message,
+    payload: bytes,
+    *,
+    from_node: str,
+    kind: MessageType,
+    error: str = "",
+    outcome: str = "",
+    run_us: int = 0,
 ) -> bytes:
-    """Return the envelope of an output of `source`: its ids, deadline and headers with another payload."""
+    """Return the envelope of an output of `source`: its ids, deadline and headers with another payload.
+
+    run_us: how long the handler ran, in microseconds; 0 where that is not known.
+    """
     if not (
         source.reply_to or source.state_id or source.deadline_ms or source.traceparent or source.headers
         or error or outcome
     ):  # fmt: skip
-        return _plain_output(source.request_id.encode(), payload, _tail(from_node, kind))
+        return _plain_output(source.request_id.encode(), payload, _tail(from_node, kind), run_us)
     envelope = Envelope(request_id=source.request_id, payload=payload, from_node=from_node, message_type=kind)
     if source.reply_to:
         envelope.reply_to = source.reply_to
@@ -113,19 +125,29 @@ def encode_output(
         envelope.error = error
     if outcome:
         envelope.outcome = outcome
+    if run_us:
+        envelope.run_us = run_us
     # Map entries have no order of their own; a retry must have the same bytes.
     return bytes(envelope.SerializeToString(deterministic=True) if source.headers else envelope.SerializeToString())
 
 
-def _plain_output(request_id: bytes, payload: bytes, tail: bytes) -> bytes:
+def _plain_output(request_id: bytes, payload: bytes, tail: bytes, run_us: int) -> bytes:
     """Return the envelope of an output that passes nothing on but the id, put together by hand: a third of the time."""
-    return b"".join((b"\x0a", varint(len(request_id)), request_id, b"\x12", varint(len(payload)), payload, tail))
+    parts = (b"\x0a", varint(len(request_id)), request_id, b"\x12", varint(len(payload)), payload, tail)
+    return b"".join((*parts, _RUN_TAG, varint(run_us)) if run_us else parts)
 
 
 @functools.lru_cache(maxsize=64)
 def _tail(from_node: str, kind: MessageType) -> bytes:
     """Return the fields behind the payload, which are the same for every output of a node."""
     return bytes(Envelope(from_node=from_node, message_type=kind).SerializeToString())
+
+
+def run_time_us(data: bytes) -> int:
+    """Return how long the handler ran that sent this envelope, in microseconds; 0 where it does not say."""
+    if data.startswith(GZIP_MAGIC):
+        data = inflate(data, MAX_INFLATED_BYTES)
+    return int(_parse(data).run_us)
 
 
 def fit(data: bytes, limit_bytes: int) -> bytes:

@@ -254,7 +254,8 @@ class Runner:
             ok = not isinstance(result, Outcome)
         finally:
             self._running[slot] = None
-            self._metrics.observe(self._clock.monotonic() - started_s, ok, work.message)
+            work.run_s = self._clock.monotonic() - started_s
+            self._metrics.observe(work.run_s, ok, work.message)
         if work.overdue:
             return
         if result is not None:

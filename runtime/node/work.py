@@ -58,6 +58,7 @@ class Work:
         "reader",
         "redrive",
         "replied",
+        "run_s",
         "saves",
         "state",
         "timeout_s",
@@ -92,6 +93,8 @@ class Work:
         self.timeout_s: float | None = None
         self.ends_s: float | None = None
         self.overdue = False
+        # How long the handler ran, once it is through.
+        self.run_s = 0.0
         if delivery.headers is not None and names.REDRIVE_HEADER in delivery.headers:
             self._read_redrive()
 
@@ -213,8 +216,14 @@ class Outputs:
             else:  # an early answer that is passed on has been given by its first sender
                 answers = kind is not work.message.type
             outcome = ReplyOutcome.OK.value if answers and (last or kind is MessageType.EARLY_EXIT) else ""
-        data = wire.encode_output(work.message, payload, from_node=self.node, kind=kind, outcome=outcome)
+        data = wire.encode_output(
+            work.message, payload, from_node=self.node, kind=kind, outcome=outcome, run_us=self._run_us(work)
+        )
         return self._publish(work, subject, data, kind, answers=answers, closes=bool(outcome), stored=stored)
+
+    def _run_us(self, work: Work) -> int:
+        """Return what an output says of the handler's time, for `krt trace`; KRE's own outputs say nothing of it."""
+        return int(work.run_s * 1e6) if self._own_fields else 0
 
     def require(self, work: Work) -> None:
         """Take note of a handler that returned None, which is no output here."""
@@ -232,6 +241,7 @@ class Outputs:
             kind=MessageType.ERROR,
             error=text,
             outcome=outcome.value if self._own_fields or work.message.reply_to else "",
+            run_us=self._run_us(work),
         )
         answers = self.is_exit and bool(work.message.reply_to)
         return self._publish(work, subject, data, MessageType.ERROR, answers=answers, closes=True, stored=stored)

@@ -24,6 +24,7 @@ _ENVELOPE_FIELDS = (
     ("traceparent", 19, _Field.TYPE_STRING),
     ("outcome", 21, _Field.TYPE_STRING),
     ("claim", 22, _Field.TYPE_BYTES),
+    ("run_us", 23, _Field.TYPE_INT64),
 )
 _HEADERS_NUMBER = 20
 

@@ -34,6 +34,8 @@ ENTRYPOINT = "entrypoint"
 MAIN_CHANNEL = "main"
 # Second token of the subjects on which one node alone gets a message again; the underscore keeps it apart from nodes.
 REDRIVE = "_redrive"
+# Mark in the id of a redriven input, which no output has.
+REDRIVE_MARK = "in"
 
 # Metadata of a stream: how its entrypoint is partitioned, as the JSON of a `spec.node.Partitions`.
 ENTRYPOINT_METADATA = "krt-entrypoint"
@@ -242,7 +244,7 @@ def dead_letter_id(node: str, origin: int, redrive: int = 0) -> str:
 
 def redrive_id(node: str, origin: int, redrive: int) -> str:
     """Return the `Nats-Msg-Id` of a redriven message: redriving one dead letter twice stores it once."""
-    return message_id(node, origin, 0, mark="in", redrive=redrive)
+    return message_id(node, origin, 0, mark=REDRIVE_MARK, redrive=redrive)
 
 
 class MessageId(NamedTuple):

@@ -153,3 +153,18 @@ def test_what_does_not_fit_even_packed_is_refused_with_both_sizes() -> None:
         wire.fit(os.urandom(20_000), 10_000)
 
     assert "of 10,000 bytes (20,000 before compression)" in str(raised.value)
+
+
+@pytest.mark.parametrize("headers", [{}, {"kind": "scan"}])
+@pytest.mark.parametrize("run_us", [0, 1, 300, 5_000_000])
+def test_an_output_tells_how_long_its_handler_ran_and_is_otherwise_the_same(
+    headers: dict[str, str], run_us: int
+) -> None:
+    source = Message(request_id="r1", headers=headers)
+
+    data = wire.encode_output(source, b"", from_node="score", kind=MessageType.OK, run_us=run_us)
+
+    silent = wire.encode_output(source, b"", from_node="score", kind=MessageType.OK)
+    assert wire.run_time_us(data) == run_us
+    assert wire.decode(data) == wire.decode(silent)
+    assert data.startswith(silent)
