@@ -331,12 +331,13 @@ class _Reader:
         return bool(self.text("KRT_READY_FD", default=""))
 
     def wire(self) -> str:
-        """Return the wire version. KRE's own variables tell its runners apart: those of the second have neither."""
+        """Return the wire version. KRE's variables tell its runners apart; a plan of ours is always of the second."""
         stated = self.text("KRT_WIRE", default="")
         if stated not in ("", "v1", "v2"):
             self._wrong("KRT_WIRE", "v1 or v2")
         first = any(name in self._environ for name in ("KRT_NATS_ENTRYPOINT_SUBJECT", "KRT_IS_LAST_NODE"))
-        return stated or ("v1" if first else "v2")
+        planned = bool(self.text("KRT_NODE_SPEC", default=""))
+        return stated or ("v1" if first and not planned else "v2")
 
     def _missing(self, name: str, expected: str) -> None:
         self._problems[name] = f"the '{name}' env var is missing ({expected})"

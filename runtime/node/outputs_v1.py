@@ -64,12 +64,12 @@ class FirstVersionOutputs(Outputs):
             return
         if kind is MessageType.EARLY_EXIT or wire_v1.first_of(work.message).early_exit:
             subject = self._entrypoint
-        # Only ctx.send_early_exit waits until it is stored; ctx.early_exit() concerns what the handler returns.
-        work.exited = kind is MessageType.EARLY_EXIT and stored is not None
         data = wire_v1.encode_output(
             work.message, payload, node=self.node, end_ns=self._clock.time_ns(), replied=self._has_replied(work)
         )
         await self._publish(work, subject, data, kind, answers=False, closes=False, stored=stored)
+        # Only ctx.send_early_exit waits until it is stored; ctx.early_exit() concerns what the handler returns.
+        work.exited = kind is MessageType.EARLY_EXIT and stored is not None
 
     def require(self, work: Work) -> None:
         """Refuse None, which leaves a caller waiting for ever. Raises EncodeError when nothing was sent before."""
@@ -82,9 +82,7 @@ class FirstVersionOutputs(Outputs):
         """Tell the caller of a message that it was given up."""
         reason = describe(failure).removeprefix(f"{type(failure).__name__}: ")
         data = wire_v1.encode_error(work.message, f"error in '{self.node}': {reason}")
-        return self._publish(
-            work, self._entrypoint, data, MessageType.ERROR, answers=False, closes=False, stored=stored
-        )
+        return self._publish(work, subject, data, MessageType.ERROR, answers=False, closes=False, stored=stored)
 
     async def _reply(self, work: Work, payload: bytes, stored: Confirm | None) -> None:
         if self._has_replied(work):

@@ -137,6 +137,7 @@ def test_the_database_follows_kres_rule(variables: dict[str, str], database: str
         ({"IS_LAST_NODE": "", "WIRE": " "}, "v1"),
         ({"WIRE": "v1"}, "v1"),
         ({"IS_LAST_NODE": "true", "WIRE": "v2"}, "v2"),
+        ({"IS_LAST_NODE": "true", "NODE_SPEC": "{}"}, "v2"),
     ],
 )
 def test_the_wire_version_follows_kres_variables_unless_it_is_stated(variables: dict[str, str], wire: str) -> None:

@@ -254,6 +254,23 @@ async def test_an_early_exit_goes_to_the_entrypoint_and_nothing_follows(
     assert node.dead_letters() == []
 
 
+async def test_after_an_early_exit_that_could_not_be_sent_the_result_counts(start_v1: StartV1) -> None:
+    node = await start_v1(
+        """
+        import os
+        async def handler(ctx, data):
+            try:
+                await ctx.send_early_exit(os.urandom(2_000_000))
+            except Exception:
+                return "instead"
+        """
+    )
+
+    await handle(node)
+
+    assert [value_of(output) for output in sent(node, OUTPUT)] == ["instead"]
+
+
 async def test_there_are_no_channels(start_v1: StartV1) -> None:
     node = await start_v1("async def handler(ctx, data): await ctx.send_output(1, 'side')")
 
