@@ -65,13 +65,26 @@ def test_the_parser_that_we_replace_is_where_it_was() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.binary(max_size=30), st.sampled_from(["", "in.1"]), st.sampled_from(["", "id", "status"]))),
+    st.lists(
+        st.tuples(
+            st.binary(max_size=30),
+            st.sampled_from(["", "in.1"]),
+            st.sampled_from(["", "id", "document", "two", "status"]),
+        )
+    ),
     st.lists(st.integers(1, 40), min_size=1),
 )
 def test_messages_come_as_they_were_sent_however_the_bytes_are_cut(
     messages: list[tuple[bytes, str, str]], cuts: list[int]
 ) -> None:
-    blocks = {"": b"", "id": header_block({"Nats-Msg-Id": "x.1"}), "status": STATUS}
+    headers_of = {
+        "": {},
+        "id": {"Nats-Msg-Id": "x.1"},
+        "document": {"Krt-Doc-Id": "0123456789abcdef01234567"},
+        "two": {"Nats-Msg-Id": "x.1#r1", "Krt-Redrive": "1"},
+    }
+    blocks = {kind: header_block(headers) if headers else b"" for kind, headers in headers_of.items()}
+    blocks["status"] = STATUS
     stream = b"".join(
         frame(data, reply, blocks[kind]) + b"PING\r\n" + frame(b"other", sid=OTHER) for data, reply, kind in messages
     )
@@ -86,8 +99,10 @@ def test_messages_come_as_they_were_sent_however_the_bytes_are_cut(
     assert [message[:3] for message in reading.arrived] == [("a.b", reply, data) for data, reply, _ in messages]
     assert reading.pings == len(messages)
     for (*_, headers), (_, _, kind) in zip(reading.arrived, messages, strict=True):
-        assert {"": None, "id": "x.1", "status": None}[kind] == (headers or {}).get("Nats-Msg-Id")
-        assert (headers or {}).get("Status") == ("408" if kind == "status" else None)
+        if kind == "status":
+            assert headers is not None and headers["Status"] == "408"
+        else:
+            assert (headers or {}) == headers_of[kind]
 
 
 async def test_a_large_message_comes_in_one_piece() -> None:
