@@ -12,15 +12,17 @@ from runtime.testing.workflow import Workflow
 
 
 @contextmanager
-def run_workflow(path: Path | str, *, environment: Mapping[str, str] | None = None) -> Iterator["SyncWorkflow"]:
+def run_workflow(
+    path: Path | str, *, workflow: str = "", environment: Mapping[str, str] | None = None
+) -> Iterator["SyncWorkflow"]:
     """Run the workflow of a folder or file in memory for a `with` block. Arguments and errors: see `Workflow`."""
-    workflow = Workflow(path, environment=environment)
+    opened = Workflow(path, workflow=workflow, environment=environment)
     with asyncio.Runner() as runner:
-        runner.run(workflow.__aenter__())
+        runner.run(opened.__aenter__())
         try:
-            yield SyncWorkflow(workflow, runner)
+            yield SyncWorkflow(opened, runner)
         finally:
-            runner.run(workflow.__aexit__())
+            runner.run(opened.__aexit__())
 
 
 class SyncWorkflow:

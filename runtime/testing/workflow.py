@@ -73,12 +73,13 @@ class _Connection(MemoryBus):
 class Workflow:
     """Open it with `async with`. What was sent and stored can be looked at until then, and afterwards.
 
-    path: a workflow's folder or file. environment: where the file's `secrets` are found, by default the process's own.
+    path: a workflow's folder or file. workflow: its name, for a krt.yml with several. environment: where the file's
+    `secrets` are found, by default the process's own.
     Opening raises WorkflowError, HandlerLoadError and whatever an `init` raises.
     """
 
-    def __init__(self, path: Path | str, *, environment: Mapping[str, str] | None = None) -> None:
-        self.definition = load(path, check_handlers=True)
+    def __init__(self, path: Path | str, *, workflow: str = "", environment: Mapping[str, str] | None = None) -> None:
+        self.definition = load(path, workflow=workflow, check_handlers=True)
         self.clock = FakeClock()
         self._environment = os.environ if environment is None else environment
         self._stream = stream_of(self.definition, RUNTIME_ID)

@@ -276,6 +276,19 @@ def test_an_exitpoint_of_the_user_s_own_answers_once_its_handler_sends(folder: P
     assert dead == []
 
 
+def test_one_workflow_of_several_runs_in_memory_with_its_variables(folder: Path) -> None:
+    only_etl = "  - {name: clean, entrypoint: Cleaner, sequential: [etl]}\n"
+    write(folder, MANIFEST_V1 + only_etl, etl=ETL_V1, greet=GREET_V1)
+    variables = {"GREETING": "Welcome", "NAMES_FILE": "unread"}
+
+    with run_workflow(folder, workflow="clean", environment=variables) as workflow:
+        from public_input_pb2 import Request
+
+        cleaned = workflow.send(Request(name=" Ada "))
+
+    assert cleaned.name == "Ada"
+
+
 def test_the_converted_file_runs_as_the_manifest_does(folder: Path) -> None:
     write(
         folder,
