@@ -146,7 +146,7 @@ class NatsBus:
         return await self._topology.ensure_stream(stream_of_store(config), title=title, rollup=True)
 
     async def object_store(self, name: str) -> ObjectStore:
-        return await NatsObjectStore.open(self._connection, name)
+        return await NatsObjectStore.open(self._connection, self._topology, name)
 
     # --- life ---
 

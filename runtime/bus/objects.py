@@ -3,7 +3,7 @@
 An object is a series of chunks on a subject made for it, and one message that describes it (ADR-20 of
 nats-architecture-and-design). The description is written last, by compare-and-set: so whoever replaces an object knows
 the one that it replaces, and removes its chunks. nats-py's client leaves those of concurrent writers for ever, takes no
-iterator, waits for every chunk, and reads without a timeout; only the list of names is read through it.
+iterator, waits for every chunk, and reads without a timeout.
 """
 
 import asyncio
@@ -21,12 +21,12 @@ from datetime import UTC, datetime
 import nats.errors
 import nats.js.errors
 from nats.js import api
-from nats.js.object_store import ObjectStore as NatsPyStore
 
 from runtime.bus.base import StreamConfig
 from runtime.bus.connection import Connection
 from runtime.bus.object_store import ObjectStoreConfig, check_object_name
-from runtime.bus.topology import translated
+from runtime.bus.scan import NatsScan
+from runtime.bus.topology import Topology, translated
 from runtime.errors import (
     BusError,
     BusUnavailableError,
@@ -89,15 +89,16 @@ class _Content:
 class NatsObjectStore:
     """See `bus.object_store.ObjectStore`."""
 
-    def __init__(self, connection: Connection, name: str) -> None:
+    def __init__(self, connection: Connection, topology: Topology, name: str) -> None:
         self._connection = connection
+        self._topology = topology
         self._js = connection.jetstream
         self._name = name
         self._stream = f"OBJ_{name}"
 
     @classmethod
-    async def open(cls, connection: Connection, name: str) -> "NatsObjectStore":
-        store = cls(connection, name)
+    async def open(cls, connection: Connection, topology: Topology, name: str) -> "NatsObjectStore":
+        store = cls(connection, topology, name)
         if _STORE_NAME.fullmatch(name) is None:  # the server would not take it for one name
             raise store._missing()
         async with store._asking():
@@ -229,15 +230,19 @@ class NatsObjectStore:
             )
 
     async def names(self) -> list[str]:
-        found: list[str] = []
+        # By name: an object that is replaced meanwhile is met again.
+        found: dict[str, bool] = {}
         async with self._asking():
-            watcher = await NatsPyStore(self._name, self._stream, self._js).watch(ignore_deletes=True)
+            scan = await NatsScan.open(
+                self._connection, self._topology, self._stream, [f"$O.{self._name}.M.>"], 1, None
+            )
             try:
-                while (info := await watcher.updates(self._connection.request_timeout_s)) is not None:
-                    found.append(info.name)
+                while page := await scan.read():
+                    bodies = [json.loads(message.data) for message in page]
+                    found |= {body["name"]: not body.get("deleted") for body in bodies}
             finally:
-                await watcher.stop()
-        return sorted(found)
+                await scan.close()
+        return sorted(name for name, is_there in found.items() if is_there)
 
     async def _next_chunk(self, nuid: str, sequence: int) -> api.RawStreamMsg | None:
         """Return the first chunk from `sequence` on; None if there is none."""

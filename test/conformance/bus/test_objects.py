@@ -107,6 +107,26 @@ async def test_the_names_of_many_objects_are_complete(store: ObjectStore) -> Non
     assert await soon(store.names()) == expected
 
 
+async def test_names_are_told_while_objects_are_removed(store: ObjectStore) -> None:
+    every = [f"page-{number:02}" for number in range(40)]
+    for name in every:
+        await store.put(name, b"x")
+
+    async def remove() -> None:
+        for name in every[:-1]:
+            await store.delete(name)
+
+    removing = asyncio.create_task(remove())
+    seen: list[list[str]] = []
+    while not removing.done():
+        seen.append(await soon(store.names()))
+        await asyncio.sleep(0)
+    await removing
+
+    assert await soon(store.names()) == every[-1:]
+    assert [names for names in seen if names != sorted(set(names) & set(every)) or names[-1:] != every[-1:]] == []
+
+
 async def test_an_empty_store_has_no_names(store: ObjectStore) -> None:
     assert await soon(store.names()) == []
 
