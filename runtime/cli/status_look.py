@@ -1,7 +1,8 @@
 """What `krt status` shows, from streams, consumers and presence: one look at a workflow, and what two looks tell."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runtime import errors
 from runtime.bus.base import Bus, ConsumerState, StreamState
@@ -58,8 +59,8 @@ async def look(bus: Bus, target: Target, live: Iterable[ServiceRecord], at_s: fl
     return Look(
         target=target,
         at_s=at_s,
-        stream=await bus.stream_state(target.stream),
-        consumers=tuple(await bus.consumer_states(target.stream)),
+        stream=_without_partitions(await bus.stream_state(target.stream)),
+        consumers=_added_up(await bus.consumer_states(target.stream)),
         dead_letters=await _dead_letters(bus, target.stream),
         live=tuple(sorted(live, key=lambda record: (record.name, record.replica, record.started_ms))),
     )
@@ -75,6 +76,36 @@ def compare(now: Look, before: Look | None = None) -> WorkflowStatus:
     nodes = [_status(node, now, before, found.get(durable), earlier.get(durable)) for node, durable in durables.items()]
     return WorkflowStatus(
         nodes=tuple(nodes), services=tuple(record for record in now.live if record.kind != names.NODE)
+    )
+
+
+def _without_partitions(state: StreamState) -> StreamState:
+    """Count the messages of a partitioned output under the subject of the output."""
+    counts: Counter[str] = Counter()
+    for subject, count in state.subjects.items():
+        counts[names.unpartitioned_subject(subject)] += count
+    return replace(state, subjects=counts)
+
+
+def _added_up(consumers: Iterable[ConsumerState]) -> tuple[ConsumerState, ...]:
+    """Return one state for each node: the consumers of an ordered node's partitions together."""
+    whole: dict[str, ConsumerState] = {}
+    for each in consumers:
+        name = names.unpartitioned_durable(each.name)
+        before = whole.get(name)
+        whole[name] = replace(each, name=name) if before is None else _sum(before, each)
+    return tuple(whole.values())
+
+
+def _sum(one: ConsumerState, other: ConsumerState) -> ConsumerState:
+    return replace(
+        one,
+        pending=one.pending + other.pending,
+        ack_pending=one.ack_pending + other.ack_pending,
+        redelivered=one.redelivered + other.redelivered,
+        waiting=one.waiting + other.waiting,
+        ack_floor=min(one.ack_floor, other.ack_floor),
+        delivered=max(one.delivered, other.delivered),
     )
 
 

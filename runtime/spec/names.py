@@ -184,6 +184,12 @@ def state_bucket(stream: str, node: str) -> str:
     return f"state_{stream}_{node}"
 
 
+def node_of_state_bucket(stream: str, bucket: str) -> str:
+    """Return the node whose states a bucket holds, "" for any other bucket."""
+    node = bucket.removeprefix(state_bucket(stream, ""))
+    return node if is_name(node) and bucket == state_bucket(stream, node) else ""
+
+
 def state_key(state_id: str) -> str:
     """Return the key of a state; ids are any text, keys are not."""
     return hashlib.sha256(state_id.encode()).hexdigest()

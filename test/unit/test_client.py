@@ -3,6 +3,7 @@
 import asyncio
 import random
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 from google.protobuf import any_pb2, timestamp_pb2
@@ -16,6 +17,7 @@ from runtime.clock import FakeClock, settle
 from runtime.errors import BusClosedError, EncodeError, MessageTooLargeError, PredictionError
 from runtime.message import Message, MessageType
 from runtime.spec import names
+from runtime.spec.node import Partitions
 from test.support.answering_node import NODE, AnsweringNode, stream_config
 
 STREAM = "test_v1_hello"
@@ -359,3 +361,33 @@ async def test_the_request_goes_to_the_entrypoint_under_its_id(client: Workflow,
     assert stored.subject == names.entrypoint_subject(STREAM)
     assert stored.headers[names.MESSAGE_ID_HEADER] == "r1"
     future.cancel()
+
+
+@pytest.mark.parametrize("spread", [False, True])
+async def test_requests_go_to_the_partitions_that_the_stream_tells_of(clock: FakeClock, spread: bool) -> None:
+    broker = MemoryBroker(clock)
+    bus, partitions = broker.connect(), Partitions(count=8, spread=spread)
+    config = replace(stream_config(STREAM), metadata={names.ENTRYPOINT_METADATA: partitions.model_dump_json()})
+    await bus.ensure_stream(config)
+
+    async with Workflow(broker.connect(), STREAM, clock=clock) as client:
+        for state_id in ("cam-2", "cam-2", ""):
+            client.predict(1, state_id=state_id, request_id=f"r{state_id}{client.in_flight}")
+            await settle()
+        subjects = [(await bus.get_message(STREAM, number)).subject for number in (1, 2, 3)]
+
+    entry = f"{STREAM}.entrypoint.main"
+    ours = f"{entry}.p{names.partition('cam-2', 8)}"
+    assert subjects == [ours, ours, f"{entry}.p{names.partition('r2', 8) if spread else 0}"]
+
+
+async def test_a_stream_that_is_not_there_yet_has_no_partitions(clock: FakeClock) -> None:
+    broker = MemoryBroker(clock)
+
+    async with Workflow(broker.connect(), STREAM, clock=clock) as client:
+        bus = broker.connect()
+        await bus.ensure_stream(stream_config(STREAM))
+        client.predict(1, state_id="cam-2")
+        await settle()
+
+        assert (await bus.get_message(STREAM, 1)).subject == f"{STREAM}.entrypoint"

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.bus.base import StreamConfig
+from runtime.bus.base import ConsumerConfig, StreamConfig
 from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.bus.presence import ServiceRecord
 from runtime.cli.run_file import RunNode, RunWorkflow
@@ -129,3 +129,19 @@ def test_the_subjects_of_a_durable_are_read_from_its_name(sources: list[str]) ->
     subjects = subjects_of(STREAM, names.durable("score", sources))
 
     assert subjects == sorted(f"{STREAM}.{source}" for source in sources)
+
+
+async def test_the_partitions_of_an_ordered_node_count_together(bus: MemoryBus, target: Target) -> None:
+    for number in range(2):
+        subjects = names.partition_inputs((f"{STREAM}.echo",), number)
+        durable = names.partition_durable("planned__echo", number)
+        await bus.ensure_consumer(ConsumerConfig(stream=STREAM, durable=durable, filter_subjects=subjects))
+    before = await look(bus, target, NOBODY, 0.0)
+    await publish(bus, STREAM, f"{STREAM}.echo.main.p0", range(2))
+    await publish(bus, STREAM, f"{STREAM}.echo.main.p1", range(3))
+
+    found = compare(await look(bus, target, NOBODY, 1.0), before)
+
+    [planned] = [node for node in found.nodes if node.node == "planned"]
+    assert (planned.pending, planned.rate) == (5, 0.0)
+    assert [node.node for node in found.nodes] == ["echo", "planned"]

@@ -13,8 +13,8 @@ from runtime.deploy.plan import Target, error_source, handler_versions, manager_
 from runtime.deploy.process import Process
 from runtime.errors import ConfigError
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
-from runtime.spec.model import Node, ObjectStore, Source, Stream, Workflow
-from runtime.spec.node import NodeSpec, RetryPolicy
+from runtime.spec.model import Node, ObjectStore, Order, Source, State, Stream, Workflow
+from runtime.spec.node import NodeSpec, Partitions, RetryPolicy, StateSpec
 
 TARGET = Target(
     nats_servers=("nats://one:4222", "nats://two:4222"),
@@ -276,3 +276,63 @@ def test_the_plan_of_the_same_workflow_is_the_same() -> None:
 
     assert plan(flow, TARGET) == plan(flow, TARGET)
     assert json.loads(process_of(flow, "krt.manager").environment["KRT_MANAGER_SPEC"])["stream"] == "local_v1_triage"
+
+
+def test_an_ordered_node_has_a_consumer_for_each_partition_of_its_inputs() -> None:
+    flow = workflow(
+        node("clean", order=Order(partitions=2)), node("score", "clean", "clean.sure", order=Order(partitions=2))
+    )
+
+    consumers = manager_spec(flow, "local").consumers
+
+    s = "local_v1_triage"
+    assert [(each.durable, each.is_ordered) for each in consumers] == [
+        ("clean_p0__entrypoint", True),
+        ("clean_p1__entrypoint", True),
+        ("score_p0__clean__clean_sure", True),
+        ("score_p1__clean__clean_sure", True),
+    ]
+    assert consumers[3].filter_subjects == (
+        f"{s}.clean.main.p1",
+        f"{s}.clean.sure.p1",
+        f"{s}._redrive.score.clean.main.p1",
+        f"{s}._redrive.score.clean.sure.p1",
+    )
+    # The first one also reads what a sender without partitions has published.
+    assert set(consumers[0].filter_subjects) == {
+        f"{s}.entrypoint",
+        f"{s}.entrypoint.main.p0",
+        f"{s}._redrive.clean.entrypoint",
+        f"{s}._redrive.clean.entrypoint.main.p0",
+    }
+
+
+def test_an_unordered_node_reads_all_partitions_of_an_output_together() -> None:
+    flow = workflow(node("clean"), node("score", "clean", order=Order(partitions=2)), node("audit", "clean"))
+
+    assert settings_of(flow, "audit").inputs == (
+        "local_v1_triage.clean",
+        "local_v1_triage.clean.main.*",
+        "local_v1_triage._redrive.audit.clean",
+        "local_v1_triage._redrive.audit.clean.main.*",
+    )
+    assert manager_spec(flow, "local").consumers[-1].filter_subjects == settings_of(flow, "audit").inputs
+
+
+def test_outputs_and_entrypoint_are_partitioned_for_their_ordered_readers() -> None:
+    flow = workflow(
+        node("clean", state=State(partitions=4, ttl_s=60)),
+        node("score", "clean", "clean.sure", order=Order(partitions=8)),
+        node("audit", "clean.sure", state=State(type="audit:Seen", partitions=8, ttl_s=None)),
+    )
+
+    clean, audit, manager = spec_of(flow, "clean"), spec_of(flow, "audit"), manager_spec(flow, "local")
+
+    assert clean.partitioned == {
+        "local_v1_triage.clean": Partitions(count=8, spread=True),
+        "local_v1_triage.clean.sure": Partitions(count=8, spread=False),
+    }
+    assert (clean.partitions, audit.partitions, audit.partitioned) == (4, 8, {})
+    assert audit.state == StateSpec(bucket="state_local_v1_triage_audit", type="audit:Seen")
+    assert manager.entrypoint == Partitions(count=4)
+    assert manager.state_buckets == {"state_local_v1_triage_clean": 60, "state_local_v1_triage_audit": 0}
