@@ -50,16 +50,13 @@ async def handler(ctx, data):
     return req
 """
 GREET_V1 = """
+import json
 import os
 from public_input_pb2 import Request, Response
 
 def init(ctx):
     with open(os.getenv("NAMES_FILE")) as file:
-        ctx.set("names", json_names(file.read()))
-
-def json_names(text):
-    import json
-    return json.loads(text)
+        ctx.set("names", json.load(file))
 
 async def handler(ctx, data):
     req = Request()
