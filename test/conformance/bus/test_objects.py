@@ -268,7 +268,7 @@ async def test_other_bytes_than_those_put_are_never_an_object(backend: Backend, 
 
     await backend.corrupt_object(STORE, "page", b"\0" * 1000)
 
-    with pytest.raises(CorruptObjectError, match="'page'.*its hash differs"):
+    with pytest.raises(CorruptObjectError, match=r"'page'.*its hash differs"):
         await store.get("page")
     with pytest.raises(CorruptObjectError):
         await read(store, "page")
