@@ -11,6 +11,7 @@
     │   └── MessageTooLargeError       larger than the server or the stream takes
     ├── BusError
     │   ├── BusUnavailableError        not connected, no leader, no answer in time; passes by itself
+    │   ├── AccessError                the server does not let us in, or forbids a subject; only a person can help
     │   ├── BusClosedError             the connection is closed for good; the process has to end
     │   ├── StreamFullError            the stream refuses (discard new) until the manager has purged
     │   ├── WrongStreamError           the subject belongs to another stream than the one expected
@@ -118,6 +119,10 @@ class BusError(KrtError):
 
 class BusUnavailableError(BusError):
     """Not connected, no leader or no answer in time. It passes by itself: back off and try again."""
+
+
+class AccessError(BusError):
+    """The server does not let this process in, or forbids one of its subjects. Waiting and trying again cannot help."""
 
 
 class BusClosedError(BusError):

@@ -18,6 +18,7 @@ from runtime.wire import MAX_INFLATED_BYTES
 T = TypeVar("T")
 
 DEFAULT_NATS_PORT = 4222
+DEFAULT_INBOX_PREFIX = "_INBOX"
 # Seconds for a JetStream request or a PubAck.
 DEFAULT_REQUEST_TIMEOUT_S = 5.0
 # Seconds between SIGTERM and giving deliveries back: below the 30 s after which Kubernetes kills.
@@ -41,10 +42,16 @@ class LogSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NatsSettings:
-    """Where NATS is. request_timeout_s: for API requests and PubAcks."""
+    """Where NATS is, and who this process is there.
+
+    request_timeout_s: for API requests and PubAcks. credentials: folder, see `bus/credentials.py`. inbox_prefix: of the
+    subjects on which answers arrive; with one of its own, no other process can be allowed to read them.
+    """
 
     servers: tuple[str, ...] = field(repr=False)  # may hold a password, as the other URIs here
     request_timeout_s: float
+    credentials: Path | None = None
+    inbox_prefix: str = DEFAULT_INBOX_PREFIX
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,7 +281,13 @@ class _Reader:
         timeout_s = self.number(
             "KRT_JS_REQUEST_TIMEOUT", float, "seconds, 0.1 to 300", DEFAULT_REQUEST_TIMEOUT_S, low=0.1, high=300.0
         )
-        return NatsSettings(servers=tuple(servers), request_timeout_s=timeout_s)
+        folder = self.text("KRT_NATS_CREDENTIALS", default="")
+        return NatsSettings(
+            servers=tuple(servers),
+            request_timeout_s=timeout_s,
+            credentials=Path(folder) if folder else None,
+            inbox_prefix=self.text("KRT_NATS_INBOX_PREFIX", default=DEFAULT_INBOX_PREFIX),
+        )
 
     def inputs(self) -> tuple[str, ...]:
         several = self.text("KRT_NATS_INPUTS", default="")
@@ -366,6 +379,6 @@ KNOWN = frozenset(
     IS_EXITPOINT NATS_KEY_VALUE_STORE_PROJECT NATS_KEY_VALUE_STORE_WORKFLOW NATS_KEY_VALUE_STORE_NODE NATS_OBJECT_STORE
     NATS_MAX_ACK_PENDING MAX_PENDING_ACK JS_REQUEST_TIMEOUT MONGO_DB_NAME NODE_SPEC WIRE REPLICA LOG_FORMAT LOG_LEVEL
     LOG_FILE INFLUX_TOKEN INFLUX_ORG INFLUX_BUCKET MAX_INFLATED_BYTES SHUTDOWN_GRACE READY_FD MANAGER_SPEC
-    NATS_SERVER_BIN
+    NATS_SERVER_BIN NATS_CREDENTIALS NATS_INBOX_PREFIX
     """.split()
 )

@@ -8,15 +8,20 @@ Streams, consumers and messages of a workflow are the business of `topology.py`,
 import asyncio
 import logging
 import secrets
+import ssl
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import unquote, urlsplit
 
 import nats.errors
 from nats.js.client import JetStreamContext
 
-from runtime.bus.direct import DirectClient, DirectSubscription, OnArrival, publish_command
-from runtime.errors import BusClosedError, BusUnavailableError, ServerError
-from runtime.settings import redact
+from runtime.bus.credentials import Credentials, read_credentials
+from runtime.bus.direct import DirectClient, DirectSubscription, NoTlsError, OnArrival, publish_command
+from runtime.errors import AccessError, BusClosedError, BusUnavailableError, ServerError
+from runtime.settings import DEFAULT_INBOX_PREFIX, redact
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +30,9 @@ SERVER_FLOOR = (2, 10, 0)
 # Seconds that the first connect may take in all, and after which a line says what it waits for.
 CONNECT_LIMIT_S = 30.0
 CONNECT_TRY_S = 5.0
+# Refused reconnects in a row, half a second apart, after which the connection is given up: while a cluster gets new
+# credentials, its servers refuse for a moment.
+MAX_REFUSALS = 20
 # Seconds between pings; two missed ones end the connection. nats-py's own 120 s would hide a frozen server.
 PING_INTERVAL_S = 10
 # Bytes that the client holds back at most; more than the publisher's in-flight window.
@@ -38,9 +46,22 @@ BATCH_BYTES = 1024 * 1024
 class Connection:
     """A live connection; make it with `await Connection.open(...)`."""
 
-    def __init__(self, name: str, request_timeout_s: float) -> None:
+    def __init__(
+        self,
+        name: str,
+        request_timeout_s: float,
+        credentials: Credentials | None = None,
+        inbox_prefix: str = DEFAULT_INBOX_PREFIX,
+    ) -> None:
         self.name = name
         self.request_timeout_s = request_timeout_s
+        self._credentials = credentials or Credentials()
+        self._inbox_prefix = inbox_prefix
+        # Times in a row that a server did not let us in; and what was forbidden last, with the number of times.
+        self._refusals = 0
+        self._patience = 1
+        self.violation = ""
+        self.violations = 0
         self.client = DirectClient()
         self.closed = asyncio.Event()
         self.last_error: Exception | None = None
@@ -58,24 +79,42 @@ class Connection:
 
     @classmethod
     async def open(
-        cls, servers: list[str], *, name: str, request_timeout_s: float = 5.0, limit_s: float = CONNECT_LIMIT_S
+        cls,
+        servers: list[str],
+        *,
+        name: str,
+        credentials: Path | None = None,
+        inbox_prefix: str = DEFAULT_INBOX_PREFIX,
+        request_timeout_s: float = 5.0,
+        limit_s: float = CONNECT_LIMIT_S,
     ) -> "Connection":
-        """Connect within `limit_s`. Raises BusUnavailableError, or ServerError for a server below the floor."""
+        """Connect within `limit_s`. credentials: see `credentials.py`. inbox_prefix: of every subject for answers.
+
+        Raises SettingsError for the credentials folder, BusUnavailableError, AccessError when every server refuses us,
+        ServerError for one below the floor.
+        """
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + limit_s
+        read = read_credentials(credentials) if credentials is not None else None
+        where = ", ".join(redact(server) for server in servers)
         while True:
-            connection = cls(name, request_timeout_s)
+            connection = cls(name, request_timeout_s, read, inbox_prefix)
             try:
                 async with asyncio.timeout(min(CONNECT_TRY_S, limit_s)):
                     await connection._connect(servers)
                 break
+            except _RefusedError as error:
+                await connection._close_client()
+                raise AccessError(
+                    f"NATS at {where} does not let us in: {describe(error.__cause__)}; correct KRT_NATS_CREDENTIALS or "
+                    "the user part of KRT_NATS_SERVER"
+                ) from error.__cause__
             except (TimeoutError, OSError, nats.errors.Error) as error:
                 await connection._close_client()
                 cause = connection.last_error or error
-                where = ", ".join(redact(server) for server in servers)
-                if loop.time() >= give_up_s or _is_refusal(cause):
+                if loop.time() >= give_up_s:
                     raise BusUnavailableError(
-                        f"no NATS server lets us in at {where}: {describe(cause)}; start it, or correct KRT_NATS_SERVER"
+                        f"no NATS server answers at {where}: {describe(cause)}; start it, or correct KRT_NATS_SERVER"
                     ) from error
                 log.warning("waiting for NATS at %s: %s", where, describe(cause), extra={"action": "wait-nats"})
         connection._check_server()
@@ -99,7 +138,7 @@ class Connection:
         return self.client.server_count
 
     def new_inbox(self) -> str:
-        return f"_INBOX.{secrets.token_hex(11)}"
+        return f"{self._inbox_prefix}.{secrets.token_hex(11)}"
 
     def listen(self, *, on_disconnect: Listener, on_reconnect: Listener) -> Callable[[], None]:
         """Call back at every disconnect and reconnect; returns the function that ends it."""
@@ -133,9 +172,15 @@ class Connection:
         self._outbox = deque(entry for entry in self._outbox if not entry[0].startswith(reply_prefix))
 
     async def subscribe(self, subject: str, callback: OnArrival, queue: str = "") -> DirectSubscription:
-        """Subscribe; the callback only appends or schedules. Known to the server when this returns."""
+        """Subscribe; the callback only appends or schedules. Known to the server when this returns.
+
+        Raises AccessError when the server forbids it, and what `flush` raises.
+        """
+        violations = self.violations
         subscription = await self.client.subscribe_direct(subject, callback, queue)
         await self.flush()
+        if self.violations > violations and f'"{subject}"' in self.violation:
+            raise AccessError(f"NATS forbids a subscription: {self.violation}; see `krt permissions`")
         return subscription
 
     async def flush(self) -> None:
@@ -181,9 +226,17 @@ class Connection:
     # --- the client's side ---
 
     async def _connect(self, servers: list[str]) -> None:
+        credentials = self._credentials
+        self._patience = len(servers)
+        self.client.requires_tls = credentials.tls is not None or any(each.startswith("tls:") for each in servers)
         await self.client.connect(
             servers=servers,
             name=self.name,
+            tls=credentials.tls,
+            user_credentials=credentials.creds_file or None,
+            nkeys_seed_str=credentials.seed or None,
+            inbox_prefix=self._inbox_prefix,
+            **_user(credentials, servers),
             error_cb=self._error,
             disconnected_cb=self._disconnected,
             reconnected_cb=self._reconnected,
@@ -233,13 +286,27 @@ class Connection:
             self.closed.set()
 
     async def _error(self, error: Exception) -> None:
+        """Raises _RefusedError, out of the client's `connect`, once no server is left that might let us in."""
         text = describe(error)
         repeated = self.last_error is not None and describe(self.last_error) == text
         self.last_error = error
+        if _is_refusal(error) and not self.client.is_connected:
+            self.client.drop_transport()
+            self._note_refusal(error)
         if "permissions violation" in text.lower():
-            log.error("NATS refuses: %s", text, extra={"action": "nats-refused"})
+            self.violation = text
+            self.violations += 1
+            log.error("NATS forbids what this process needs: %s", text, extra={"action": "nats-refused"})
         elif self._sender is not None:
             log.log(logging.DEBUG if repeated else logging.WARNING, "NATS: %s", text, extra={"action": "nats-error"})
+
+    def _note_refusal(self, error: Exception) -> None:
+        self._refusals += 1
+        if self._sender is None and self._refusals >= self._patience:
+            raise _RefusedError from error
+        if self._refusals == MAX_REFUSALS:
+            log.error("NATS does not let us in any more: %s", describe(error), extra={"action": "nats-refused"})
+            self.closed.set()
 
     async def _disconnected(self) -> None:
         if self._closing or self._sender is None:
@@ -251,6 +318,7 @@ class Connection:
     async def _reconnected(self) -> None:
         log.info("NATS is back", extra={"action": "reconnect"})
         self.last_error = None
+        self._refusals = 0
         self.max_payload_bytes = int(self.client.max_payload)
         for listener in list(self._on_reconnect):
             listener()
@@ -263,12 +331,29 @@ class Connection:
         self.closed.set()
 
 
-def describe(error: Exception | None) -> str:
+def describe(error: BaseException | None) -> str:
     """Return an error's text without credentials; its class where it has no text."""
     return redact(str(error) or type(error).__name__) if error is not None else "no reason given"
 
 
+class _RefusedError(Exception):
+    """Every server has refused us; the cause says why."""
+
+
 def _is_refusal(error: Exception) -> bool:
-    """Say whether waiting cannot help: the server answered and said no."""
+    """Say whether waiting cannot help: the server answered and said no, or is not the one that it should be."""
     text = str(error).lower()
-    return "authorization" in text or "authentication" in text
+    return isinstance(error, ssl.SSLError | NoTlsError) or "authorization" in text or "authentication" in text
+
+
+def _user(credentials: Credentials, servers: list[str]) -> dict[str, Any]:
+    """Return user and password for the client: of the folder, else of the first address.
+
+    Given apart from the addresses, they hold for the other servers of the cluster too, which are found later.
+    """
+    if credentials.user:
+        return {"user": credentials.user, "password": credentials.password}
+    first = urlsplit(servers[0] if "://" in servers[0] else f"nats://{servers[0]}")
+    if first.username and first.password:
+        return {"user": unquote(first.username), "password": unquote(first.password)}
+    return {}

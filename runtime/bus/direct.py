@@ -32,6 +32,10 @@ _VERSION_LINE = b"NATS/1.0\r\n"
 OnArrival = Callable[[str, str, bytes, Headers | None], None]
 
 
+class NoTlsError(Error):  # type: ignore[misc]  # nats-py is not typed here
+    """The server talks in clear, which is not wanted."""
+
+
 class DirectSubscription:
     """A subscription whose callback is called by the reading task itself: it only appends or schedules."""
 
@@ -79,13 +83,22 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
+    def drop_transport(self) -> None:
+        """End the TCP connection to a server that has refused us; the next try makes its own.
+
+        nats-py leaves it open, or, after a TLS handshake that failed, waits for ever for its end.
+        """
+        if self._transport is not None and self._transport._io_writer is not None:
+            self._transport._io_writer.transport.abort()
+        self._transport: Any = None
+
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         """Overridden: called by nats-py with what the server says of itself, before anything is told to the server.
 
-        Raises nats.errors.Error: nats-py would send credentials in clear to a server that does not ask for TLS.
+        Raises NoTlsError: nats-py would send credentials in clear to a server that does not ask for TLS.
         """
         if self.requires_tls and initial_connection and not info.get("tls_required"):
-            raise Error("TLS is wanted here, by the address or by ca.crt or tls.crt, and the server does not do it")
+            raise NoTlsError("the address tls://, ca.crt or tls.crt ask for TLS, and the server does not")
         self.server_count = len(info.get("connect_urls") or ["itself"])
         await super()._process_info(info, initial_connection)
 

@@ -1,6 +1,7 @@
 """`NatsBus`: the contract of `bus/base.py` on one NATS connection. Starts here; each part lives in its own file."""
 
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 import nats.errors
 
@@ -28,6 +29,7 @@ from runtime.bus.replies import Replies
 from runtime.bus.scan import NatsScan
 from runtime.bus.topology import Topology
 from runtime.clock import Clock, SystemClock
+from runtime.settings import DEFAULT_INBOX_PREFIX, NatsSettings
 
 
 class NatsBus:
@@ -46,15 +48,36 @@ class NatsBus:
         *,
         name: str,
         clock: Clock | None = None,
+        credentials: Path | None = None,
+        inbox_prefix: str = DEFAULT_INBOX_PREFIX,
         request_timeout_s: float = 5.0,
         limit_s: float = CONNECT_LIMIT_S,
     ) -> "NatsBus":
         """Connect within `limit_s` seconds; `name` is shown by the server's monitoring.
 
-        Raises BusUnavailableError when no server answers, ServerError for one below the floor.
+        credentials, inbox_prefix: as in `NatsSettings`. Raises BusUnavailableError when no server answers, AccessError
+        when it does not let us in, SettingsError for the credentials, ServerError for a server below the floor.
         """
-        connection = await Connection.open(servers, name=name, request_timeout_s=request_timeout_s, limit_s=limit_s)
+        connection = await Connection.open(
+            servers,
+            name=name,
+            credentials=credentials,
+            inbox_prefix=inbox_prefix,
+            request_timeout_s=request_timeout_s,
+            limit_s=limit_s,
+        )
         return cls(connection, clock or SystemClock())
+
+    @classmethod
+    async def of(cls, settings: NatsSettings, name: str) -> "NatsBus":
+        """Connect as a process's settings say. Raises what `connect` raises."""
+        return await cls.connect(
+            list(settings.servers),
+            name=name,
+            credentials=settings.credentials,
+            inbox_prefix=settings.inbox_prefix,
+            request_timeout_s=settings.request_timeout_s,
+        )
 
     @property
     def max_payload_bytes(self) -> int:

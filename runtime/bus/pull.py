@@ -20,7 +20,7 @@ from runtime.bus.direct import DirectSubscription
 from runtime.bus.requests import OpenRequests
 from runtime.bus.topology import Topology
 from runtime.clock import Clock
-from runtime.errors import BusClosedError, BusError, NotFoundError
+from runtime.errors import AccessError, BusClosedError, BusError, NotFoundError
 
 log = logging.getLogger(__name__)
 
@@ -271,7 +271,7 @@ class NatsReader:
                     await self._topology.create_consumer_if_missing(self._config)
                 self._ack_wait_s = await self._look_up()
                 return
-            except BusClosedError:
+            except (BusClosedError, AccessError):
                 raise
             except BusError as error:
                 if self._clock.monotonic() - started_s >= limit_s:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, TypeVar
 
 import nats.errors
@@ -28,6 +29,7 @@ from runtime.bus.base import (
 )
 from runtime.bus.connection import Connection, describe
 from runtime.errors import (
+    AccessError,
     BusClosedError,
     BusError,
     BusUnavailableError,
@@ -219,7 +221,7 @@ class Topology:
         found: list[str] = []
         offset = 0
         while True:
-            page = await self._call(lambda: self._js.streams_info(offset=offset))
+            page = await self._call(partial(self._js.streams_info, offset=offset))
             found += [info.config.name for info in page if info.config.name.startswith(BUCKET_PREFIX)]
             offset += len(page)
             if len(page) < STREAM_PAGE:
@@ -271,6 +273,7 @@ class Topology:
 @asynccontextmanager
 async def translated(connection: Connection) -> AsyncIterator[None]:
     """Turn nats-py's errors into ours; the cause is kept."""
+    violations = connection.violations
     try:
         yield
     except nats.js.errors.KeyWrongLastSequenceError as error:
@@ -292,13 +295,15 @@ async def translated(connection: Connection) -> AsyncIterator[None]:
             ) from error
         if error.err_code == _TOO_FEW_SERVERS:
             raise BusUnavailableError(
-                f"not enough servers for the replicas: the cluster has {connection.server_count} address(es) now; start "
+                f"not enough servers for the replicas: the cluster has {connection.server_count} address(es); start "
                 f"the others, or lower stream.replicas ({error.description})"
             ) from error
         raise BusError(f"JetStream refuses: {error.description or describe(error)}") from error
     except nats.errors.ConnectionClosedError as error:
         raise BusClosedError("the connection to NATS is closed") from error
     except (nats.errors.Error, TimeoutError, OSError) as error:
+        if connection.violations > violations:  # the server drops what it forbids, and nobody answers
+            raise AccessError(f"NATS forbids it: {connection.violation}; see `krt permissions`") from error
         where = "NATS" if connection.is_connected else "NATS, which is away,"
         raise BusUnavailableError(f"{where} does not answer: {describe(error)}") from error
 

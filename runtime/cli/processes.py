@@ -95,7 +95,7 @@ async def _until_signalled(main: Run) -> int:
 async def _guarded(main: Run, stop: asyncio.Event) -> int:
     try:
         return await main(stop) or exits.OK
-    except (errors.ConfigError, errors.DriftError) as error:
+    except (errors.ConfigError, errors.DriftError, errors.AccessError) as error:
         log.error("%s", error, extra={"action": "refused"})
         return exits.CONFIG
     except errors.KrtError as error:

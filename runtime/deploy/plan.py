@@ -36,6 +36,8 @@ class Target:
     influx_token, influx_org, influx_bucket: of an InfluxDB 2; "" leaves them to the environment of the processes.
     base_path: the workflow's folder as the processes see it. grace_s: from the request to stop until a node gives its
     deliveries back. handler_versions: by node, see `handler_versions`. environment: what the nodes' `secrets` name.
+    credentials: folder of a process's credentials for NATS, by the name of the process; others take the one that their
+    own environment names.
     """
 
     nats_servers: tuple[str, ...]
@@ -50,6 +52,7 @@ class Target:
     log_level: str = "INFO"
     grace_s: float = DEFAULT_GRACE_S
     handler_versions: Mapping[str, str] = field(default_factory=dict)
+    credentials: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
 
@@ -137,30 +140,34 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
 
 def _manager(workflow: Workflow, target: Target) -> Process:
     spec = manager_spec(workflow, target.runtime_id)
-    environment = {**_common(target), "KRT_MANAGER_SPEC": spec.model_dump_json()}
+    environment = {**_common(target, MANAGER, spec.stream), "KRT_MANAGER_SPEC": spec.model_dump_json()}
     return Process(name=MANAGER, arguments=("manager",), environment=environment, stage=SERVICE_STAGE)
 
 
 def _writer(workflow: Workflow, target: Target) -> Process:
     stream = stream_of(workflow, target.runtime_id)
-    environment = {**_common(target), **_documents(target), "KRT_NATS_STREAM": stream}
+    environment = {**_common(target, WRITER, stream), **_documents(target), "KRT_NATS_STREAM": stream}
     return Process(name=WRITER, arguments=("writer",), environment=environment, stage=SERVICE_STAGE)
 
 
 def _node(workflow: Workflow, node: Node, target: Target) -> Process:
+    common = _common(target, node.name, stream_of(workflow, target.runtime_id))
     own = {**node.env, **{name: target.environment[name] for name in node.secrets}}
     return Process(
         name=node.name,
         arguments=("node",),
-        environment={**own, **_common(target), **_documents(target), **_node_variables(workflow, node, target)},
+        environment={**own, **common, **_documents(target), **_node_variables(workflow, node, target)},
         replicas=node.replicas,
         stage=NODE_STAGE,
     )
 
 
-def _common(target: Target) -> dict[str, str]:
+def _common(target: Target, process: str, stream: str) -> dict[str, str]:
+    folder = target.credentials.get(process, "")
     return {
         "KRT_NATS_SERVER": ",".join(target.nats_servers),
+        **({"KRT_NATS_CREDENTIALS": folder} if folder else {}),
+        "KRT_NATS_INBOX_PREFIX": names.inbox_prefix(stream, process),
         "KRT_LOG_LEVEL": target.log_level,
         "KRT_SHUTDOWN_GRACE": f"{target.grace_s:g}",
     }
@@ -240,9 +247,7 @@ def _consumers(workflow: Workflow, node: Node, stream: str) -> Iterator[Consumer
         yield ConsumerSpec(durable=durable, filter_subjects=inputs)
     for number in range(node.partitions or 0):
         subjects = names.partition_inputs(inputs, number)
-        yield ConsumerSpec(
-            durable=names.partition_durable(durable, number), filter_subjects=subjects, is_ordered=True
-        )
+        yield ConsumerSpec(durable=names.partition_durable(durable, number), filter_subjects=subjects, is_ordered=True)
 
 
 def _inputs(workflow: Workflow, node: Node, stream: str) -> tuple[str, ...]:

@@ -112,7 +112,7 @@ class WriterDesk:
 
 @asynccontextmanager
 async def _connected(settings: NatsSettings, name: str) -> AsyncIterator[Bus]:
-    bus = await NatsBus.connect(list(settings.servers), name=name, request_timeout_s=settings.request_timeout_s)
+    bus = await NatsBus.of(settings, name)
     try:
         yield bus
     finally:

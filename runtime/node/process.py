@@ -265,11 +265,7 @@ async def run_node(settings: NodeSettings, stop: asyncio.Event) -> int:
     except ConfigError as error:
         log.error("%s", error, extra={"action": "refused"})
         return EXIT_CONFIG
-    bus = await NatsBus.connect(
-        list(settings.nats.servers),
-        name=f"{settings.workflow}/{settings.node}/{settings.replica}",
-        request_timeout_s=settings.nats.request_timeout_s,
-    )
+    bus = await NatsBus.of(settings.nats, f"{settings.workflow}/{settings.node}/{settings.replica}")
     try:
         return await _run_until(NodeProcess(settings, bus, stores, handler), bus, settings, stop)
     finally:

@@ -14,6 +14,7 @@
 | applied configuration | KV `applied_<stream>`, key `<bucket>/<key>` | until changed |
 | objects | object store `<stream>_<name>`, or `<runtime>_<version>_<name>` | by `objects.<name>.keep` |
 | presence | KV `presence`, key `<kind>.<stream>[.<name>].<instance>` | until 6 s after its last beat |
+| answers | subject `_INBOX.<stream>.<process>.…`, a prefix for each process of the plan | core NATS, nothing kept |
 | writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
@@ -231,6 +232,14 @@ def object_store(runtime: str, version: str, workflow: str, store: str) -> str:
 def writer_subject(stream: str) -> str:
     """Return the subject of a writer that serves one workflow, for a server that several local runs share."""
     return f"{WRITER_SUBJECT}_{stream}"
+
+
+def inbox_prefix(stream: str, process: str) -> str:
+    """Return what the subjects begin with on which a process of the workflow gets answers: no other may read them.
+
+    process: a name of the plan. Its dot, which only the runtime's own processes have, becomes an underscore.
+    """
+    return f"_INBOX.{stream}.{process.replace('.', '_')}"
 
 
 def message_id(node: str, origin: int, number: int, *, mark: str = "", redrive: int = 0) -> str:
