@@ -13,7 +13,7 @@ from math import inf
 from typing import Protocol
 
 from runtime.bus.base import ConsumerConfig, ConsumerState, StoredMessage
-from runtime.bus.memory_subject import matches
+from runtime.bus.subjects import matches
 from runtime.clock import Clock, TimerHandle
 
 

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from runtime.bus.base import CoreMessage
-from runtime.bus.memory_subject import matches
+from runtime.bus.subjects import matches
 
 
 class MemorySubscription:

@@ -5,7 +5,7 @@ import re
 from collections.abc import Callable
 
 from runtime.bus.base import Entry, OnChange
-from runtime.bus.memory_subject import matches
+from runtime.bus.subjects import matches
 from runtime.clock import Clock
 from runtime.errors import BusError, NotFoundError, RevisionError
 

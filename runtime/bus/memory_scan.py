@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import Sequence
 
 from runtime.bus.memory_streams import MemoryStreams
-from runtime.bus.memory_subject import matches
 from runtime.bus.stored import StoredMessage
+from runtime.bus.subjects import matches
 from runtime.clock import Clock
 from runtime.errors import BusUnavailableError
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from runtime.bus.base import ConsumerConfig, Headers, StoredMessage, StreamConfig, StreamState
 from runtime.bus.memory_consumer import MemoryConsumer
-from runtime.bus.memory_subject import matches
+from runtime.bus.subjects import matches
 from runtime.clock import Clock
 from runtime.errors import NotFoundError, StreamFullError
 

@@ -6,7 +6,7 @@ from dataclasses import fields
 from runtime.bus.base import ConsumerConfig, Headers, StreamConfig
 from runtime.bus.memory_consumer import MemoryConsumer
 from runtime.bus.memory_stream import MemoryStream
-from runtime.bus.memory_subject import overlap
+from runtime.bus.subjects import overlap
 from runtime.clock import Clock
 from runtime.errors import BusUnavailableError, DriftError, NotFoundError, WrongStreamError
 

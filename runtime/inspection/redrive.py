@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from runtime.bus.base import Bus, Confirmation
-from runtime.bus.memory_subject import matches
 from runtime.bus.stored import ConsumerState
+from runtime.bus.subjects import matches
 from runtime.deadletter import Attempt, DeadLetter, attempts_to_header
 from runtime.errors import NotFoundError
 from runtime.inspection.letters import Letter, drop, input_of

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from runtime.bus.base import Bus, ConsumerConfig, ConsumerState, StreamConfig, StreamState
-from runtime.bus.memory_subject import matches, overlap
+from runtime.bus.subjects import matches, overlap
 from runtime.clock import Clock
 from runtime.errors import NotFoundError, SettingsError
 from runtime.settings import NodeSettings
