@@ -66,12 +66,20 @@ class _Record:
     points: list[Point] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class _GivenState:
+    """The state that a test has given, and looks at afterwards."""
+
+    value: Any
+
+
 class RecordingContext(Context):
     """The context of one message, for `call`.
 
     path: the workflow's folder, for `ctx.path`. values: what `ctx.get` finds, as if `init` had set it. config: values
     of the node's configuration scope. documents: by collection, what is stored already. objects: by key, what its
-    object store holds already. error: the text of an ERROR that the handler is called with.
+    object store holds already. error: the text of an ERROR that the handler is called with. state: what `ctx.state` is,
+    None for a node without one.
 
     | member | keeps |
     |---|---|
@@ -94,6 +102,7 @@ class RecordingContext(Context):
         headers: Mapping[str, str] | None = None,
         attempt: int = 1,
         error: str = "",
+        state: Any = None,
         values: Mapping[str, Any] | None = None,
         config: Mapping[str, str] | None = None,
         documents: Mapping[str, Sequence[Document]] | None = None,
@@ -129,7 +138,9 @@ class RecordingContext(Context):
             error=error,
             type=MessageType.ERROR if error else MessageType.OK,
         )
-        super().__init__(services, _work(message, attempt, clock))
+        work = _work(message, attempt, clock)
+        work.state = None if state is None else _GivenState(state)
+        super().__init__(services, work)
         vars(self)["_record"] = record
 
     @property

@@ -56,6 +56,9 @@ class SyncWorkflow:
     def dead_letters(self, node: str = "") -> list[DeadLetter]:
         return self._workflow.dead_letters(node)
 
+    def state(self, node: str, state_id: str = "") -> Any:
+        return self._workflow.state(node, state_id)
+
     def documents(self, collection: str) -> list[Document]:
         return self._workflow.documents(collection)
 

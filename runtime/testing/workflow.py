@@ -28,6 +28,7 @@ from runtime.message import MessageType
 from runtime.node import watchdog
 from runtime.node.handler import HandlerFunction, LoadedHandler
 from runtime.node.process import NodeProcess, Stores
+from runtime.node.state import StateEntry
 from runtime.settings import read_node
 from runtime.spec import names
 from runtime.spec.load import load
@@ -160,6 +161,12 @@ class Workflow:
         stream = names.dead_letter_stream(self._stream)
         letters = [DeadLetter.from_header(stored.headers[HEADER]) for stored in self._stored(stream)]
         return [letter for letter in letters if node in ("", letter.node)]
+
+    def state(self, node: str, state_id: str = "") -> Any:
+        """Return what a node keeps for a state id, as JSON has it; None while there is nothing."""
+        bucket = self._broker.bucket(names.state_bucket(self._stream, self.definition.node(node).name))
+        kept = bucket.entries.get(names.state_key(state_id))
+        return None if kept is None else payload.decode_value(StateEntry.decode(kept.value).payload)
 
     def documents(self, collection: str) -> list[Document]:
         """Return the documents of a collection, in order of insertion; predictions are in `classificationMetrics`."""

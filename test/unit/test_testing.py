@@ -111,6 +111,24 @@ def test_a_message_that_fails_every_time_is_a_dead_letter_and_an_error_for_its_c
         assert workflow.send(2) == 6
 
 
+def test_states_are_kept_by_id_through_retries_and_a_test_looks_at_them(tmp_path: Path) -> None:
+    count = (
+        "from dataclasses import dataclass\n\n"
+        "@dataclass\nclass State:\n    total: int = 0\n\n"
+        "def handler(ctx, data: int) -> int:\n    ctx.state.total += data\n    return ctx.state.total\n"
+    )
+    flow = "nodes: [{name: count, state: true}, {name: last, order: true}]\n"
+    with run_workflow(write(tmp_path, flow, count=count, last=DOUBLE)) as workflow:
+        workflow.fail("count")
+
+        assert [workflow.send(number, state_id="a") for number in (1, 2)] == [2, 6]
+        assert workflow.send(5, state_id="b") == 10
+        assert workflow.send(7) == 14
+        assert workflow.outputs("count") == [1, 3, 5, 7]
+        assert workflow.state("count", "a") == {"total": 3}
+        assert (workflow.state("count"), workflow.state("count", "c")) == ({"total": 7}, None)
+
+
 def test_a_posted_request_waits_for_the_clock(tmp_path: Path) -> None:
     folder = write(tmp_path, "nodes: [{name: double, retry: {first: 10s, jitter: 0}}]\n", double=DOUBLE)
     with run_workflow(folder) as workflow:
@@ -301,6 +319,18 @@ async def test_a_handler_alone_has_an_object_store() -> None:
 
     assert await call(handler, ctx, b"sent ") == ["new"]
     assert ctx.objects == {"new": b"sent given"}
+
+
+async def test_a_handler_alone_changes_the_state_that_it_is_given() -> None:
+    async def handler(ctx: RecordingContext, data: int) -> None:
+        ctx.state["sum"] += data
+
+    ctx = RecordingContext(state={"sum": 1})
+    await call(handler, ctx, 2)
+
+    assert ctx.state == {"sum": 3}
+    with pytest.raises(ContextError, match="add 'state:'"):
+        await call(handler, RecordingContext(), 2)
 
 
 async def test_a_plain_handler_alone_may_wait_with_ctx_run() -> None:
