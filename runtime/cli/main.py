@@ -10,12 +10,29 @@ from typing import Annotated
 import typer
 
 from runtime import errors
-from runtime.cli import check, clean, compose, convert, dlq, exits, feed, new, processes, run, send, state, status
+from runtime.cli import (
+    check,
+    clean,
+    compose,
+    convert,
+    dlq,
+    exits,
+    feed,
+    new,
+    peek,
+    processes,
+    repro,
+    run,
+    send,
+    state,
+    status,
+    trace,
+)
 from runtime.cli.target import NotRunningError
 from runtime.version import __version__
 
 # In the order in which the help lists them.
-GROUPS = (new, check, run, send, feed, status, state, dlq, clean, compose, convert, processes)
+GROUPS = (new, check, run, send, feed, status, state, dlq, repro, peek, trace, clean, compose, convert, processes)
 
 app = typer.Typer(
     name="krt",

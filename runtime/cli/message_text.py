@@ -10,7 +10,7 @@ from runtime.inspection.seen import Seen
 from runtime.message import MessageType
 
 # From how many seconds on a span is told in the next larger unit.
-_UNITS = ((172_800.0, 86_400.0, "d"), (7_200.0, 3_600.0, "h"), (120.0, 60.0, "m"), (1.0, 1.0, "s"))
+_UNITS = ((172_800.0, 86_400.0, "d"), (7_200.0, 3_600.0, "h"), (120.0, 60.0, "m"), (10.0, 1.0, "s"))
 
 
 def message_text(seen: Seen, now_ns: int) -> str:
@@ -46,6 +46,7 @@ def message_record(seen: Seen) -> dict[str, Any]:
         "size_bytes": seen.size_bytes,
         "message_id": seen.message_id,
         "redrive": seen.redrive,
+        "run_s": seen.run_s,
         "request_id": seen.request_id,
         "from_node": seen.from_node,
         "type": seen.type,
@@ -66,11 +67,13 @@ def moment(time_ns: int, now_ns: int) -> str:
 
 
 def span(seconds: float) -> str:
-    """Return a span of time in one unit: `3d`, `5h`, `2m`, `17s`, `420ms`."""
+    """Return a span of time in one unit: `3d`, `5h`, `2m`, `17s`, `1.3s`, `420ms`, `63µs`."""
     for least_s, unit_s, letter in _UNITS:
         if seconds >= least_s:
             return f"{seconds / unit_s:.0f}{letter}"
-    return f"{max(seconds, 0.0) * 1e3:.3g}ms"
+    if seconds >= 1:
+        return f"{seconds:.1f}s"
+    return f"{seconds * 1e3:.0f}ms" if seconds >= 0.01 else f"{max(seconds, 0.0) * 1e6:.0f}µs"
 
 
 def size(size_bytes: int) -> str:

@@ -15,7 +15,8 @@ class Seen:
     """One message of a stream. Nothing here raises: `fault` says what could not be read, and the rest is empty then.
 
     stored_ns: unix time in nanoseconds. redrive: how often the message itself was redriven. payload_type: full name of
-    the protobuf message that holds the value. value: as `payload.decode_value` gives it.
+    the protobuf message that holds the value. value: as `payload.decode_value` gives it. run_s: how long the handler
+    ran that sent it, None where the message does not say.
     """
 
     sequence: int
@@ -24,6 +25,7 @@ class Seen:
     size_bytes: int
     message_id: str
     redrive: int
+    run_s: float | None
     request_id: str
     from_node: str
     type: str
@@ -35,9 +37,10 @@ class Seen:
 
 def see(stored: StoredMessage) -> Seen:
     """Decode a message for people."""
-    message, value, fault = Message(), None, ""
+    message, value, run_us, fault = Message(), None, 0, ""
     try:
         message = decode(stored.data)
+        run_us = wire.run_time_us(stored.data) if message.first is None else 0
         value = payload.decode_value(message.payload)
     except DecodeError as error:
         fault = str(error)
@@ -48,6 +51,7 @@ def see(stored: StoredMessage) -> Seen:
         size_bytes=len(stored.data),
         message_id=stored.headers.get(names.MESSAGE_ID_HEADER, ""),
         redrive=_number(stored.headers.get(names.REDRIVE_HEADER, "")),
+        run_s=run_us / 1e6 if run_us else None,
         request_id=message.request_id,
         from_node=message.from_node,
         type=MessageType(message.type).name,

@@ -16,6 +16,7 @@ from runtime.spec import names
 log = logging.getLogger(__name__)
 
 _OUR_FILES = f"{Path(__file__).parents[1]}{os.sep}"
+_PYTHONS_FILES = f"{Path(os.__file__).parent}{os.sep}"
 
 
 class DeadLetters:
@@ -63,8 +64,8 @@ class DeadLetters:
 
 
 def user_traceback(failure: BaseException) -> str:
-    """Return the traceback from the first frame that is not ours on: how the runtime got there is of no use."""
+    """Return the traceback from the first frame of the user's on: how the runtime got there is of no use."""
     report = traceback.TracebackException.from_exception(failure)
-    while report.stack and report.stack[0].filename.startswith(_OUR_FILES):
+    while report.stack and report.stack[0].filename.startswith((_OUR_FILES, _PYTHONS_FILES)):
         del report.stack[0]
     return "".join(report.format())

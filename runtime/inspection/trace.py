@@ -1,0 +1,233 @@
+"""One request on its way through a workflow, put together from what the streams keep.
+
+A node writes nothing for this: the id of each output says which input it was made from (`names.message_id`), so the
+messages of a request form a tree. What has no output yet is told by the node's consumer.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from runtime.bus.base import Bus
+from runtime.bus.stored import ConsumerState, StoredMessage
+from runtime.errors import NotFoundError
+from runtime.inspection.letters import Letter, Wanted, find
+from runtime.inspection.redrive import reads
+from runtime.inspection.seen import Seen, see
+from runtime.message import MessageType
+from runtime.spec import names
+from runtime.wire import GZIP_MAGIC
+
+# Messages that are read in search of a request, the newest ones: some 50,000 a second.
+DEFAULT_LIMIT = 1_000_000
+
+# Called after each page: messages read so far, and messages still to be read.
+OnProgress = Callable[[int, int], None]
+
+
+class Outcome(StrEnum):
+    """What became of a message at one node."""
+
+    DONE = "done"
+    FAILED = "failed"
+    DEAD = "dead letter"
+    REDRIVEN = "redriven"
+    WAITING = "waiting"
+    IN_WORK = "in work"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """What one node has made of one message.
+
+    outputs: messages that it sent, in their order. redriven: the same input, given back after a dead letter. took_s:
+    from the storing of the input to that of the last output or dead letter, None while there is none. run_s: how long
+    the handler ran, as its last output says, None without such an output; the attempts before are not in it.
+    """
+
+    node: str
+    outcome: Outcome
+    outputs: tuple[Seen, ...]
+    letter: Letter | None
+    redriven: Seen | None
+    took_s: float | None
+    run_s: float | None
+
+    @property
+    def wait_s(self) -> float | None:
+        """Time of `took_s` in which this handler did not run: waiting for its turn, earlier attempts, storing."""
+        return None if self.took_s is None or self.run_s is None else max(self.took_s - self.run_s, 0.0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trace:
+    """Everything that is kept of a request. steps: by the sequence of the input, in the order of the nodes' names.
+
+    roots: messages that no other message here led to, the request itself first. read: messages that were looked at;
+    complete: whether that was all that was asked for.
+    """
+
+    request_id: str
+    messages: tuple[Seen, ...]
+    letters: tuple[Letter, ...]
+    roots: tuple[Seen, ...]
+    steps: dict[int, tuple[Step, ...]]
+    read: int
+    complete: bool
+
+
+async def trace(
+    bus: Bus,
+    stream: str,
+    request_id: str,
+    *,
+    since_ns: int | None = None,
+    limit: int = DEFAULT_LIMIT,
+    on_progress: OnProgress = lambda read, left: None,
+) -> Trace:
+    """Find everything of a request among the newest `limit` messages, or those since a time.
+
+    Streams have no index of requests, so all of these messages are read. Raises NotFoundError, BusUnavailableError.
+    """
+    consumers = await bus.consumer_states(stream)
+    messages, read, complete = await _messages(bus, stream, request_id, since_ns, limit, on_progress)
+    letters = await _letters(bus, stream, request_id, since_ns)
+    tree = _Tree(messages, letters, consumers)
+    return Trace(
+        request_id=request_id,
+        messages=tuple(messages),
+        letters=tuple(letters),
+        roots=tuple(message for message in messages if message.sequence not in tree.led_to),
+        steps={message.sequence: tree.steps(message) for message in messages},
+        read=read,
+        complete=complete,
+    )
+
+
+# --- finding ---
+
+
+async def _messages(
+    bus: Bus, stream: str, request_id: str, since_ns: int | None, limit: int, on_progress: OnProgress
+) -> tuple[list[Seen], int, bool]:
+    """Return the messages of a request, how many were looked at, and whether those were all that there are."""
+    state = await bus.stream_state(stream)
+    scan = await bus.scan(stream, since_ns=since_ns)
+    complete = scan.left <= limit
+    if not complete:
+        await scan.close()
+        scan = await bus.scan(stream, first_sequence=state.last_sequence - limit + 1)
+    found: list[Seen] = []
+    read = 0
+    try:
+        while page := await scan.read():
+            found += (see(stored) for stored in page if _belongs(stored, stream, request_id))
+            read += len(page)
+            on_progress(read, scan.left)
+            if page[-1].sequence >= state.last_sequence:
+                break
+    finally:
+        await scan.close()
+    return found, read, complete
+
+
+def _belongs(stored: StoredMessage, stream: str, request_id: str) -> bool:
+    # Most messages are not of the request: the text in the bytes is found a hundred times faster than by decoding.
+    if not stored.data.startswith(GZIP_MAGIC) and request_id.encode() not in stored.data:
+        # A request without an id is given this one by the node that reads it.
+        return f"{stream}-{stored.sequence}" == request_id
+    return see(stored).request_id == request_id
+
+
+async def _letters(bus: Bus, stream: str, request_id: str, since_ns: int | None) -> list[Letter]:
+    try:
+        found = [letter async for letter in find(bus, stream, Wanted(since_ns=since_ns))]
+    except NotFoundError:  # no node keeps dead letters
+        return []
+    return [letter for letter in found if letter.letter.request_id == request_id]
+
+
+# --- putting together ---
+
+
+class _Tree:
+    """What led to what."""
+
+    def __init__(self, messages: Sequence[Seen], letters: Sequence[Letter], consumers: Sequence[ConsumerState]) -> None:
+        self._consumers = consumers
+        self._outputs: dict[tuple[str, int], list[Seen]] = defaultdict(list)
+        self._redriven: dict[tuple[str, int], Seen] = {}
+        self._letters = {(each.letter.node, each.letter.sequence): each for each in letters}
+        # Sequences of messages whose input is among the messages.
+        self.led_to: set[int] = set()
+        present = {message.sequence for message in messages}
+        inputs = _redriven_inputs(messages)
+        for message in messages:
+            made = names.read_message_id(message.message_id)
+            if made is None:
+                continue
+            is_input = made.mark == names.REDRIVE_MARK
+            redrive = made.redrive - is_input
+            source = inputs.get((made.node, made.origin, redrive)) if redrive else made.origin
+            if source is None or source not in present:
+                continue
+            self.led_to.add(message.sequence)
+            if is_input:
+                self._redriven[made.node, source] = message
+            else:
+                self._outputs[made.node, source].append(message)
+
+    def steps(self, message: Seen) -> tuple[Step, ...]:
+        """Return what the nodes have made of a message that read it, or still will."""
+        readers = {names.node_of(each.name): each for each in self._consumers if reads(each, message.subject)}
+        makers = {
+            node for node, source in [*self._outputs, *self._redriven, *self._letters] if source == message.sequence
+        }
+        return tuple(self._step(node, message, readers.get(node)) for node in sorted({*readers, *makers}))
+
+    def _step(self, node: str, message: Seen, consumer: ConsumerState | None) -> Step:
+        place = node, message.sequence
+        outputs = tuple(self._outputs.get(place, ()))
+        letter, redriven = self._letters.get(place), self._redriven.get(place)
+        ends_ns = [output.stored_ns for output in outputs] + ([letter.died_ns] if letter else [])
+        own = [output for output in outputs if output.from_node == node]
+        return Step(
+            node=node,
+            outcome=_outcome(own, letter, redriven, _state(consumer, message.sequence)),
+            outputs=outputs,
+            letter=letter,
+            redriven=redriven,
+            took_s=(max(ends_ns) - message.stored_ns) / 1e9 if ends_ns else None,
+            run_s=max((output.run_s for output in own if output.run_s is not None), default=None),
+        )
+
+
+def _redriven_inputs(messages: Sequence[Seen]) -> dict[tuple[str, int, int], int]:
+    """Return the sequence of each redriven input by node, origin and number of the redrive."""
+    inputs = {}
+    for message in messages:
+        made = names.read_message_id(message.message_id)
+        if made is not None and made.mark == names.REDRIVE_MARK:
+            inputs[made.node, made.origin, made.redrive] = message.sequence
+    return inputs
+
+
+def _outcome(own: Sequence[Seen], letter: Letter | None, redriven: Seen | None, state: Outcome) -> Outcome:
+    if redriven is not None:
+        return Outcome.REDRIVEN
+    if letter is not None:
+        return Outcome.DEAD
+    if any(output.type == MessageType.ERROR.name for output in own):  # one of somebody else's is only passed on
+        return Outcome.FAILED
+    return Outcome.DONE if own and state is Outcome.UNKNOWN else state
+
+
+def _state(consumer: ConsumerState | None, sequence: int) -> Outcome:
+    """Return how far a consumer is with a message, as far as its counters tell."""
+    if consumer is None:
+        return Outcome.UNKNOWN
+    if sequence <= consumer.ack_floor or (consumer.pending == 0 and consumer.ack_pending == 0):
+        return Outcome.DONE
+    return Outcome.IN_WORK if sequence <= consumer.delivered else Outcome.WAITING
