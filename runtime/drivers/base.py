@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
 
+from runtime.bus.base import Bus
 from runtime.client import DEFAULT_TIMEOUT_S, Reply
 
 # Seconds that `run` has to return after `stop`; then its process is ended.
@@ -144,6 +145,16 @@ class RestrictedInferenceProcess(Protocol):
     @property
     def stream(self) -> str:
         """Stream of the workflow, for what reads it directly."""
+        ...
+
+    @property
+    def output_subject(self) -> str:
+        """Subject of the workflow's answers, ERRORs among them, for what reads them directly."""
+        ...
+
+    @property
+    def bus(self) -> Bus:
+        """The connection, for what a driver keeps or reads on NATS by itself; to be used on the loop only."""
         ...
 
     @property
