@@ -16,7 +16,7 @@ from test.support.mongo_wire import MongoStandin, serve_standin
 
 TEST_ROOT = Path(__file__).parent
 # Seconds that one test may take, by layer. A test marked with `timeout` has its own limit.
-LAYER_TIMEOUT_S = {"unit": 10, "conformance": 60, "integration": 60, "acceptance": 120}
+LAYER_TIMEOUT_S = {"unit": 10, "conformance": 60, "integration": 60, "acceptance": 120, "container": 480}
 # Layers that show whether real servers do what the product expects of them: `make integration`.
 SERVER_LAYERS = {"conformance", "integration"}
 

@@ -10,12 +10,17 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-PROGRAMS = ("podman", "runc", "debootstrap")
+# Each is called like its Debian package.
+PROGRAMS = ("podman", "runc", "netavark", "aardvark-dns", "iptables", "debootstrap")
+# Where podman has the programs that only it calls.
+HELPERS = "/usr/lib/podman:/usr/libexec/podman"
 DISTRIBUTION = "bookworm"
-# What the true base images have, and the stand-in needs.
-PACKAGES = ("python3", "python3-venv", "ca-certificates")
+# What the true base images have, and the stand-in needs: of Python, and of NATS for its health check.
+PACKAGES = ("python3", "python3-venv", "ca-certificates", "wget")
 # The authorities of this machine; the stand-in knows only the public ones.
 AUTHORITIES = Path("/etc/ssl/certs/ca-certificates.crt")
+# Seconds for debootstrap, which takes 40.
+BOOTSTRAP_S = 240
 
 # No right to raise limits, no cgroup layout that crun accepts, no systemd: each line answers an error of one of them.
 CONFIGURATION = """
@@ -25,6 +30,9 @@ default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+[network]
+network_backend = "netavark"
+network_config_dir = "{folder}/networks"
 """
 
 
@@ -32,7 +40,8 @@ def missing() -> str:
     """Return what this machine lacks for the tests of containers, "" if it lacks nothing."""
     if os.geteuid() != 0:
         return "root is needed: debootstrap and podman's storage ask for it"
-    lacking = [program for program in PROGRAMS if shutil.which(program) is None]
+    path = f"{os.environ.get('PATH', os.defpath)}:{HELPERS}"
+    lacking = [program for program in PROGRAMS if shutil.which(program, path=path) is None]
     return f"not installed: {', '.join(lacking)} (apt-get install {' '.join(lacking)})" if lacking else ""
 
 
@@ -42,7 +51,7 @@ class Podman:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         configuration, storage = folder / "containers.conf", folder / "storage.conf"
-        configuration.write_text(CONFIGURATION)
+        configuration.write_text(CONFIGURATION.format(folder=folder))
         storage.write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{folder / "graph"}"\nrunroot = "{folder / "run"}"\n'
         )
@@ -53,10 +62,13 @@ class Podman:
         }
 
     def import_base(self, name: str) -> None:
-        """Make the stand-in: Debian's smallest system with Python, as an image of this name."""
+        """Make the stand-in: Debian's smallest system with Python, as an image of this name.
+
+        Raises subprocess.SubprocessError where debootstrap finds no packages, or may not do what it has to.
+        """
         root = self._folder / "root"
         bootstrap = ["debootstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}", DISTRIBUTION, str(root)]
-        subprocess.run(bootstrap, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(bootstrap, check=True, stdout=subprocess.DEVNULL, timeout=BOOTSTRAP_S)
         # As the official image has it.
         (root / "usr/bin/python").symlink_to("python3")
         archive = self._folder / "root.tar"
@@ -73,15 +85,19 @@ class Podman:
 
     def run(self, *arguments: str) -> str:
         """Run a podman command, and return what it printed. A failure shows its output."""
+        return self.call("podman", *arguments)
+
+    def call(self, *command: str, variables: Mapping[str, str] | None = None) -> str:
+        """Run a program that calls podman, as `run` does. variables: for its environment."""
         done = subprocess.run(
-            ["podman", *arguments],
-            env=self._environment,
+            command,
+            env={**self._environment, **(variables or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        assert done.returncode == 0, f"podman {arguments[0]} ended with {done.returncode}:\n{done.stdout}"
+        assert done.returncode == 0, f"{' '.join(command)} ended with {done.returncode}:\n{done.stdout}"
         return done.stdout
 
     def wait_for_line(self, container: str, ending: str) -> None:
@@ -104,7 +120,8 @@ class Podman:
         raise AssertionError(f"container {container} has ended:\n{''.join(lines)}")
 
     def close(self) -> None:
-        """End every container, and remove all data."""
+        """End every container, and remove all data. A podman that never worked has nothing to end."""
         # With both variables set; without them it would wipe the images of the user.
-        self.run("system", "reset", "--force")
+        reset = ["podman", "system", "reset", "--force"]
+        subprocess.run(reset, env=self._environment, stdin=subprocess.DEVNULL, capture_output=True)
         shutil.rmtree(self._folder)

@@ -15,7 +15,7 @@ from runtime.spec.load import load
 from test.container.conftest import BASE
 from test.container.podman import Podman
 
-pytestmark = [pytest.mark.container, pytest.mark.timeout(600)]
+pytestmark = pytest.mark.container
 
 ROOT = Path(__file__).parents[2]
 # Dockerfile, the argument that names its base, and the image made of both.

@@ -96,9 +96,11 @@ def _ferretdb() -> Iterator[str]:
 
 
 def build_ferretdb() -> None:
-    """Build the server into the cache (minutes)."""
+    """Build the server into the cache, unless it is there (a minute or two)."""
     go = shutil.which("go") or "/usr/local/go/bin/go"
     binary = ferretdb_binary()
+    if binary.is_file():
+        return
     binary.parent.mkdir(parents=True, exist_ok=True)
     unfinished = binary.with_suffix(".new")
     command = [go, "build", "-trimpath", "-o", str(unfinished), "."]
