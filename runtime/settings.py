@@ -25,6 +25,8 @@ DEFAULT_REQUEST_TIMEOUT_S = 5.0
 DEFAULT_GRACE_S = 25.0
 # KRE's log collector reads this file where its folder exists.
 KRE_LOG_FILE = Path("/var/log/app/app.log")
+# The limit of the consumer that a bare runner makes for itself: ours and KRE's own name of it.
+CONSUMER_LIMITS = ("KRT_NATS_MAX_ACK_PENDING", "KRT_MAX_PENDING_ACK")
 # Variables that KRE's manager sets and this runtime has no use for.
 IGNORED = frozenset(
     {"KRT_WORKFLOW_ID", "KRT_NODE_ID", "KRT_MONGO_BUCKET", "KRT_LAST_NODE_NAME", "KRT_NATS_EXITPOINT_SUBJECT"}
@@ -199,13 +201,15 @@ def read_manager(environ: Mapping[str, str] = os.environ) -> ManagerSettings:
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
-    """Return one sentence for each KRT_* variable that nothing reads, with the nearest known name."""
+    """Return one sentence for each KRT_* variable without an effect, with the nearest known name for an unknown one."""
     found = []
     for name in sorted(environ):
         if name.startswith("KRT_") and name not in KNOWN and name not in IGNORED and not name.startswith("KRT_TEST_"):
             near = difflib.get_close_matches(name, KNOWN, n=1)
             hint = f"did you mean {near[0]}?" if near else "it has no effect"
             found.append(f"unknown variable {name}; {hint}")
+        elif name in CONSUMER_LIMITS and environ.get("KRT_NODE_SPEC"):
+            found.append(f"{name} has no effect on a planned node, whose consumer is the manager's")
     return found
 
 
@@ -313,7 +317,7 @@ class _Reader:
         return f"{writer.rpartition('.')[2]}-data" if "." in writer else "data"
 
     def max_ack_pending(self) -> int | None:
-        for name in ("KRT_NATS_MAX_ACK_PENDING", "KRT_MAX_PENDING_ACK"):
+        for name in CONSUMER_LIMITS:
             if self.text(name, default=""):
                 value = self.number(name, int, "a whole number, 1 or more, or -1 for no limit", 1, low=-1)
                 if value == 0:

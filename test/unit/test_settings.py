@@ -206,6 +206,15 @@ def test_unknown_variables_are_named_with_the_nearest_known_one() -> None:
     ]
 
 
+def test_a_limit_that_a_planned_node_cannot_apply_is_told() -> None:
+    limits = {"KRT_NATS_MAX_ACK_PENDING": "5"}
+
+    assert unknown_variables(limits) == []
+    assert unknown_variables({**limits, "KRT_NODE_SPEC": "{}"}) == [
+        "KRT_NATS_MAX_ACK_PENDING has no effect on a planned node, whose consumer is the manager's"
+    ]
+
+
 def test_every_variable_that_is_read_is_known() -> None:
     read: set[str] = set()
 
