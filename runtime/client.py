@@ -93,6 +93,11 @@ class Workflow:
         """Requests that have no answer yet."""
         return len(self._pending)
 
+    @property
+    def held(self) -> bool:
+        """Whether requests wait here, because the stream is full or NATS is away."""
+        return self._publisher is not None and self._publisher.held
+
     async def start(self) -> None:
         """Subscribe to the answers; to be called once. Raises BusUnavailableError, BusClosedError.
 

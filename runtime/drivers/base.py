@@ -148,13 +148,18 @@ class RestrictedInferenceProcess(Protocol):
         ...
 
     @property
-    def output_subject(self) -> str:
-        """Subject of the workflow's answers, ERRORs among them, for what reads them directly."""
+    def output_subjects(self) -> Sequence[str]:
+        """Subjects of the workflow's answers, and of the ERRORs that answer in their place; as `Bus.scan` takes them."""
         ...
 
     @property
     def bus(self) -> Bus:
         """The connection, for what a driver keeps or reads on NATS by itself; to be used on the loop only."""
+        ...
+
+    @property
+    def held(self) -> bool:
+        """Whether requests wait in this process, because the stream is full or NATS is away."""
         ...
 
     @property
