@@ -102,7 +102,8 @@ def redrive(
 
     A letter is deleted once its input is stored again. Ctrl-C in between loses nothing: repeat the command.
 
-    Exit codes: 0 all redriven, 1 some are left, 2 wrong arguments, 5 not running or not reachable, 130 ended by Ctrl-C.
+    Exit codes: 0 all redriven, 1 some are left or not there, 2 wrong arguments, 5 not running or not reachable,
+    130 ended by Ctrl-C.
 
     Example: krt dlq redrive 3 5
     Example: krt dlq redrive --node score --reason timeout
@@ -125,13 +126,13 @@ def drop(
 ) -> None:
     """Remove dead letters for good.
 
-    Exit codes: 0 removed, 1 there is no such dead letter, 2 wrong arguments, 5 not running or not reachable.
+    Exit codes: 0 removed, 1 some were not there, 2 wrong arguments, 5 not running or not reachable.
 
     Example: krt dlq drop --until 7d
     """
     choice = _choice(ids or [], _wanted(node, reason, since, until), everything)
     found = target.find_one(workflow, nats=nats, stream=stream)
-    target.run(lambda: _drop(found, choice))
+    raise typer.Exit(target.run(lambda: _drop(found, choice)))
 
 
 # --- which ---
@@ -155,12 +156,17 @@ def _choice(ids: Sequence[int], wanted: "Wanted", everything: bool) -> _Choice:
     return _Choice(ids=ids, wanted=wanted)
 
 
-async def _chosen(bus: "Bus", stream: str, choice: _Choice) -> AsyncIterator["Letter"]:
+async def _chosen(bus: "Bus", stream: str, choice: _Choice) -> AsyncIterator["Letter | None"]:
+    """Yield the letters; None for an id that is not there, which is told, so that a repeated command goes on."""
     from runtime.inspection import letters
 
+    for number in dict.fromkeys(choice.ids):
+        try:
+            yield await letters.get(bus, stream, number)
+        except errors.NotFoundError as error:
+            typer.echo(str(error), err=True)
+            yield None
     if choice.ids:
-        for letter in await letters.get_all(bus, stream, choice.ids):
-            yield letter
         return
     try:
         async for letter in letters.find(bus, stream, choice.wanted):
@@ -177,7 +183,7 @@ async def _list(found: target.Target, wanted: "Wanted", as_json: bool) -> None:
     from runtime.cli.outputs import json_line
 
     async with target.connected(found, name="krt dlq") as bus:
-        chosen = _chosen(bus, found.stream, _Choice(ids=(), wanted=wanted))
+        chosen = (letter async for letter in _chosen(bus, found.stream, _Choice(ids=(), wanted=wanted)) if letter)
         if as_json:
             async for letter in chosen:
                 typer.echo(json_line(letter_record(letter)))
@@ -222,7 +228,8 @@ async def _redrive(found: target.Target, choice: _Choice) -> int:
     try:
         async with target.connected(found, name="krt dlq") as bus, Redriver(bus, found.stream) as redriver:
             async for letter in _chosen(bus, found.stream, choice):
-                counts["redriven" if await _redrive_one(redriver, letter) else "left"] += 1
+                done = letter is not None and await _redrive_one(redriver, letter)
+                counts["redriven" if done else "left"] += 1
     finally:  # also when it is interrupted: what was done stays done
         left = f", left {counts['left']}" if counts["left"] else ""
         typer.echo(f"redriven {counts['redriven']}{left}")
@@ -242,14 +249,18 @@ async def _redrive_one(redriver: "Redriver", letter: "Letter") -> bool:
     return True
 
 
-async def _drop(found: target.Target, choice: _Choice) -> None:
+async def _drop(found: target.Target, choice: _Choice) -> int:
     from runtime.inspection import letters
 
-    dropped = 0
+    dropped = missing = 0
     try:
         async with target.connected(found, name="krt dlq") as bus:
             async for letter in _chosen(bus, found.stream, choice):
+                if letter is None:
+                    missing += 1
+                    continue
                 await letters.drop(bus, found.stream, letter)
                 dropped += 1
-    finally:
+    finally:  # also when it is interrupted
         typer.echo(f"dropped {dropped}")
+    return exits.FAILED if missing else exits.OK

@@ -1,7 +1,7 @@
 """Dead letters where they lie: found, read, and removed. Giving them back to their node is `redrive.py`."""
 
 import logging
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from runtime.bus.base import Bus
@@ -78,11 +78,6 @@ async def get(bus: Bus, stream: str, number: int) -> Letter:
     if letter is None:
         raise BusError(f"message {number} of {own} is no dead letter of ours; look at it with `nats stream get`")
     return letter
-
-
-async def get_all(bus: Bus, stream: str, numbers: Sequence[int]) -> list[Letter]:
-    """Return the dead letters of these ids, each once, or raise as `get` does."""
-    return [await get(bus, stream, number) for number in dict.fromkeys(numbers)]
 
 
 async def drop(bus: Bus, stream: str, letter: Letter) -> None:
