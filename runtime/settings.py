@@ -200,6 +200,12 @@ def read_manager(environ: Mapping[str, str] = os.environ) -> ManagerSettings:
     return read.checked(settings)
 
 
+def read_credentials_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the folder of credentials for NATS, for those who need nothing else of the environment."""
+    folder = environ.get("KRT_NATS_CREDENTIALS", "").strip()
+    return Path(folder) if folder else None
+
+
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return one sentence for each KRT_* variable without an effect, with the nearest known name for an unknown one."""
     found = []
@@ -285,11 +291,10 @@ class _Reader:
         timeout_s = self.number(
             "KRT_JS_REQUEST_TIMEOUT", float, "seconds, 0.1 to 300", DEFAULT_REQUEST_TIMEOUT_S, low=0.1, high=300.0
         )
-        folder = self.text("KRT_NATS_CREDENTIALS", default="")
         return NatsSettings(
             servers=tuple(servers),
             request_timeout_s=timeout_s,
-            credentials=Path(folder) if folder else None,
+            credentials=read_credentials_folder(self._environ),
             inbox_prefix=self.text("KRT_NATS_INBOX_PREFIX", default=DEFAULT_INBOX_PREFIX),
         )
 

@@ -56,7 +56,7 @@ class Connection:
         self.name = name
         self.request_timeout_s = request_timeout_s
         self._credentials = credentials or Credentials()
-        self._inbox_prefix = inbox_prefix
+        self._inbox_prefix = self._credentials.inbox_prefix or inbox_prefix
         # Times in a row that a server did not let us in; and what was forbidden last, with the number of times.
         self._refusals = 0
         self._patience = 1
@@ -179,7 +179,8 @@ class Connection:
         violations = self.violations
         subscription = await self.client.subscribe_direct(subject, callback, queue)
         await self.flush()
-        if self.violations > violations and f'"{subject}"' in self.violation:
+        # nats-py hands on the server's errors in lower case.
+        if self.violations > violations and f'"{subject.lower()}"' in self.violation:
             raise AccessError(f"NATS forbids a subscription: {self.violation}; see `krt permissions`")
         return subscription
 

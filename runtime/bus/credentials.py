@@ -7,6 +7,7 @@
 | `user.creds` | JWT and seed of a user, in one file |
 | `user.nk` | seed of an nkey |
 | `user`, `password` | a name and its password |
+| `inbox` | prefix of the subjects on which this user may get answers; `krt permissions` writes it |
 
 The first three go with one of the others, or stand alone. Other files are left alone.
 """
@@ -24,7 +25,7 @@ from runtime.errors import SettingsError
 
 log = logging.getLogger(__name__)
 
-TEXTS = ("user.creds", "user.nk", "user", "password")
+TEXTS = ("user.creds", "user.nk", "user", "password", "inbox")
 CERTIFICATES = ("ca.crt", "tls.crt", "tls.key")
 # Files that nobody but their owner and his group should read.
 SECRETS = ("tls.key", "user.creds", "user.nk", "password")
@@ -47,6 +48,7 @@ class Credentials:
     password: str = field(default="", repr=False)
     seed: str = field(default="", repr=False)
     creds_file: str = ""
+    inbox_prefix: str = ""
 
 
 def read_credentials(folder: Path) -> Credentials:
@@ -71,6 +73,7 @@ def read_credentials(folder: Path) -> Credentials:
         user=texts.get("user", ""),
         password=texts.get("password", ""),
         seed=texts.get("user.nk", ""),
+        inbox_prefix=texts.get("inbox", ""),
         creds_file=str(folder / "user.creds") if "user.creds" in texts else "",
     )
 

@@ -16,7 +16,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from runtime.deploy.plan import Target, durable_of, handler_versions, plan, stre
 from runtime.deploy.process import Process, ReplicaStatus, State
 from runtime.deploy.supervisor import Supervisor
 from runtime.errors import ConfigError, WorkflowError
-from runtime.settings import redact
+from runtime.settings import read_credentials_folder, redact
 from runtime.spec import names
 from runtime.spec.load import load_report
 from runtime.spec.model import Workflow
@@ -124,7 +124,8 @@ class LocalRun:
             handler_versions=handler_versions(workflow),
             environment=os.environ,
         )
-        return plan(workflow, target)
+        processes = plan(workflow, target)
+        return plan(workflow, replace(target, credentials=_credentials(processes, stream)))
 
     @asynccontextmanager
     async def _nats(self) -> AsyncIterator[None]:
@@ -322,6 +323,15 @@ def _only_run_in(place: Path) -> Iterator[None]:
         except BlockingIOError as err:
             raise ConfigError(f"another `krt run` works in {place}: stop that one, or start in another folder") from err
         yield
+
+
+def _credentials(processes: Sequence[Process], stream: str) -> dict[str, str]:
+    """Return the credentials folders that processes have of their own, as `krt permissions` makes them."""
+    folder = read_credentials_folder()
+    if folder is None:
+        return {}
+    own = {process.name: folder / stream / process.name for process in processes}
+    return {name: str(path) for name, path in own.items() if path.is_dir()}
 
 
 def _command() -> Sequence[str]:

@@ -4,7 +4,9 @@ A group is a module beside this one with `register(app)`, listed in `GROUPS`. Gr
 their commands, because every process of a workflow starts through here and pays for each import at the top.
 """
 
+import os
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +22,7 @@ from runtime.cli import (
     feed,
     new,
     peek,
+    permissions,
     processes,
     repro,
     run,
@@ -32,7 +35,24 @@ from runtime.cli.target import NotRunningError
 from runtime.version import __version__
 
 # In the order in which the help lists them.
-GROUPS = (new, check, run, send, feed, status, state, dlq, repro, peek, trace, clean, compose, convert, processes)
+GROUPS = (
+    new,
+    check,
+    run,
+    send,
+    feed,
+    status,
+    state,
+    dlq,
+    repro,
+    peek,
+    trace,
+    clean,
+    compose,
+    permissions,
+    convert,
+    processes,
+)
 
 app = typer.Typer(
     name="krt",
@@ -55,8 +75,20 @@ def options(
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_print_version, is_eager=True)
     ] = False,
+    nats_credentials: Annotated[
+        Path | None,
+        typer.Option(
+            "--nats-credentials",
+            metavar="DIR",
+            envvar="KRT_NATS_CREDENTIALS",
+            help="Folder of credentials for NATS: ca.crt tls.crt tls.key, user.creds, user.nk, user and password.",
+        ),
+    ] = None,
 ) -> None:
     """Run streaming workflows on NATS JetStream."""
+    if nats_credentials is not None:
+        # Where every command, and every process that one starts, finds it.
+        os.environ["KRT_NATS_CREDENTIALS"] = str(nats_credentials.absolute())
 
 
 for group in GROUPS:
@@ -67,7 +99,7 @@ def main() -> None:
     """Run `krt` with the arguments of this process; ends it with one of the codes in `cli/exits.py`."""
     try:
         app()
-    except errors.ConfigError as err:
+    except (errors.ConfigError, errors.AccessError) as err:
         typer.echo(str(err), err=True)
         sys.exit(exits.CONFIG)
     except NotRunningError as err:

@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 from runtime import errors
 from runtime.bus.base import Bus
 from runtime.cli.run_file import RunFile, RunWorkflow, places_to_look
-from runtime.settings import redact
+from runtime.settings import read_credentials_folder, redact
+from runtime.spec import names
 
 T = TypeVar("T")
 
@@ -84,7 +85,13 @@ async def connected(target: Target, *, name: str) -> AsyncIterator[Bus]:
     from runtime.bus.nats import NatsBus  # after the arguments were checked: it takes a while to import
 
     try:
-        bus = await NatsBus.connect(target.nats.split(","), name=name, limit_s=CONNECT_LIMIT_S)
+        bus = await NatsBus.connect(
+            target.nats.split(","),
+            name=name,
+            credentials=read_credentials_folder(),
+            inbox_prefix=names.inbox_prefix(target.stream, names.CLIENT),
+            limit_s=CONNECT_LIMIT_S,
+        )
         try:
             await bus.stream_state(target.stream)
             yield bus

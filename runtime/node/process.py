@@ -19,7 +19,7 @@ from runtime import log as logs
 from runtime.bus.base import Bus, ConsumerConfig, Reader
 from runtime.bus.presence import Heartbeat, ServiceRecord
 from runtime.clock import Clock, SystemClock
-from runtime.errors import ConfigError, DriftError, SettingsError
+from runtime.errors import AccessError, ConfigError, DriftError, SettingsError
 from runtime.node import bare
 from runtime.node.configuration import Configuration
 from runtime.node.context import Context, Services
@@ -321,7 +321,7 @@ async def _run_until(process: NodeProcess, bus: Bus, settings: NodeSettings, sto
                 process.failed.result()
         if closed.done():
             code = EXIT_FAILED
-    except (ConfigError, DriftError) as error:
+    except (ConfigError, DriftError, AccessError) as error:
         log.error("%s", error, extra={"action": "refused"})
         code = EXIT_CONFIG
     except Exception:  # the edge of the process: say why, and end

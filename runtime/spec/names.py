@@ -60,6 +60,9 @@ PRESENCE_BUCKET = "presence"
 # Kinds of processes, as their service records name them.
 NODE, MANAGER, WRITER = "node", "manager", "writer"
 
+# Processes beside those of a plan: whoever sends requests to a workflow, and whoever looks after it.
+CLIENT, OPERATOR = "krt.client", "krt.operator"
+
 # Name of the object store that is kept for payloads larger than a message.
 CLAIMS_STORE = "claims"
 

@@ -1,0 +1,216 @@
+"""What each process of a workflow may do on NATS, as users of a server's configuration. Pure; derived from the plan.
+
+| user | may |
+|---|---|
+| manager | make, read and purge what the workflow has on NATS, and write its configuration |
+| writer | receive documents, and answer |
+| node | read its own consumers, publish its own outputs and dead letters, write its own state and configuration |
+| client (`krt send`, drivers) | send requests, receive their answers, look at the status |
+| operator (`krt dlq`, `krt clean`) | all of this, and read, redrive and remove messages |
+
+Everything else is refused: other workflows' subjects, and the inboxes on which other processes get their answers.
+"""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from runtime.deploy.plan import MANAGER, WRITER
+from runtime.deploy.process import Process
+from runtime.spec import names
+from runtime.spec.manager import ManagerSpec
+from runtime.spec.node import NodeSpec
+
+# Operations of JetStream's API on one stream, which the subject names last, or last but for a consumer.
+_MAKE = ("STREAM.CREATE", "STREAM.UPDATE", "STREAM.INFO")
+_EMPTY = ("STREAM.PURGE", "STREAM.MSG.DELETE", "CONSUMER.LIST", "CONSUMER.CREATE")
+_MAKE_CONSUMERS = ("CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE")
+_READ = ("STREAM.INFO", "STREAM.MSG.GET", "DIRECT.GET")
+_WATCH = ("CONSUMER.CREATE", "CONSUMER.DELETE", "CONSUMER.INFO")
+_PRESENCE = f"KV_{names.PRESENCE_BUCKET}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Permissions:
+    """What one process may publish and subscribe to; all replicas of a node are one user.
+
+    answers: it may also answer whatever request reaches it.
+    """
+
+    process: str
+    stream: str
+    publish: tuple[str, ...]
+    subscribe: tuple[str, ...]
+    answers: bool = False
+
+    @property
+    def user(self) -> str:
+        return f"{self.stream}.{self.process}"
+
+
+def permissions(processes: Sequence[Process]) -> list[Permissions]:
+    """Return the permissions of the processes of one plan, and of its client and operator."""
+    manager = next(process for process in processes if process.name == MANAGER)
+    spec = ManagerSpec.model_validate_json(manager.environment["KRT_MANAGER_SPEC"])
+    return [_of(process, spec) for process in processes] + [_client(spec), _operator(spec)]
+
+
+def server_configuration(users: Sequence[Permissions], passwords: Mapping[str, str] | None = None) -> str:
+    """Return users for the configuration file of a NATS server.
+
+    passwords: by user. Without them the text refers to variables, which the server looks for in its environment.
+    """
+    lines = ["authorization {", "  users = ["]
+    for user in users:
+        password = json.dumps(passwords[user.user]) if passwords else f"${password_variable(user)}"
+        lines += _user_lines(user, password)
+    return "\n".join([*lines, "  ]", "}", ""])
+
+
+def password_variable(user: Permissions) -> str:
+    """Return the variable that holds a user's password, e.g. `PASSWORD_local_dev_hello_krt_manager`."""
+    return "PASSWORD_" + "".join(char if char.isalnum() else "_" for char in user.user)
+
+
+def _user_lines(user: Permissions, password: str) -> list[str]:
+    lines = [
+        "    {",
+        f"      user: {json.dumps(user.user)}, password: {password}",
+        "      permissions: {",
+        *_allow_lines("publish", user.publish),
+        *_allow_lines("subscribe", user.subscribe),
+    ]
+    # More than one: a writer repeats an answer that may have been lost.
+    answers = ['        allow_responses: {max: 2, expires: "5m"}'] if user.answers else []
+    return [*lines, *answers, "      }", "    }"]
+
+
+def _allow_lines(action: str, subjects: Sequence[str]) -> list[str]:
+    allowed = [f"          {json.dumps(subject)}" for subject in subjects]
+    return [f"        {action}: {{allow: [", *allowed, "        ]}"]
+
+
+# --- users ---
+
+
+def _of(process: Process, spec: ManagerSpec) -> Permissions:
+    if process.name == MANAGER:
+        return _permissions(MANAGER, spec.stream, [*_manager(spec), *_presence(spec.stream, names.MANAGER)])
+    if process.name == WRITER:
+        subject = process.environment["KRT_NATS_MONGO_WRITER"]
+        presence = _presence(spec.stream, names.WRITER)
+        return _permissions(WRITER, spec.stream, presence, subscribe=[subject], answers=True)
+    return _permissions(process.name, spec.stream, _node(process.name, process.environment))
+
+
+def _client(spec: ManagerSpec) -> Permissions:
+    return _permissions(names.CLIENT, spec.stream, _ask(spec))
+
+
+def _operator(spec: ManagerSpec) -> Permissions:
+    streams = [spec.stream, *_dead_letters(spec)]
+    publish = [*_ask(spec), *_manager(spec), "$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES"]
+    for stream in streams:
+        publish += [f"{stream}.>", f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*", f"$JS.ACK.{stream}.>"]
+    for bucket in _buckets(spec):
+        stream = f"KV_{bucket}"
+        publish += [f"$KV.{bucket}.>", f"$JS.API.STREAM.DELETE.{stream}", f"$JS.API.CONSUMER.CREATE.{stream}"]
+        publish += [f"$JS.API.{operation}.{stream}.>" for operation in (*_WATCH, "CONSUMER.MSG.NEXT")]
+    return _permissions(names.OPERATOR, spec.stream, publish)
+
+
+def _permissions(
+    process: str, stream: str, publish: Iterable[str], *, subscribe: Iterable[str] = (), answers: bool = False
+) -> Permissions:
+    inbox = f"{names.inbox_prefix(stream, process)}.>"
+    allowed = tuple(dict.fromkeys(publish))
+    return Permissions(process=process, stream=stream, publish=allowed, subscribe=(*subscribe, inbox), answers=answers)
+
+
+def _manager(spec: ManagerSpec) -> list[str]:
+    owned = [spec.stream, *_dead_letters(spec), *(f"OBJ_{store.name}" for store in spec.object_stores)]
+    allowed = [subject for stream in owned for subject in _owns(stream)]
+    allowed += [subject for bucket in _buckets(spec) for subject in _makes(f"KV_{bucket}")]
+    # Not into the bucket of the project, whose name holds no workflow: it belongs to all workflows of the version.
+    allowed += [f"$KV.{bucket}.>" for bucket in _buckets(spec) if spec.stream in bucket]
+    return [*allowed, *(f"$O.{store.name}.>" for store in spec.object_stores)]
+
+
+def _node(node: str, environment: Mapping[str, str]) -> list[str]:
+    stream, output = environment["KRT_NATS_STREAM"], environment["KRT_NATS_OUTPUT"]
+    spec = NodeSpec.model_validate_json(environment["KRT_NODE_SPEC"])
+    allowed = [output, f"{output}.>", names.dead_letter_subject(stream, node), environment["KRT_NATS_MONGO_WRITER"]]
+    # A node answers the caller itself: at the end of the workflow, or early.
+    allowed += [f"{names.inbox_prefix(stream, asker)}.>" for asker in (names.CLIENT, names.OPERATOR)]
+    allowed += [f"$JS.API.STREAM.INFO.{stream}"]
+    for durable in _durables(spec):
+        allowed += [f"$JS.API.CONSUMER.{operation}.{stream}.{durable}" for operation in ("INFO", "MSG.NEXT")]
+        allowed += [f"$JS.ACK.{stream}.{durable}.>"]
+    scopes = {scope: environment[f"KRT_NATS_KEY_VALUE_STORE_{scope}"] for scope in ("PROJECT", "WORKFLOW", "NODE")}
+    own = [names.attempts_bucket(stream), scopes["WORKFLOW"], scopes["NODE"]]
+    own += [spec.state.bucket] if spec.state else []
+    # The project's values belong to every workflow of the version: a node reads them.
+    allowed += [subject for bucket in (*own, scopes["PROJECT"]) for subject in _reads(f"KV_{bucket}")]
+    allowed += [f"$KV.{bucket}.>" for bucket in own]
+    if store := environment.get("KRT_NATS_OBJECT_STORE", ""):
+        allowed += [*_owns(f"OBJ_{store}"), f"$O.{store}.>"]
+    return [*allowed, *_presence(stream, names.NODE, node)]
+
+
+def _durables(spec: NodeSpec) -> list[str]:
+    """Return the node's consumer, or those of its partitions."""
+    if spec.partitions is None:
+        return [spec.durable]
+    return [names.partition_durable(spec.durable, number) for number in range(spec.partitions)]
+
+
+def _ask(spec: ManagerSpec) -> list[str]:
+    """Return what sending requests and looking at the status takes."""
+    entrypoint = names.entrypoint_subject(spec.stream)
+    streams = [spec.stream, *_dead_letters(spec)]
+    looks = [f"$JS.API.{operation}.{stream}" for stream in streams for operation in ("STREAM.INFO", "CONSUMER.LIST")]
+    watches = [f"$JS.API.{operation}.{_PRESENCE}.>" for operation in _WATCH]
+    return [
+        entrypoint,
+        f"{entrypoint}.>",
+        *looks,
+        *_shares_presence(),
+        *watches,
+        f"$JS.API.CONSUMER.CREATE.{_PRESENCE}",
+    ]
+
+
+# --- what they are made of ---
+
+
+def _buckets(spec: ManagerSpec) -> list[str]:
+    return [*spec.buckets, *spec.state_buckets, spec.applied_bucket]
+
+
+def _dead_letters(spec: ManagerSpec) -> list[str]:
+    return [spec.dead_letters.stream] if spec.dead_letters else []
+
+
+def _owns(stream: str) -> list[str]:
+    emptied = [f"$JS.API.{operation}.{stream}" for operation in _EMPTY]
+    return [*_makes(stream), *emptied, *(f"$JS.API.{operation}.{stream}.>" for operation in _MAKE_CONSUMERS)]
+
+
+def _makes(stream: str) -> list[str]:
+    return [*(f"$JS.API.{operation}.{stream}" for operation in _MAKE), *_reads(stream)]
+
+
+def _reads(stream: str) -> list[str]:
+    return [*(f"$JS.API.{operation}.{stream}" for operation in _READ), f"$JS.API.DIRECT.GET.{stream}.>"]
+
+
+def _presence(stream: str, *key: str) -> list[str]:
+    """Return what telling of one's own presence takes."""
+    kind, *name = key
+    own = ".".join((names.PRESENCE_BUCKET, kind, stream, *name))
+    return [f"$KV.{own}.>", *_shares_presence()]
+
+
+def _shares_presence() -> list[str]:
+    """Return what opening the bucket takes that all workflows share: whoever is first makes it, as all others would."""
+    return [f"$JS.API.STREAM.CREATE.{_PRESENCE}", *_reads(_PRESENCE)]
