@@ -21,7 +21,7 @@ from runtime.errors import BusError, BusUnavailableError
 PAGE_MESSAGES = 500
 PAGE_BYTES = 8 * 1024 * 1024
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-# Tries to read a page, each with a new consumer.
+# Consumers with which one page is tried.
 TRIES = 3
 
 
@@ -33,6 +33,8 @@ class NatsScan:
         self._topology = topology
         self._stream = stream
         self._subjects = tuple(subjects)
+        # Where the next consumer begins: at a time before the first message came, behind the last message after it.
+        self._since: datetime | None = None
         self._next_sequence = 1
         self._left = 0
         # The temporary consumer, "" for none, and how many messages it has delivered.
@@ -60,7 +62,8 @@ class NatsScan:
         """Make the consumer; the arguments are those of `Bus.scan`. Raises NotFoundError, BusUnavailableError."""
         scan = cls(connection, topology, stream, subjects)
         scan._next_sequence = first_sequence
-        await scan._make_consumer(None if since_ns is None else _EPOCH + timedelta(microseconds=since_ns // 1000))
+        scan._since = None if since_ns is None else _EPOCH + timedelta(microseconds=since_ns // 1000)
+        await scan._make_consumer()
         return scan
 
     @property
@@ -85,22 +88,18 @@ class NatsScan:
     # --- a page ---
 
     async def _page(self, how: bytes, batch: int, wait_s: float) -> list[StoredMessage]:
-        error = BusUnavailableError(f"stream {self._stream} cannot be read")
         for _ in range(TRIES):
-            try:
-                if not self._consumer:
-                    await self._make_consumer(None)
-                status = await self._ask(how, batch, wait_s)
-            except BusUnavailableError as failure:
-                error, status = failure, "unavailable"
-            page = self._take_arrived()
+            if not self._consumer:
+                await self._make_consumer()
+            status = await self._ask(how, batch, wait_s)
+            page, self._arrived = self._arrived, []
             if status in ("", "404", "408"):
                 return page
             # Something is amiss with the consumer: what came is in order and complete, the rest is for the next one.
             await self._drop_consumer()
             if page:
                 return page
-        raise error
+        raise BusUnavailableError(f"stream {self._stream} cannot be read: the last answer was {status}")
 
     async def _ask(self, how: bytes, batch: int, wait_s: float) -> str:
         """Ask for a page and wait for its end; returns the status that ended it, "" when the page is full."""
@@ -115,6 +114,8 @@ class NatsScan:
             async with asyncio.timeout(wait_s + self._connection.request_timeout_s):
                 return await self._end
         except TimeoutError as error:
+            # What has arrived stays for the next page, which a new consumer goes on with.
+            self._consumer = ""
             raise BusUnavailableError(f"stream {self._stream} is silent; is NATS away?") from error
 
     def _on_arrival(self, subject: str, reply: str, data: bytes, headers: Headers | None) -> None:
@@ -132,7 +133,7 @@ class NatsScan:
             self._finish("lost")
             return
         self._delivered = number
-        self._next_sequence = sequence + 1
+        self._since, self._next_sequence = None, sequence + 1
         self._left = left
         self._arrived.append(StoredMessage(subject, sequence, data, dict(headers or {}), time_ns))
         if left == 0 or len(self._arrived) >= self._batch:
@@ -142,18 +143,14 @@ class NatsScan:
         if self._end is not None and not self._end.done():
             self._end.set_result(status)
 
-    def _take_arrived(self) -> list[StoredMessage]:
-        page, self._arrived = self._arrived, []
-        return page
-
     # --- the consumer ---
 
-    async def _make_consumer(self, since: datetime | None) -> None:
+    async def _make_consumer(self) -> None:
         if self._subscription is None:
             self._inbox = self._connection.new_inbox()
             self._subscription = await self._connection.subscribe(f"{self._inbox}.*", self._on_arrival)
         self._consumer, self._left = await self._topology.add_temporary_consumer(
-            self._stream, self._subjects, first_sequence=self._next_sequence, since=since
+            self._stream, self._subjects, first_sequence=self._next_sequence, since=self._since
         )
         self._delivered = 0
 
