@@ -18,16 +18,21 @@ if TYPE_CHECKING:
     from runtime.bus.base import Bus
     from runtime.deadletter import DeadLetter
     from runtime.node.handler import LoadedHandler
+    from runtime.spec.model import Node
     from runtime.testing import RecordingContext
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Input:
-    """What the handler is called with. data: the input as it arrived. config: what `ctx.configuration` had to say."""
+    """What the handler is called with. data: the input as it arrived. config, state: what its node has now.
+
+    state: as `payload.encode_value` writes it, b"" for none.
+    """
 
     died: "DeadLetter"
     data: bytes
     config: Mapping[str, str]
+    state: bytes
 
 
 def register(app: typer.Typer) -> None:
@@ -47,8 +52,9 @@ def repro(
 ) -> None:
     """Run the handler on the input of a dead letter, here and now, and print its traceback, or what it returns.
 
-    Nothing is sent or stored: the context keeps it, and documents and state begin empty. `init` runs first. The handler
-    is the file as it is now, so the same command tells whether a correction helps.
+    Nothing is sent or stored: the context keeps it. Documents begin empty; configuration and state are copies of what
+    the node has now. `init` runs first. The handler is the file as it is now, so the same command tells whether a
+    correction helps.
 
     Exit codes: 0 it passes, 1 it fails, 2 wrong arguments or a handler that cannot be loaded, 5 not running.
 
@@ -71,7 +77,12 @@ async def _fetch(found: target.Target, number: int) -> _Input:
             data = await letters.input_of(bus, letter)
         except errors.NotFoundError as error:  # the workflow is there, the message is not
             raise errors.BusError(str(error)) from error
-        return _Input(died=letter.letter, data=data, config=await _configuration(bus, found.stream, letter.letter.node))
+        return _Input(
+            died=letter.letter,
+            data=data,
+            config=await _configuration(bus, found.stream, letter.letter.node),
+            state=await _state(bus, found.stream, letter.letter.node, data),
+        )
 
 
 async def _configuration(bus: "Bus", stream: str, node: str) -> dict[str, str]:
@@ -88,6 +99,20 @@ async def _configuration(bus: "Bus", stream: str, node: str) -> dict[str, str]:
             continue
         values |= {key: (await bucket.get(key)).value.decode() for key in await bucket.keys()}
     return values
+
+
+async def _state(bus: "Bus", stream: str, node: str, data: bytes) -> bytes:
+    """Return the state that the node keeps for this input now, b"" for none."""
+    from runtime.inspection.seen import decode
+    from runtime.node.state import StateEntry
+    from runtime.spec import names
+
+    try:
+        bucket = await bus.key_value(names.state_bucket(stream, node))
+        entry = await bucket.get(names.state_key(decode(data).state_id))
+    except (errors.NotFoundError, errors.DecodeError):  # without an id to be read the handler is not called either
+        return b""
+    return StateEntry.decode(entry.value).payload
 
 
 # --- the call ---
@@ -107,7 +132,7 @@ def _reproduce(folder: Path, given: _Input, *, debug: bool) -> int:
     handler = HandlerModules(workflow.folder.absolute()).load(node.handler)
     typer.echo(f"{node.name} ({node.handler}) on message {died.sequence} of {died.stream}", err=True)
     started_s = time.perf_counter()
-    result = target.run(lambda: _attempt(handler, given, workflow.folder))
+    result = target.run(lambda: _attempt(node, handler, given, workflow.folder))
     took_s = time.perf_counter() - started_s
     if isinstance(result, Exception):
         typer.echo(user_traceback(result), nl=False)
@@ -121,31 +146,36 @@ def _reproduce(folder: Path, given: _Input, *, debug: bool) -> int:
 
 
 async def _attempt(
-    handler: "LoadedHandler", given: _Input, folder: Path
+    node: "Node", handler: "LoadedHandler", given: _Input, folder: Path
 ) -> "tuple[list[Any], RecordingContext] | Exception":
     """Return what `_call` does, or what it raises, whose traceback begins here and not at the loop."""
     try:
-        return await _call(handler, given, folder)
+        return await _call(node, handler, given, folder)
     except Exception as error:  # whatever the handler raises is what was asked for
         return error
 
 
-async def _call(handler: "LoadedHandler", given: _Input, folder: Path) -> "tuple[list[Any], RecordingContext]":
+async def _call(
+    node: "Node", handler: "LoadedHandler", given: _Input, folder: Path
+) -> "tuple[list[Any], RecordingContext]":
     """Decode as a runner does, call `init` and the handler, and return the outputs. Raises what they raise."""
     from runtime.inspection.seen import decode
     from runtime.message import MessageType
+    from runtime.node.state import StateClass
     from runtime.payload import encode_value
     from runtime.testing import RecordingContext, call
 
     message = decode(given.data)
+    state = StateClass.load(node.state.type, handler).read(message.state_id, given.state) if node.state else None
     context = RecordingContext(
-        node=given.died.node,
+        node=node.name,
         path=folder,
         request_id=message.request_id,
         from_node=message.from_node,
         headers=message.headers,
         error=message.error if message.type is MessageType.ERROR else "",
         config=given.config,
+        state=state,
     )
     function = handler.select(message.from_node)
     if function is None:

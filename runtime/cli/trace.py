@@ -147,7 +147,7 @@ def _message_line(message: "Seen") -> str:
 def _step_line(step: "Step") -> str:
     from runtime.cli.message_text import span
 
-    parts = [f"{step.node}: {step.outcome}"]
+    parts = [f"{step.node}: {step.fate}"]
     if step.letter is not None:
         died = step.letter.letter
         parts[0] += f" {step.letter.id}"
@@ -180,7 +180,7 @@ def _record(seen: "Trace") -> dict[str, Any]:
 def _step_record(step: "Step") -> dict[str, Any]:
     return {
         "node": step.node,
-        "outcome": step.outcome,
+        "fate": step.fate,
         "took_s": step.took_s,
         "wait_s": step.wait_s,
         "run_s": step.run_s,

@@ -5,7 +5,6 @@ Interrupted in between, the letter is still there; the next redrive publishes un
 for a repetition as long as its dedup window lasts, and deletes it.
 """
 
-import logging
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -16,8 +15,6 @@ from runtime.deadletter import Attempt, DeadLetter, attempts_to_header
 from runtime.errors import NotFoundError
 from runtime.inspection.letters import Letter, drop, input_of
 from runtime.spec import names
-
-log = logging.getLogger(__name__)
 
 # Seconds to try to store one message in a stream that is full, before giving up: somebody is waiting at a terminal.
 GIVE_UP_S = 10.0

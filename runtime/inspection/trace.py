@@ -26,7 +26,7 @@ DEFAULT_LIMIT = 1_000_000
 OnProgress = Callable[[int, int], None]
 
 
-class Outcome(StrEnum):
+class Fate(StrEnum):
     """What became of a message at one node."""
 
     DONE = "done"
@@ -48,7 +48,7 @@ class Step:
     """
 
     node: str
-    outcome: Outcome
+    fate: Fate
     outputs: tuple[Seen, ...]
     letter: Letter | None
     redriven: Seen | None
@@ -195,7 +195,7 @@ class _Tree:
         own = [output for output in outputs if output.from_node == node]
         return Step(
             node=node,
-            outcome=_outcome(own, letter, redriven, _state(consumer, message.sequence)),
+            fate=_fate(own, letter, redriven, _state(consumer, message.sequence)),
             outputs=outputs,
             letter=letter,
             redriven=redriven,
@@ -214,20 +214,20 @@ def _redriven_inputs(messages: Sequence[Seen]) -> dict[tuple[str, int, int], int
     return inputs
 
 
-def _outcome(own: Sequence[Seen], letter: Letter | None, redriven: Seen | None, state: Outcome) -> Outcome:
+def _fate(own: Sequence[Seen], letter: Letter | None, redriven: Seen | None, state: Fate) -> Fate:
     if redriven is not None:
-        return Outcome.REDRIVEN
+        return Fate.REDRIVEN
     if letter is not None:
-        return Outcome.DEAD
+        return Fate.DEAD
     if any(output.type == MessageType.ERROR.name for output in own):  # one of somebody else's is only passed on
-        return Outcome.FAILED
-    return Outcome.DONE if own and state is Outcome.UNKNOWN else state
+        return Fate.FAILED
+    return Fate.DONE if own and state is Fate.UNKNOWN else state
 
 
-def _state(consumer: ConsumerState | None, sequence: int) -> Outcome:
+def _state(consumer: ConsumerState | None, sequence: int) -> Fate:
     """Return how far a consumer is with a message, as far as its counters tell."""
     if consumer is None:
-        return Outcome.UNKNOWN
+        return Fate.UNKNOWN
     if sequence <= consumer.ack_floor or (consumer.pending == 0 and consumer.ack_pending == 0):
-        return Outcome.DONE
-    return Outcome.IN_WORK if sequence <= consumer.delivered else Outcome.WAITING
+        return Fate.DONE
+    return Fate.IN_WORK if sequence <= consumer.delivered else Fate.WAITING

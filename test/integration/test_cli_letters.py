@@ -10,10 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from runtime import wire
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
 from runtime.cli import exits
 from runtime.cli.main import main
+from runtime.message import Message
+from runtime.node.state import StateEntry
+from runtime.payload import encode_value
 from runtime.spec import names
 from test.support.letters import STREAM, Flow, envelope
 
@@ -259,7 +263,7 @@ def test_a_trace_is_told_as_json_and_a_request_that_is_not_there_as_missing(krt:
     assert code == exits.OK
     assert (found["read"], found["complete"], found["roots"]) == (3, True, [2])
     [message] = found["messages"]
-    assert [(step["node"], step["outcome"], step["dead_letter"]) for step in message["steps"]] == [
+    assert [(step["node"], step["fate"], step["dead_letter"]) for step in message["steps"]] == [
         ("audit", "done", None), ("score", "dead letter", 2),
     ]  # fmt: skip
     assert krt("trace", "r9", "--limit", "1") == (
@@ -278,3 +282,25 @@ def test_a_trace_shows_dead_letters_of_messages_that_are_purged(krt: Krt) -> Non
 
     assert code == exits.OK
     assert output.splitlines()[1] == "└── dead letter 2 of score; its messages are purged"
+
+
+def test_repro_gives_the_handler_a_copy_of_its_state(krt: Krt) -> None:
+    async def keep_a_state(flow: Flow) -> None:
+        message = Message(request_id="r1", payload=encode_value({}), state_id="cam-1")
+        await flow.send(wire.encode(message))
+        await flow.die(await flow.take("score"))
+        entry = StateEntry(
+            state_id="cam-1", payload=encode_value({"seen": 4}), subject="", sequence=1, stored_ns=1, first_number=0,
+            outputs=(),
+        )  # fmt: skip
+        bucket = await flow.bus.key_value(names.state_bucket(STREAM, "score"), create=True)
+        await bucket.put(names.state_key("cam-1"), entry.encode())
+
+    krt.prepare(keep_a_state)
+    krt.write("def handler(ctx, data: dict):\n    ctx.state['seen'] += 1\n    return ctx.state\n")
+    (krt.folder / "workflow.yaml").write_text("name: flow\nnodes: [{name: score, handler: score.py, state: {}}]\n")
+
+    first = krt("repro", "1", "--path", str(krt.folder))
+    again = krt("repro", "1", "--path", str(krt.folder))
+
+    assert first[:2] == again[:2] == (exits.OK, 'returned: {\n  "seen": 5\n}\n')

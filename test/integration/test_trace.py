@@ -11,7 +11,7 @@ from runtime.bus.memory import MemoryBroker
 from runtime.bus.nats import NatsBus
 from runtime.clock import SystemClock
 from runtime.inspection.redrive import Redriver
-from runtime.inspection.trace import Outcome, Step, Trace, trace
+from runtime.inspection.trace import Fate, Step, Trace, trace
 from runtime.message import Message, MessageType
 from runtime.payload import encode_value
 from runtime.spec import names
@@ -77,21 +77,21 @@ async def test_a_request_is_told_apart_from_all_others_and_each_output_hangs_bel
 async def test_a_step_without_an_output_is_told_by_its_consumer(flow: Flow) -> None:
     await flow.send(envelope({}, "r0"), "r0")
     await flow.send(envelope({}, "r1"), "r1")
-    waiting = step_of(await trace(flow.bus, STREAM, "r1"), 2, "audit").outcome
+    waiting = step_of(await trace(flow.bus, STREAM, "r1"), 2, "audit").fate
     await flow.handle("audit")
     in_hand = await flow.take("audit")
     in_work = step_of(await trace(flow.bus, STREAM, "r1"), 2, "audit")
 
     flow.readers["audit"].ack(in_hand)
-    done = (await settled(flow, "audit")).outcome
+    done = (await settled(flow, "audit")).fate
 
-    assert (waiting, in_work.outcome, done) == (Outcome.WAITING, Outcome.IN_WORK, Outcome.DONE)
+    assert (waiting, in_work.fate, done) == (Fate.WAITING, Fate.IN_WORK, Fate.DONE)
     assert (in_work.took_s, in_work.wait_s) == (None, None)
 
 
 async def settled(flow: Flow, node: str) -> Step:
     """Return the step once its ack has arrived, which nobody confirms."""
-    while (step := step_of(await trace(flow.bus, STREAM, "r1"), 2, node)).outcome is Outcome.IN_WORK:
+    while (step := step_of(await trace(flow.bus, STREAM, "r1"), 2, node)).fate is Fate.IN_WORK:
         pass
     return step
 
@@ -109,13 +109,13 @@ async def test_a_dead_letter_and_its_redrive_hang_below_the_input_that_failed(fl
     seen = await trace(flow.bus, STREAM, "r1")
 
     step = step_of(dead, 1, "score")
-    assert (step.outcome, step.letter, [each.error for each in step.outputs]) == (
-        Outcome.DEAD,
+    assert (step.fate, step.letter, [each.error for each in step.outputs]) == (
+        Fate.DEAD,
         dead.letters[0],
         ["wrong"],
     )
     step = step_of(seen, 1, "score")
-    assert step.outcome is Outcome.REDRIVEN
+    assert step.fate is Fate.REDRIVEN
     assert step.redriven is not None and step.redriven.sequence == 3
     assert [message.sequence for message in step_of(seen, 3, "score").outputs] == [4]
     assert [message.sequence for message in seen.roots] == [1]
@@ -132,8 +132,8 @@ async def test_an_error_that_is_passed_along_is_the_failure_of_its_sender_alone(
 
     seen = await trace(flow.bus, STREAM, "r1")
 
-    assert step_of(seen, 1, "audit").outcome is Outcome.FAILED
-    assert step_of(seen, 1, "score").outcome is not Outcome.FAILED
+    assert step_of(seen, 1, "audit").fate is Fate.FAILED
+    assert step_of(seen, 1, "score").fate is not Fate.FAILED
 
 
 async def test_a_compressed_message_is_found_and_one_without_an_id_by_its_place(flow: Flow) -> None:

@@ -7,7 +7,6 @@ from runtime import wire
 from runtime.bus.base import Bus, Confirmation, ConsumerConfig, Delivery, Reader, StreamConfig
 from runtime.bus.dead_letters import store_dead_letter
 from runtime.deadletter import Attempt, DeadLetter
-from runtime.errors import NotFoundError
 from runtime.inspection import letters
 from runtime.inspection.letters import Letter, Wanted
 from runtime.message import Message
@@ -62,7 +61,7 @@ class Flow:
             await reader.close()
 
     async def send(self, data: bytes, message_id: str = "r1") -> None:
-        """Store an input, and let every node but none of its handlers see it."""
+        """Store an input of the workflow."""
         publisher = self.bus.publisher(STREAM)
         stored = Confirmation()
         await publisher.publish(ENTRYPOINT, data, message_id=message_id, confirm=stored)
@@ -109,11 +108,3 @@ class Flow:
     async def the_letter(self) -> Letter:
         [letter] = await self.letters()
         return letter
-
-    async def lost(self, letter: Letter) -> bool:
-        """Say whether the input of a letter is nowhere any more."""
-        try:
-            await letters.input_of(self.bus, letter)
-        except NotFoundError:
-            return True
-        return False
