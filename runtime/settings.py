@@ -1,7 +1,7 @@
 """Every KRT_* variable, read once into frozen objects; nothing else touches the environment.
 
-One reader per process kind: `read_node`, `read_writer`, `read_manager`. Each reports every missing or wrong variable at
-once, as a SettingsError, before anything is connected.
+One reader per process kind: `read_node`, `read_writer`, `read_manager`, `read_driver`. Each reports every missing or
+wrong variable at once, as a SettingsError, before anything is connected.
 """
 
 import difflib
@@ -126,6 +126,22 @@ class ManagerSettings:
     ready_fd: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverSettings:
+    """What a driver needs. spec: JSON of a `spec.driver.DriverSpec`; it may hold secrets.
+
+    base_path: folder of the workflow, from which drivers may be imported. advertise_address: under which others reach
+    this host, "" for its name.
+    """
+
+    nats: NatsSettings
+    spec: str = field(repr=False)
+    base_path: Path | None
+    advertise_address: str
+    log: LogSettings
+    ready_fd: int | None
+
+
 def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
     """Read a runner's variables. Raises SettingsError with every problem."""
     read = _Reader(environ)
@@ -204,6 +220,21 @@ def read_credentials_folder(environ: Mapping[str, str] = os.environ) -> Path | N
     """Return the folder of credentials for NATS, for those who need nothing else of the environment."""
     folder = environ.get("KRT_NATS_CREDENTIALS", "").strip()
     return Path(folder) if folder else None
+
+
+def read_driver(environ: Mapping[str, str] = os.environ) -> DriverSettings:
+    """Read a driver's variables. Raises SettingsError with every problem."""
+    read = _Reader(environ)
+    folder = read.text("KRT_BASE_PATH", default="")
+    settings = DriverSettings(
+        nats=read.nats(),
+        spec=read.text("KRT_DRIVER_SPEC", "JSON, as `krt run` makes it"),
+        base_path=Path(folder) if folder else None,
+        advertise_address=read.text("KRT_ADVERTISE_ADDRESS", default=""),
+        log=read.log(),
+        ready_fd=read.ready_fd(),
+    )
+    return read.checked(settings)
 
 
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
@@ -388,6 +419,6 @@ KNOWN = frozenset(
     IS_EXITPOINT NATS_KEY_VALUE_STORE_PROJECT NATS_KEY_VALUE_STORE_WORKFLOW NATS_KEY_VALUE_STORE_NODE NATS_OBJECT_STORE
     NATS_MAX_ACK_PENDING MAX_PENDING_ACK JS_REQUEST_TIMEOUT MONGO_DB_NAME NODE_SPEC WIRE REPLICA LOG_FORMAT LOG_LEVEL
     LOG_FILE INFLUX_TOKEN INFLUX_ORG INFLUX_BUCKET MAX_INFLATED_BYTES SHUTDOWN_GRACE READY_FD MANAGER_SPEC
-    NATS_SERVER_BIN NATS_CREDENTIALS NATS_INBOX_PREFIX
+    NATS_SERVER_BIN NATS_CREDENTIALS NATS_INBOX_PREFIX DRIVER_SPEC ADVERTISE_ADDRESS
     """.split()
 )

@@ -1,4 +1,4 @@
-"""`krt node`, `krt writer`, `krt manager`: the processes of a workflow, which a plan starts and nobody types.
+"""Nodes, writers, managers and drivers: the processes of a workflow, which a plan starts and nobody types.
 
 Each is configured by KRT_* variables alone. A workflow has many of them, so `runtime/__main__.py` comes here before the
 command line is loaded, and each kind imports only what it needs.
@@ -21,7 +21,9 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KINDS = ("node", "writer", "manager")
+KINDS = ("node", "writer", "manager", "driver")
+# `krt driver` is the group of commands about drivers; the process is `python -m runtime driver` alone.
+COMMANDS = KINDS[:3]
 
 # Runs until the event is set; None is the exit code 0.
 Run = Callable[[asyncio.Event], Coroutine[Any, Any, int | None]]
@@ -29,7 +31,7 @@ Run = Callable[[asyncio.Event], Coroutine[Any, Any, int | None]]
 
 def register(app: "typer.Typer") -> None:
     """Add one hidden command for each kind, for `krt node` to work like `python -m runtime node`."""
-    for kind in KINDS:
+    for kind in COMMANDS:
         app.command(kind, hidden=True, help=f"Run the {kind} that the KRT_* variables describe.")(_command(kind))
 
 
@@ -69,6 +71,11 @@ def _prepare(kind: str) -> tuple[settings.LogSettings, Run]:
         from runtime.deploy.service import run_writer
 
         return writer.log, partial(run_writer, writer)
+    if kind == "driver":
+        driver = settings.read_driver()
+        from runtime.drivers.process import run_driver
+
+        return driver.log, partial(run_driver, driver)
     manager = settings.read_manager()
     from runtime.deploy.service import run_manager
 

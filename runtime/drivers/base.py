@@ -30,9 +30,6 @@ from typing import Any, Protocol
 from runtime.bus.base import Bus
 from runtime.client import DEFAULT_TIMEOUT_S, Reply
 
-# Seconds that `run` has to return after `stop`; then its process is ended.
-STOP_TIMEOUT_S = 10.0
-
 
 class DriverState(StrEnum):
     """Where a driver is in its life.
@@ -149,7 +146,7 @@ class RestrictedInferenceProcess(Protocol):
 
     @property
     def output_subjects(self) -> Sequence[str]:
-        """Subjects of the workflow's answers, and of the ERRORs that answer in their place; as `Bus.scan` takes them."""
+        """Subjects of the workflow's answers, and of the ERRORs in their place; as `Bus.scan` takes them."""
         ...
 
     @property
@@ -218,7 +215,8 @@ class PipelineDriver(ABC):
     def stop(self) -> None:
         """Make `run` return soon. Called once, from another thread than `run`'s; for a coroutine on the loop.
 
-        After it the runtime waits `STOP_TIMEOUT_S`. A driver that is stopped before its `run` began is never run.
+        After it the runtime waits for the stop timeout, 10 s by default. A driver that is stopped before its `run`
+        began is never run.
         """
 
     def get_parameters(self) -> DriverParameters:

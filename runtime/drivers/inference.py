@@ -10,15 +10,13 @@ import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Mapping
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 from runtime.bus.base import Bus
 from runtime.client import DEFAULT_TIMEOUT_S, Reply, Workflow
 from runtime.clock import Clock
 from runtime.drivers.base import WorkflowSchema
-from runtime.errors import BusClosedError
-
-T = TypeVar("T")
+from runtime.drivers.loop_thread import call_on_loop
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -156,23 +154,3 @@ class Prediction:
         if result.cancelled():
             with contextlib.suppress(RuntimeError):  # the loop is closed, and the request has ended with it
                 self._loop.call_soon_threadsafe(self._answer.cancel)
-
-
-def call_on_loop(loop: asyncio.AbstractEventLoop, function: Callable[[], T]) -> T:
-    """Call a function on the loop of another thread, and return what it returns or raises.
-
-    Raises BusClosedError when the loop has ended.
-    """
-    called: concurrent.futures.Future[T] = concurrent.futures.Future()
-
-    def call() -> None:
-        try:
-            called.set_result(function())
-        except Exception as error:  # the caller's, who waits in another thread
-            called.set_exception(error)
-
-    try:
-        loop.call_soon_threadsafe(call)
-    except RuntimeError as error:
-        raise BusClosedError("the process that holds the connection has ended") from error
-    return called.result()

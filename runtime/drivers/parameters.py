@@ -6,6 +6,7 @@ from typing import Any
 
 import pydantic
 
+from runtime.drivers.base import PipelineDriver
 from runtime.errors import InvalidParametersError
 
 
@@ -34,6 +35,16 @@ def changed(parameters: Any, values: Mapping[str, Any]) -> Any:
     return made
 
 
+def set_values(driver: PipelineDriver, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Set some parameters of a driver, and return all. Raises InvalidParametersError; then the old ones stay."""
+    wanted = changed(driver.get_parameters(), values)
+    try:
+        driver.set_parameters(wanted)
+    except Exception as error:  # the driver's own check; whatever it raises, it has refused
+        raise InvalidParametersError(str(error) or repr(error)) from error
+    return values_of(driver.get_parameters())
+
+
 def names_of(parameters: Any) -> list[str]:
     """Return the names of the parameters, in the order of the class."""
     if isinstance(parameters, pydantic.BaseModel):
@@ -43,3 +54,29 @@ def names_of(parameters: Any) -> list[str]:
 
 def _invalid(faults: list[str], known: list[str]) -> InvalidParametersError:
     return InvalidParametersError(f"{'; '.join(faults)} (the parameters are {', '.join(known) or 'none'})")
+
+
+class ParameterValues:
+    """Parameters as a handle gives them: attributes to read and to change, which may come from another machine.
+
+    p = handle.get_parameters(); p.task_ttl = 10; handle.set_parameters(p)
+    """
+
+    def __init__(self, values: Mapping[str, Any]) -> None:
+        self.__dict__.update(values)
+
+    def __repr__(self) -> str:
+        return f"Parameters({', '.join(f'{name}={value!r}' for name, value in vars(self).items())})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ParameterValues) and vars(self) == vars(other)
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(f"there is no parameter {name}; there are: {', '.join(vars(self)) or 'none'}")
+
+
+def plain(parameters: Any) -> dict[str, Any]:
+    """Return the values of parameters in any form: of a handle, of a driver's class, or a mapping."""
+    if isinstance(parameters, ParameterValues):
+        return dict(vars(parameters))
+    return dict(parameters) if isinstance(parameters, Mapping) else values_of(parameters)

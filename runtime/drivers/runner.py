@@ -19,17 +19,17 @@ from typing import Any, TypeVar
 
 from runtime.bus.base import Bus
 from runtime.clock import Clock
-from runtime.drivers import parameters as checked
-from runtime.drivers.base import STOP_TIMEOUT_S, DriverState, PipelineDriver, Service
+from runtime.drivers.base import DriverState, PipelineDriver, Service
 from runtime.drivers.inference import Inference, WorkflowView
+from runtime.drivers.load import checked_driver
+from runtime.drivers.parameters import set_values, values_of
 from runtime.drivers.resources import Resources
-from runtime.errors import DriverError, DriverStartError, InvalidParametersError
+from runtime.errors import DriverError, DriverStartError
+from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S, LOOPBACK
 
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
-
-LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,14 +46,13 @@ class DriverTerms:
     """What a driver runs with. All times in seconds.
 
     ports: configured numbers by name; others are free ones. listen: address that ports are bound to. address: under
-    which others reach them. parameters: set before the first `run`.
+    which others reach them.
     """
 
     ports: Mapping[str, int] = field(default_factory=dict)
-    parameters: Mapping[str, Any] = field(default_factory=dict)
     listen: str = LOOPBACK
     address: str = LOOPBACK
-    stop_timeout_s: float = STOP_TIMEOUT_S
+    stop_timeout_s: float = DEFAULT_STOP_TIMEOUT_S
     policy: RestartPolicy = RestartPolicy()
 
 
@@ -88,7 +87,7 @@ class DriverRunner:
         self._clock = clock
         self._terms = terms or DriverTerms()
         self._ports = self._terms.ports
-        self._parameters = self._terms.parameters
+        self._parameters: dict[str, Any] = {}
         self._failures_s: list[float] = []
         self._driver: PipelineDriver | None = None
         self._resources: Resources | None = None
@@ -109,6 +108,11 @@ class DriverRunner:
     def services(self) -> list[Service]:
         """What of it can be reached now."""
         return self._resources.services if self._resources is not None else []
+
+    @property
+    def stop_timeout_s(self) -> float:
+        """Seconds that `run` has after a stop."""
+        return self._terms.stop_timeout_s
 
     @property
     def restarts(self) -> int:
@@ -144,27 +148,21 @@ class DriverRunner:
 
     def get_parameters(self) -> dict[str, Any]:
         """Return the parameters that hold now, as JSON. Raises DriverError while there is no driver."""
-        return checked.values_of(self._made().get_parameters())
+        return values_of(self._made().get_parameters())
 
     def set_parameters(self, values: Mapping[str, Any]) -> dict[str, Any]:
         """Set some parameters, and return all. Raises InvalidParametersError, and the old ones stay; DriverError."""
-        driver = self._made()
-        wanted = checked.changed(driver.get_parameters(), values)
-        try:
-            driver.set_parameters(wanted)
-        except Exception as error:  # the driver's own check; whatever it raises, it has refused
-            raise InvalidParametersError(str(error) or repr(error)) from error
-        # For the driver that takes its place after a failure.
-        self._parameters = checked.values_of(wanted)
+        # Kept for the driver that takes its place after a failure.
+        self._parameters = set_values(self._made(), values)
         log.info("driver %s has new parameters", self.ref, extra={"action": "parameters"})
-        return self.get_parameters()
+        return self._parameters
 
     # --- life ---
 
     async def _prepare(self) -> None:
         """Make the driver and bind its ports. Raises DriverStartError."""
         try:
-            self._driver = await in_thread(f"driver {self.ref} made", self._make_checked)
+            self._driver = await in_thread(f"driver {self.ref} made", lambda: checked_driver(self._make()))
             self._resources = Resources.bind(
                 self._driver.resources_request(),
                 self._ports,
@@ -175,18 +173,12 @@ class DriverRunner:
             # A driver that is made anew keeps its free ports too: clients know them.
             self._ports = self._resources.ports
             if self._parameters:
-                self.set_parameters(self._parameters)
+                set_values(self._driver, self._parameters)
         except Exception as error:  # the driver's own code; it says why it cannot start
             self._fail(error)
             if self._resources is not None:
                 self._resources.close()
             raise DriverStartError(f"driver {self.ref} cannot start: {self.reason}") from error
-
-    def _make_checked(self) -> PipelineDriver:
-        made = self._make()
-        if not isinstance(made, PipelineDriver):
-            raise DriverStartError(f"the callable returned {type(made).__name__}, which is no PipelineDriver")
-        return made
 
     async def _live(self) -> None:
         """Run the driver, and make it anew when it fails."""

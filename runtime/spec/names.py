@@ -15,6 +15,7 @@
 | objects | object store `<stream>_<name>`, or `<runtime>_<version>_<name>` | by `objects.<name>.keep` |
 | presence | KV `presence`, key `<kind>.<stream>[.<name>].<instance>` | until 6 s after its last beat |
 | answers | subject `_INBOX.<stream>.<process>.…`, a prefix for each process of the plan | core NATS, nothing kept |
+| driver | subject `driver.<stream>.<pid>.<action>`: requests about itself | core NATS, nothing kept |
 | writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
@@ -58,7 +59,7 @@ PASS_FROM = "PASSTHROUGH_FROM"
 # KV bucket of the service records of every live process that uses the server.
 PRESENCE_BUCKET = "presence"
 # Kinds of processes, as their service records name them.
-NODE, MANAGER, WRITER = "node", "manager", "writer"
+NODE, MANAGER, WRITER, DRIVER = "node", "manager", "writer", "driver"
 
 # Processes beside those of a plan: whoever sends requests to a workflow, and whoever looks after it.
 CLIENT, OPERATOR = "krt.client", "krt.operator"
@@ -220,6 +221,11 @@ def presence_key(kind: str, *place: str) -> str:
     A process of a workflow has the stream first, see `presence_keys`.
     """
     return ".".join((kind, *place))
+
+
+def driver_subject(stream: str, pid: str, action: str) -> str:
+    """Return the subject on which a driver answers requests about itself; `>` for the action is all of them."""
+    return f"{DRIVER}.{stream}.{pid}.{action}"
 
 
 def presence_keys(stream: str) -> str:
