@@ -6,43 +6,31 @@ processes, the network and the disk; one replica runs of each node, and the mana
 
 import asyncio
 import logging
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from runtime import client, payload, wire
-from runtime.bus.base import ConsumerConfig, Reader, StoredMessage
-from runtime.bus.memory import MemoryBroker, MemoryBus
-from runtime.bus.memory_reader import MemoryReader
+from runtime.bus.base import StoredMessage
 from runtime.clock import FakeClock, settle
 from runtime.deadletter import HEADER, DeadLetter
-from runtime.deploy.manager import Manager
-from runtime.deploy.plan import Target, handler_versions, manager_spec, object_store_of, plan, stream_of
-from runtime.deploy.process import Process
-from runtime.deploy.service import WriterDesk
-from runtime.errors import ConfigError, NotFoundError
+from runtime.deploy.plan import object_store_of
+from runtime.errors import NotFoundError
 from runtime.message import MessageType
 from runtime.node import watchdog
 from runtime.node.handler import HandlerFunction, LoadedHandler
-from runtime.node.process import NodeProcess, Stores
 from runtime.node.state import StateEntry
-from runtime.settings import read_node
 from runtime.spec import names
 from runtime.spec.load import load
 from runtime.stores.base import Document, Point
-from runtime.stores.writer import Writer
-from runtime.testing.modules import HandlerModules
-from runtime.testing.stores import Collections, MemoryDocuments, MemoryPoints
+from runtime.testing.deployment import MemoryDeployment
 from runtime.testing.values import unpacked
 
 T = TypeVar("T")
 
 RUNTIME_ID = "test"
-# Handlers are given this many seconds of real time to finish at the end.
-GRACE_S = 1.0
 # Seconds by which the clock jumps while all that is left to do is to wait, for a retry say.
 STEP_S = 0.25
 # Real seconds without any change after which a handler is taken to wait for the clock.
@@ -58,19 +46,6 @@ _WATCHDOG_LOG = logging.getLogger(watchdog.__name__)
 Activity = tuple[int, int, int]
 
 
-class _Connection(MemoryBus):
-    """A connection that shows its readers."""
-
-    def __init__(self, broker: MemoryBroker) -> None:
-        super().__init__(broker)
-        self.readers: list[Reader] = []
-
-    def reader(self, config: ConsumerConfig, *, create: bool) -> MemoryReader:
-        reader = super().reader(config, create=create)
-        self.readers.append(reader)
-        return reader
-
-
 class Workflow:
     """Open it with `async with`. What was sent and stored can be looked at until then, and afterwards.
 
@@ -82,12 +57,11 @@ class Workflow:
     def __init__(self, path: Path | str, *, workflow: str = "", environment: Mapping[str, str] | None = None) -> None:
         self.definition = load(path, workflow=workflow, check_handlers=True)
         self.clock = FakeClock()
-        self._environment = os.environ if environment is None else environment
-        self._stream = stream_of(self.definition, RUNTIME_ID)
-        self._broker = MemoryBroker(self.clock)
-        self._connections: list[_Connection] = []
-        self._collections: Collections = {}
-        self._points: list[Point] = []
+        self._deployment = MemoryDeployment(
+            self.definition, RUNTIME_ID, self.clock, environment=environment, wrap=self._failing
+        )
+        self._stream = self._deployment.stream
+        self._broker = self._deployment.broker
         # Node -> errors that its next calls raise.
         self._failures: dict[str, list[Exception]] = {}
         self._client: client.Workflow | None = None
@@ -170,11 +144,11 @@ class Workflow:
 
     def documents(self, collection: str) -> list[Document]:
         """Return the documents of a collection, in order of insertion; predictions are in `classificationMetrics`."""
-        return list(self._collections.get(collection, {}).values())
+        return list(self._deployment.collections.get(collection, {}).values())
 
     def points(self, measurement: str) -> list[Point]:
         """Return the points of a measurement, in order."""
-        return [point for point in self._points if point.measurement == measurement]
+        return [point for point in self._deployment.points if point.measurement == measurement]
 
     def objects(self, store: str) -> dict[str, bytes]:
         """Return what an object store of the file holds, by key. Raises ConfigError for one that is not declared."""
@@ -183,63 +157,14 @@ class Workflow:
     # --- life ---
 
     async def _open(self, stack: AsyncExitStack) -> None:
-        """Start in the order of a deployment: streams, writer, nodes, and last whoever sends."""
+        """Start the workflow, and last whoever sends."""
         # It compares real time with the beat of a ticker that follows the fake clock: here it would report nonsense.
         _WATCHDOG_LOG.addFilter(_nothing)
         stack.callback(_WATCHDOG_LOG.removeFilter, _nothing)
-        processes = self._node_processes()
-        self._set_variables(processes, stack)
-        modules = HandlerModules(self.definition.folder.absolute())
-        stack.callback(modules.close)
-        loaded = [modules.load(node.handler) for node in self.definition.nodes]
-        bus = self._connect(stack)
-        await Manager(bus, manager_spec(self.definition, RUNTIME_ID), self.clock).apply()
-        await self._start_writer(bus, stack)
-        for process, handler in zip(processes, loaded, strict=True):
-            await self._start_node(process, handler, stack)
-        self._client = client.Workflow(bus, self._stream, clock=self.clock)
+        await self._deployment.start()
+        stack.push_async_callback(self._deployment.stop)
+        self._client = client.Workflow(self._deployment.connect(), self._stream, clock=self.clock)
         await stack.enter_async_context(self._client)
-
-    def _connect(self, stack: AsyncExitStack) -> _Connection:
-        connection = _Connection(self._broker)
-        self._connections.append(connection)
-        stack.push_async_callback(connection.close)
-        return connection
-
-    def _node_processes(self) -> list[Process]:
-        """Return the nodes' processes as they are planned, in the order of the file. Raises ConfigError."""
-        target = Target(
-            nats_servers=("nats://memory:4222",),
-            mongo_uri="sqlite:///memory",
-            influx_uri="sqlite:///memory",
-            base_path=str(self.definition.folder.absolute()),
-            runtime_id=RUNTIME_ID,
-            grace_s=GRACE_S,
-            handler_versions=handler_versions(self.definition),
-            environment=self._environment,
-        )
-        return [process for process in plan(self.definition, target) if process.arguments == ("node",)]
-
-    def _set_variables(self, processes: Sequence[Process], stack: AsyncExitStack) -> None:
-        """Set the nodes' own variables. All share one process here, so two nodes must not differ in one."""
-        own: dict[str, str] = {}
-        for process in processes:
-            for name, value in process.environment.items():
-                if not name.startswith("KRT_") and own.setdefault(name, value) != value:
-                    raise ConfigError(f"two nodes set {name} to different values; a test runs all nodes in one process")
-        stack.callback(_restore_variables, {name: os.environ.get(name) for name in own})
-        os.environ.update(own)
-
-    async def _start_writer(self, bus: MemoryBus, stack: AsyncExitStack) -> None:
-        desk = await WriterDesk.open(Writer(MemoryDocuments(self._collections)), bus, names.WRITER_SUBJECT)
-        stack.push_async_callback(desk.close, GRACE_S)
-
-    async def _start_node(self, process: Process, handler: LoadedHandler, stack: AsyncExitStack) -> None:
-        stores = Stores(MemoryDocuments(self._collections), MemoryPoints(self._points))
-        handler = self._failing(process.name, handler)
-        node = NodeProcess(read_node(process.environment), self._connect(stack), stores, handler, self.clock)
-        stack.push_async_callback(node.stop)
-        await node.start()
 
     def _failing(self, node: str, handler: LoadedHandler) -> LoadedHandler:
         """Return the handler with `fail` built in. A call that fails looks like one of the function's own kind."""
@@ -296,7 +221,7 @@ class Workflow:
 
     def _activity(self) -> Activity:
         stream = self._broker.streams.stream(self._stream)
-        in_hand = sum(reader.in_hand for connection in self._connections for reader in connection.readers)
+        in_hand = sum(reader.in_hand for connection in self._deployment.connections for reader in connection.readers)
         waiting = sum(consumer.state().pending for consumer in stream.consumers.values())
         return in_hand, waiting, stream.state().last_sequence
 
@@ -317,11 +242,3 @@ class Workflow:
 
 def _nothing(record: logging.LogRecord) -> bool:
     return False
-
-
-def _restore_variables(before: Mapping[str, str | None]) -> None:
-    for name, value in before.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value

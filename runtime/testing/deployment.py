@@ -1,0 +1,149 @@
+"""The processes of a workflow inside this one: runners on an in-memory bus, with in-memory stores.
+
+Handlers, retries, dead letters, ids and routing are those of a deployment, planned from the same file. Left out:
+processes, the network and the disk; one replica runs of each node. Tests give it a clock of their own; `init("debug")`
+runs it in real time.
+"""
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AsyncExitStack
+
+from runtime.bus.base import ConsumerConfig, Reader
+from runtime.bus.memory import MemoryBroker, MemoryBus
+from runtime.bus.memory_reader import MemoryReader
+from runtime.clock import Clock
+from runtime.deploy.manager import Manager
+from runtime.deploy.plan import Target, handler_versions, manager_spec, plan, stream_of
+from runtime.deploy.process import Process
+from runtime.deploy.service import WriterDesk
+from runtime.errors import ConfigError
+from runtime.node.handler import LoadedHandler
+from runtime.node.process import NodeProcess, Stores
+from runtime.settings import read_node
+from runtime.spec import names
+from runtime.spec.model import Workflow
+from runtime.stores.base import Point
+from runtime.stores.writer import Writer
+from runtime.testing.modules import HandlerModules
+from runtime.testing.stores import Collections, MemoryDocuments, MemoryPoints
+
+# Handlers are given this many seconds of real time to finish at the end.
+GRACE_S = 1.0
+
+
+class Connection(MemoryBus):
+    """A connection that shows its readers."""
+
+    def __init__(self, broker: MemoryBroker) -> None:
+        super().__init__(broker)
+        self.readers: list[Reader] = []
+
+    def reader(self, config: ConsumerConfig, *, create: bool) -> MemoryReader:
+        reader = super().reader(config, create=create)
+        self.readers.append(reader)
+        return reader
+
+
+class MemoryDeployment:
+    """One workflow. What was sent and stored can be looked at while it runs, and afterwards."""
+
+    def __init__(
+        self,
+        definition: Workflow,
+        runtime_id: str,
+        clock: Clock,
+        *,
+        environment: Mapping[str, str] | None = None,
+        wrap: Callable[[str, LoadedHandler], LoadedHandler] = lambda _, handler: handler,
+    ) -> None:
+        """Prepare. environment: where the file's `secrets` are found, by default the process's own.
+
+        wrap: called with each node and its handler, for what is to run in the handler's place.
+        """
+        self.definition = definition
+        self.runtime_id = runtime_id
+        self.stream = stream_of(definition, runtime_id)
+        self.broker = MemoryBroker(clock)
+        self.connections: list[Connection] = []
+        self.collections: Collections = {}
+        self.points: list[Point] = []
+        self._clock = clock
+        self._environment = os.environ if environment is None else environment
+        self._wrap = wrap
+        self._stack = AsyncExitStack()
+
+    async def start(self) -> Manager:
+        """Start in the order of a deployment: streams, writer, nodes. Returns the manager, which has nothing to close.
+
+        Raises ConfigError, HandlerLoadError and whatever an `init` raises; then nothing is left running.
+        """
+        async with AsyncExitStack() as stack:
+            self._stack = stack
+            processes = self._node_processes()
+            self._set_variables(processes)
+            modules = HandlerModules(self.definition.folder.absolute())
+            stack.callback(modules.close)
+            loaded = [modules.load(node.handler) for node in self.definition.nodes]
+            bus = self.connect()
+            manager = Manager(bus, manager_spec(self.definition, self.runtime_id), self._clock)
+            await manager.apply()
+            await self._start_writer(bus)
+            for process, handler in zip(processes, loaded, strict=True):
+                await self._start_node(process, handler)
+            self._stack = stack.pop_all()
+        return manager
+
+    async def stop(self) -> None:
+        """End nodes and writer in order, and close every connection."""
+        await self._stack.aclose()
+
+    def connect(self) -> Connection:
+        """Return a connection, to be closed by `stop` at the latest."""
+        connection = Connection(self.broker)
+        self.connections.append(connection)
+        self._stack.push_async_callback(connection.close)
+        return connection
+
+    def _node_processes(self) -> list[Process]:
+        """Return the nodes' processes as they are planned, in the order of the file. Raises ConfigError."""
+        target = Target(
+            nats_servers=("nats://memory:4222",),
+            mongo_uri="sqlite:///memory",
+            influx_uri="sqlite:///memory",
+            base_path=str(self.definition.folder.absolute()),
+            runtime_id=self.runtime_id,
+            grace_s=GRACE_S,
+            handler_versions=handler_versions(self.definition),
+            environment=self._environment,
+        )
+        return [process for process in plan(self.definition, target) if process.arguments == ("node",)]
+
+    def _set_variables(self, processes: Sequence[Process]) -> None:
+        """Set the nodes' own variables. All share one process here, so two nodes must not differ in one."""
+        own: dict[str, str] = {}
+        for process in processes:
+            for name, value in process.environment.items():
+                if not name.startswith("KRT_") and own.setdefault(name, value) != value:
+                    raise ConfigError(f"two nodes set {name} to different values; here all nodes run in one process")
+        self._stack.callback(_restore_variables, {name: os.environ.get(name) for name in own})
+        os.environ.update(own)
+
+    async def _start_writer(self, bus: MemoryBus) -> None:
+        desk = await WriterDesk.open(Writer(MemoryDocuments(self.collections)), bus, names.WRITER_SUBJECT)
+        self._stack.push_async_callback(desk.close, GRACE_S)
+
+    async def _start_node(self, process: Process, handler: LoadedHandler) -> None:
+        stores = Stores(MemoryDocuments(self.collections), MemoryPoints(self.points))
+        handler = self._wrap(process.name, handler)
+        node = NodeProcess(read_node(process.environment), self.connect(), stores, handler, self._clock)
+        self._stack.push_async_callback(node.stop)
+        await node.start()
+
+
+def _restore_variables(before: Mapping[str, str | None]) -> None:
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
