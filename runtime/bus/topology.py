@@ -129,7 +129,7 @@ class Topology:
         return StreamPlacement(
             storage=api.StorageType(info.config.storage).value,
             replicas=info.config.num_replicas or 1,
-            leader=cluster.leader or "",
+            leader=cluster.leader or "" if cluster.name else "",
             followers=tuple(_follower(peer) for peer in cluster.replicas or []),
         )
 

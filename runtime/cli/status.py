@@ -19,7 +19,7 @@ from runtime.spec import names
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from runtime.bus.base import Bus
+    from runtime.bus.base import Bus, StreamPlacement
     from runtime.bus.presence import PresenceSet, ServiceRecord
     from runtime.cli.status_look import Look, NodeStatus, WorkflowStatus
 
@@ -42,6 +42,9 @@ def status(
     ] = "",
     watch: Annotated[bool, typer.Option("--watch", help="Look again every second until Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON, one line for each look.")] = False,
+    monitoring: Annotated[
+        str, typer.Option("--monitoring", metavar="URL", help="Monitoring of a NATS server, for what only it tells.")
+    ] = "",
     nats: NatsOption = "",
     stream: StreamOption = "",
 ) -> None:
@@ -59,14 +62,14 @@ def status(
         targets = [target.find(workflow or stream, nats=nats, stream=stream)]
     else:
         targets = target.find_all(nats=nats, stream=stream)
-    target.run(lambda: _show(targets, watch=watch, as_json=as_json))
+    target.run(lambda: _show(targets, watch=watch, as_json=as_json, monitoring=monitoring))
     raise typer.Exit(exits.OK)
 
 
-async def _show(targets: list[target.Target], *, watch: bool, as_json: bool) -> None:
+async def _show(targets: list[target.Target], *, watch: bool, as_json: bool, monitoring: str) -> None:
     """Print the statuses, once or until cancelled. Raises what `target.connected` raises."""
     async with AsyncExitStack() as stack:
-        looks = _statuses([await _reach(each, stack) for each in targets])
+        looks = _statuses([await _reach(each, stack) for each in targets], monitoring)
         if not watch:
             _print(await anext(looks), as_json)
         elif as_json or not sys.stdout.isatty():
@@ -95,21 +98,23 @@ async def _reach(found: target.Target, stack: AsyncExitStack) -> _Reached:
     return _Reached(found, bus, present)
 
 
-async def _statuses(reached: list[_Reached]) -> AsyncIterator[Statuses]:
+async def _statuses(reached: list[_Reached], monitoring: str) -> AsyncIterator[Statuses]:
     """Yield the statuses of every workflow by name, first after two looks, then after each."""
-    before = await _look_at_all(reached)
+    before = await _look_at_all(reached, monitoring)
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        now = await _look_at_all(reached)
+        now = await _look_at_all(reached, monitoring)
         yield _compare(now, before)
         before = now
 
 
-async def _look_at_all(reached: list[_Reached]) -> "list[Look]":
+async def _look_at_all(reached: list[_Reached], monitoring: str) -> "list[Look]":
     from runtime.cli.status_look import look
 
     loop = asyncio.get_running_loop()
-    return [await look(each.bus, each.target, each.present.records.values(), loop.time()) for each in reached]
+    return [
+        await look(each.bus, each.target, each.present.records.values(), loop.time(), monitoring) for each in reached
+    ]
 
 
 def _compare(now: "list[Look]", before: "list[Look]") -> Statuses:
@@ -159,9 +164,26 @@ def _table(name: str, workflow: "WorkflowStatus") -> "RenderableType":
 
 
 def _lines(workflow: "WorkflowStatus") -> list[str]:
-    """Return what stands below the nodes: manager, writer, and measurements of all nodes together."""
+    """Return what stands below the nodes: where the stream is, manager, writer, and all nodes' measurements."""
     services = [_service(kind, [each for each in workflow.services if each.kind == kind]) for kind in _SERVICES]
-    return [*services, f"measurements: {_counted([asdict(node.points) for node in workflow.nodes]) or 'none'}"]
+    return [
+        describe_stream(workflow.placement, workflow.sync),
+        *services,
+        f"measurements: {_counted([asdict(node.points) for node in workflow.nodes]) or 'none'}",
+    ]
+
+
+def describe_stream(placement: "StreamPlacement", sync: str) -> str:
+    """Return how safe the stream is: `stream: file on 3 servers, led by n1; behind: n2 offline; synced every 120 s`."""
+    servers = "1 server" if placement.replicas == 1 else f"{placement.replicas} servers"
+    led = f", led by {placement.leader}" if placement.leader else ""
+    if not led and placement.replicas > 1:
+        led = ", without a leader"
+    behind = ", ".join(
+        f"{one.name} offline" if one.offline else f"{one.name} lags by {one.lag:,}" for one in placement.behind()
+    )
+    synced = f"; synced {sync}" if placement.storage == "file" else "; lost when its servers end"
+    return f"stream: {placement.storage} on {servers}{led}{behind and f'; behind: {behind}'}{synced}"
 
 
 def _service(kind: str, live: "list[ServiceRecord]") -> str:

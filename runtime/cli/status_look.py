@@ -5,8 +5,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from runtime import errors
-from runtime.bus.base import Bus, ConsumerState, StreamState
+from runtime.bus.base import Bus, ConsumerState, StreamPlacement, StreamState
 from runtime.bus.presence import ServiceRecord
+from runtime.cli.monitoring import sync_interval
 from runtime.cli.target import Target
 from runtime.spec import names
 from runtime.stores.base import PointCounts
@@ -36,10 +37,15 @@ class NodeStatus:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowStatus:
-    """One workflow: its nodes, planned ones first in their order, and the managers and writers that are alive."""
+    """One workflow: its nodes, planned ones first in their order, and the managers and writers that are alive.
+
+    placement: of its stream. sync: how often the server forces its files to the disk, in words.
+    """
 
     nodes: tuple[NodeStatus, ...]
     services: tuple[ServiceRecord, ...]
+    placement: StreamPlacement
+    sync: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,10 +58,15 @@ class Look:
     consumers: tuple[ConsumerState, ...]
     dead_letters: Mapping[str, int]
     live: tuple[ServiceRecord, ...]
+    placement: StreamPlacement
+    sync: str
 
 
-async def look(bus: Bus, target: Target, live: Iterable[ServiceRecord], at_s: float) -> Look:
-    """Look at the workflow now. Raises NotFoundError, BusUnavailableError."""
+async def look(bus: Bus, target: Target, live: Iterable[ServiceRecord], at_s: float, monitoring: str = "") -> Look:
+    """Look at the workflow now. monitoring: address of the server's, "" for none.
+
+    Raises NotFoundError, BusUnavailableError.
+    """
     return Look(
         target=target,
         at_s=at_s,
@@ -63,6 +74,8 @@ async def look(bus: Bus, target: Target, live: Iterable[ServiceRecord], at_s: fl
         consumers=_added_up(await bus.consumer_states(target.stream)),
         dead_letters=await _dead_letters(bus, target.stream),
         live=tuple(sorted(live, key=lambda record: (record.name, record.replica, record.started_ms))),
+        placement=await bus.stream_placement(target.stream),
+        sync=await sync_interval(monitoring),
     )
 
 
@@ -75,7 +88,10 @@ def compare(now: Look, before: Look | None = None) -> WorkflowStatus:
         durables.setdefault(node_of(consumer.name), consumer.name)
     nodes = [_status(node, now, before, found.get(durable), earlier.get(durable)) for node, durable in durables.items()]
     return WorkflowStatus(
-        nodes=tuple(nodes), services=tuple(record for record in now.live if record.kind != names.NODE)
+        nodes=tuple(nodes),
+        services=tuple(record for record in now.live if record.kind != names.NODE),
+        placement=now.placement,
+        sync=now.sync,
     )
 
 

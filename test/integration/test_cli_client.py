@@ -160,8 +160,9 @@ async def test_status_shows_every_node_as_a_table_and_as_json(krt: Krt) -> None:
         (code, table, _), (_, text, _) = await asyncio.gather(krt("status"), krt("status", "hello", "--json"))
 
     assert code == exits.OK
-    *_, of_echo, manager_line, writer_line, measurements = table.splitlines()
+    *_, of_echo, stream_line, manager_line, writer_line, measurements = table.splitlines()
     assert of_echo.split() == ["echo", "1/2", "0", "0", "0", "0", "0.0/s"]
+    assert stream_line == "stream: memory on 1 server; lost when its servers end"
     assert manager_line == "manager: none alive"
     assert writer_line == "writer: 1 alive; documents: 5,000 stored"
     assert measurements == "measurements: 1,200 written, 3 dropped"
@@ -181,6 +182,8 @@ async def test_status_shows_every_node_as_a_table_and_as_json(krt: Krt) -> None:
                 }
             ],
             "services": [json.loads(writer.encode())],
+            "placement": {"storage": "memory", "replicas": 1, "leader": "", "followers": []},
+            "sync": "unknown (give --monitoring)",
         }
     }
     await bus.close()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.bus.base import ConsumerConfig, StreamConfig
+from runtime.bus.base import ConsumerConfig, StreamConfig, StreamPlacement
 from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.bus.presence import ServiceRecord
 from runtime.cli.run_file import RunNode, RunWorkflow
@@ -75,6 +75,8 @@ async def test_a_node_shows_replicas_backlog_and_dead_letters(bus: MemoryBus, ta
             ),
         ),
         services=(writer,),
+        placement=StreamPlacement(storage="memory", replicas=1),
+        sync="unknown (give --monitoring)",
     )  # fmt: skip
     await reader.close()
 
