@@ -10,8 +10,10 @@
 | redriven input | subject `<stream>._redrive.<node>.<rest of its first subject>` | with its stream |
 | configuration | KV `key-store_<runtime>_<version>[_<workflow>[_<node>]]` | until changed |
 | state | KV `state_<stream>_<node>`, key: SHA-256 of the state id | `state.ttl` after an id's last message |
+| joined parts | KV `join_<stream>_<node>`, key: SHA-256 of what the parts share | 2 h beyond `join.timeout` |
 | failed attempts | KV `attempts_<stream>`, key `<node>/<sequence>` | until the message is done |
 | applied configuration | KV `applied_<stream>`, key `<bucket>/<key>` | until changed |
+| tasks | KV `tasks_<stream>`, key: id of the task | `task_ttl` after its end, enforced on read |
 | objects | object store `<stream>_<name>`, or `<runtime>_<version>_<name>` | by `objects.<name>.keep` |
 | presence | KV `presence`, key `<kind>.<stream>[.<name>].<instance>` | until 6 s after its last beat |
 | answers | subject `_INBOX.<stream>.<process>.…`, a prefix for each process of the plan | core NATS, nothing kept |
@@ -189,10 +191,20 @@ def state_bucket(stream: str, node: str) -> str:
     return f"state_{stream}_{node}"
 
 
+def tasks_bucket(stream: str) -> str:
+    """Return the KV bucket of a workflow's tasks, by their ids; its drivers share it."""
+    return f"tasks_{stream}"
+
+
 def node_of_state_bucket(stream: str, bucket: str) -> str:
     """Return the node whose states a bucket holds, "" for any other bucket."""
     node = bucket.removeprefix(state_bucket(stream, ""))
     return node if is_name(node) and bucket == state_bucket(stream, node) else ""
+
+
+def join_bucket(stream: str, node: str) -> str:
+    """Return the KV bucket of the sets that a join waits for, or has handled, by `state_key` of what they share."""
+    return f"join_{stream}_{node}"
 
 
 def state_key(state_id: str) -> str:
