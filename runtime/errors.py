@@ -28,6 +28,7 @@
     │   └── QueryError                 this query cannot be answered: operator, type
     ├── ContextError                   a handler used its context wrongly
     ├── HandlerTimeoutError            a handler ran longer than its node's timeout
+    ├── JoinTimeoutError               a part that a join waits for did not come in time
     ├── PredictionError                a request ended without an OK (client side)
     └── DriverError
         ├── DriverNotFoundError        no driver of this ref or pid
@@ -197,6 +198,10 @@ class ContextError(KrtError):
 
 class HandlerTimeoutError(KrtError):
     """A handler ran longer than its node's `timeout`, or beyond the request's deadline."""
+
+
+class JoinTimeoutError(KrtError):
+    """A set of parts was not complete within the node's `join.timeout`; the message names what is missing."""
 
 
 class PredictionError(KrtError):

@@ -14,10 +14,10 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from runtime.cli.probe import Finding
-from runtime.spec.edges import EdgeType, HandlerTypes, compare
-from runtime.spec.fields import WrittenSource
+from runtime.spec.edges import EdgeType, HandlerTypes, compare, part_type
 from runtime.spec.load import Loaded
 from runtime.spec.report import Fault, did_you_mean
+from runtime.spec.sources import WrittenJoin, WrittenSource
 from runtime.spec.wiring import NodeDraft
 
 # Seconds that one handler may take to import: models are loaded in `init`, which is not called here.
@@ -123,7 +123,7 @@ class _Edges:
         if consumer is None or producer is None:
             return
         sent_at, read_at = f"{self._handlers[written.node]}:{producer.line}", f"{draft.handler}:{consumer.line}"
-        verdict = compare(_sent(producer, written.channel), consumer.input_from(written.node), sent_at, read_at)
+        verdict = compare(_sent(producer, written.channel), _read(consumer, draft, written), sent_at, read_at)
         if verdict.mismatch:
             what = f'"{draft.name}" cannot read what "{written}" sends: {verdict.mismatch}'
             raise Fault(written.place, what, f'change one, or convert in "{draft.name}"', "edge-type")
@@ -141,6 +141,14 @@ class _Edges:
         sent = {f'the results of "{draft.name}"': ""} if returns else {}
         sent |= {f'"{draft.name}.{channel}"': channel for channel in types.channels or {}}
         return [shown for shown, channel in sent.items() if (draft.name, channel) not in self._read]
+
+
+def _read(consumer: HandlerTypes, draft: NodeDraft, written: WrittenSource) -> EdgeType:
+    join: WrittenJoin | None = draft.values.get("join")
+    whole = consumer.input_from(written.node)
+    if join is None:
+        return whole
+    return next((part_type(whole, part.name) for part in join.parts if part.source is written), UNKNOWN)
 
 
 def _sent(producer: HandlerTypes, channel: str) -> EdgeType:

@@ -113,8 +113,8 @@ class Manager:
         config = ConsumerConfig(
             stream=self._spec.stream, durable=consumer.durable, filter_subjects=consumer.filter_subjects
         )
-        if consumer.is_ordered:
-            config = replace(config, max_ack_pending=1)
+        if consumer.max_ack_pending is not None:
+            config = replace(config, max_ack_pending=consumer.max_ack_pending)
         _log_changes(await self._bus.ensure_consumer(config))
 
     async def tell_placement(self) -> None:
@@ -163,7 +163,7 @@ class Manager:
 
     async def _apply_buckets(self) -> None:
         replicas = self._spec.replicas
-        for name, ttl_s in self._spec.state_buckets.items():
+        for name, ttl_s in self._spec.aging_buckets.items():
             await self._bus.key_value(name, create=True, replicas=replicas, ttl_s=ttl_s)
         applied = await self._bus.key_value(self._spec.applied_bucket, create=True, replicas=replicas)
         for name, values in self._spec.buckets.items():

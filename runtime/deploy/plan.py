@@ -17,13 +17,18 @@ from runtime.settings import DEFAULT_GRACE_S
 from runtime.spec import names
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
 from runtime.spec.model import Node, Source, Workflow, entrypoint
-from runtime.spec.node import NodeSpec, Partitions, StateSpec
+from runtime.spec.node import JoinSpec, NodeSpec, Partitions, StateSpec
 
 # Names of the runtime's own processes; the dot keeps them apart from nodes, whose names hold none.
 MANAGER = "krt.manager"
 WRITER = "krt.writer"
 # Nodes need the manager's streams and the writer, which need nothing of each other.
 SERVICE_STAGE, NODE_STAGE = range(2)
+
+# Sets that one join may wait for at once: the first part of each stays unacknowledged until its time is over.
+MAX_WAITING_SETS = 1_000_000
+# Seconds that a join remembers a set after its last part: for parts that come again or late, and for redriving it.
+JOIN_MEMORY_S = 2 * 3600.0
 
 # Hex digits of a handler's version.
 VERSION_DIGITS = 12
@@ -128,9 +133,7 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
             )
             for name, store in workflow.objects.items()
         ),
-        state_buckets={
-            names.state_bucket(stream, node.name): node.state.ttl_s or 0.0 for node in workflow.nodes if node.state
-        },
+        aging_buckets=_aging_buckets(workflow, stream),
         entrypoint=workflow.partitions_of(entrypoint()),
     )
 
@@ -234,6 +237,7 @@ def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
         partitions=node.partitions,
         state=StateSpec(bucket=names.state_bucket(stream, node.name), type=node.state.type) if node.state else None,
         partitioned=_partitioned(workflow, node, stream),
+        join=_join(node, stream),
     )
 
 
@@ -244,10 +248,14 @@ def _consumers(workflow: Workflow, node: Node, stream: str) -> Iterator[Consumer
     """Yield the consumer of a node, or those of the partitions of an ordered one."""
     durable, inputs = durable_of(node), _inputs(workflow, node, stream)
     if node.partitions is None:
-        yield ConsumerSpec(durable=durable, filter_subjects=inputs)
+        yield ConsumerSpec(
+            durable=durable, filter_subjects=inputs, max_ack_pending=MAX_WAITING_SETS if node.join else None
+        )
     for number in range(node.partitions or 0):
         subjects = names.partition_inputs(inputs, number)
-        yield ConsumerSpec(durable=names.partition_durable(durable, number), filter_subjects=subjects, is_ordered=True)
+        yield ConsumerSpec(
+            durable=names.partition_durable(durable, number), filter_subjects=subjects, max_ack_pending=1
+        )
 
 
 def _inputs(workflow: Workflow, node: Node, stream: str) -> tuple[str, ...]:
@@ -285,6 +293,27 @@ def _leading_to_output(workflow: Workflow) -> set[str]:
             leading.add(name)
             waiting += [source.node for source in workflow.node(name).sources]
     return leading
+
+
+def _join(node: Node, stream: str) -> JoinSpec | None:
+    if node.join is None:
+        return None
+    subjects = (_subject(source, stream) for source in node.sources)
+    return JoinSpec(
+        bucket=names.join_bucket(stream, node.name),
+        parts=dict(zip(subjects, node.join.parts, strict=True)),
+        key=node.join.key,
+        timeout_s=node.join.timeout_s,
+        partial=node.join.on_timeout == "partial",
+    )
+
+
+def _aging_buckets(workflow: Workflow, stream: str) -> dict[str, float]:
+    buckets = {names.state_bucket(stream, node.name): node.state.ttl_s or 0.0 for node in workflow.nodes if node.state}
+    for node in workflow.nodes:
+        if node.join:
+            buckets[names.join_bucket(stream, node.name)] = node.join.timeout_s + JOIN_MEMORY_S
+    return buckets
 
 
 def _dead_letters(workflow: Workflow, stream: str) -> DeadLetterSpec | None:

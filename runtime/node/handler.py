@@ -50,6 +50,7 @@ class HandlerFunction:
     function: Callable[..., Any]
     kind: CallKind
     decode: Decoder
+    annotation: Any = Any
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,13 +212,14 @@ def _function(path: Path, name: str, function: Any, arguments: int, *, use_annot
     except (TypeError, ValueError) as error:
         raise HandlerLoadError(f"{where}: expected {expected}: {error}; change its arguments") from error
     decode: Decoder = decode_any
+    annotation: Any = Any
     if arguments == 2 and use_annotations:
         annotation = _second_annotation(where, name, function, signature)
         try:
             decode = decoder_for(annotation)
         except TypeError as error:
             raise HandlerLoadError(f"{where}: the second argument of '{name}': {error}") from error
-    return HandlerFunction(function, _kind(function), decode)
+    return HandlerFunction(function, _kind(function), decode, annotation)
 
 
 def _line(function: Any) -> int:

@@ -1,4 +1,4 @@
-"""The way out of an ordered node: one output after the other, or held back until the state is kept."""
+"""The way out of an ordered node or a join: one output after the other, or held back until the state is kept."""
 
 from runtime.bus.base import Confirm, Confirmation
 from runtime.errors import BusError

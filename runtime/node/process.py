@@ -24,8 +24,10 @@ from runtime.node import bare
 from runtime.node.configuration import Configuration
 from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
+from runtime.node.gate import Gate
 from runtime.node.handler import HandlerFunction, LoadedHandler, load_handler
 from runtime.node.history import History
+from runtime.node.join import Joins, parts_decoder, without_decoding
 from runtime.node.object_store import ObjectStore
 from runtime.node.runner import Parts, Runner
 from runtime.node.state import StateClass, States
@@ -97,14 +99,14 @@ class NodeProcess:
         if not self._planned:
             await bare.bind(self._bus, settings, consumers, self._clock)
         self._services = await self._make_services(self._version.outputs)
-        states = await self._open_states()
+        gate = await self._open_gate()
         await self._call(self._handler.init)
         self._initialised = True
         self._readers = [self._bus.reader(config, create=not self._planned) for config in consumers]
         self._runner = Runner(
             Parts(
                 spec=spec,
-                handler=self._handler,
+                handler=without_decoding(self._handler) if spec.join else self._handler,
                 services=self._services,
                 outputs=self._version.outputs,
                 publisher=self._publisher,
@@ -117,7 +119,7 @@ class NodeProcess:
                     keep=spec.keep_dead_letters,
                 ),
                 history=await self._open_history(),
-                states=states,
+                gate=gate,
                 metrics=self.metrics,
                 threads=self._threads,
                 concurrency=concurrency,
@@ -208,14 +210,21 @@ class NodeProcess:
         bucket = await self._bus.key_value(names.attempts_bucket(self._settings.stream), create=True)
         return History(self._settings.node, bucket)
 
-    async def _open_states(self) -> States | None:
-        """Return the states of the node, None where it has none. Raises HandlerLoadError for a class that is none."""
-        spec = self.spec.state
-        if spec is None:
-            return None
-        kind = StateClass.load(spec.type, self._handler)
-        bucket = await self._bus.key_value(spec.bucket)
-        return States(bucket, kind, self._version.outputs, lambda: self._bus.max_payload_bytes)
+    async def _open_gate(self) -> Gate | None:
+        """Return the states or the sets of the node, if it has any. Raises HandlerLoadError for a class of no use."""
+        state, join = self.spec.state, self.spec.join
+
+        def limit_bytes() -> int:
+            return self._bus.max_payload_bytes
+
+        if state is not None:
+            kind = StateClass.load(state.type, self._handler)
+            return States(await self._bus.key_value(state.bucket), kind, self._version.outputs, limit_bytes)
+        if join is not None:
+            decode_parts = parts_decoder(join, self._handler)
+            bucket = await self._bus.key_value(join.bucket)
+            return Joins(bucket, join, decode_parts, self._version.decode, self._clock, limit_bytes)
+        return None
 
     async def _call(self, function: HandlerFunction | None) -> None:
         """Run `init` or `teardown`."""

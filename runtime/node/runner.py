@@ -25,11 +25,11 @@ from runtime.errors import BusClosedError, DecodeError, HandlerTimeoutError, Out
 from runtime.message import Message, MessageType, ReplyOutcome
 from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
+from runtime.node.gate import Gate
 from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler
 from runtime.node.history import History, Record
 from runtime.node.metrics import NodeMetrics
 from runtime.node.settle import Decision, decide, describe
-from runtime.node.state import States
 from runtime.node.threads import HandlerThreads
 from runtime.node.watchdog import LoopWatchdog
 from runtime.node.work import Outputs, Work
@@ -54,6 +54,7 @@ MAX_STUCK_THREADS = 8
 _REPLY_OUTCOMES = {
     "failed": ReplyOutcome.FAILED,
     "timeout": ReplyOutcome.TIMEOUT,
+    "join-timeout": ReplyOutcome.TIMEOUT,
     "never": ReplyOutcome.FAILED,
     "refused": ReplyOutcome.UNAVAILABLE,
 }
@@ -75,7 +76,7 @@ class Parts:
     readers: Sequence[Reader]
     dead_letters: DeadLetters
     history: History
-    states: States | None
+    gate: Gate | None
     metrics: NodeMetrics
     threads: HandlerThreads
     concurrency: int
@@ -94,7 +95,7 @@ class Runner:
         self._outputs = parts.outputs
         self._metrics = parts.metrics
         self._node = parts.services.node
-        self._states = parts.states
+        self._gate = parts.gate
         self._is_ordered = parts.spec.partitions is not None
         self._timeout_s = parts.spec.timeout_s
         # Slot -> the work whose handler it is running, for the ticker.
@@ -182,10 +183,11 @@ class Runner:
             call = self._decode(work)
             if call is None:
                 await self._pass_along(work)
-            elif self._states is None:
+            elif self._gate is None:
                 await self._handle(work, slot, *call)
             else:
-                await self._states.handle(work, partial(self._handle, work, slot, *call))
+                function, data = call
+                await self._gate.handle(work, partial(self._handle, work, slot, function), data)
         except asyncio.CancelledError as error:
             if _is_stopping(work):  # nothing is settled, `close` of the reader gives it back
                 raise
@@ -230,6 +232,8 @@ class Runner:
     async def _pass_along(self, work: Work) -> None:
         """An ERROR goes on to the exit node; an early answer too, unless its sender has answered the caller."""
         if work.message.type is MessageType.ERROR:
+            if self._gate is not None:
+                await self._gate.skip(work)
             await self._outputs.forward(work, self._parts.error_subject)
         elif not work.message.reply_to:
             await self._outputs.forward(work, self._parts.forward_subject)
@@ -309,6 +313,9 @@ class Runner:
         if work.finished or work.delivery.settled:  # settled: given back while stopping
             return
         work.finished = True
+        if work.failure is None and work.wait_s is not None:
+            work.reader.nak(work.delivery, work.wait_s)
+            return
         if work.failure is None:
             self._close_reply(work)
             work.reader.ack(work.delivery)

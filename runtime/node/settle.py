@@ -12,6 +12,7 @@ from runtime.errors import (
     Drop,
     EncodeError,
     HandlerTimeoutError,
+    JoinTimeoutError,
     MessageTooLargeError,
     Outcome,
     Reject,
@@ -68,6 +69,8 @@ def decide(failure: BaseException | None, policy: RetryPolicy, *, failures: int,
         return Decision("retry", delay_s=min(BUS_MAX_S, BUS_FIRST_S * 2 ** min(delivery - 1, 16)))
     if isinstance(failure, BusError):
         return Decision("dead", reason="refused")
+    if isinstance(failure, JoinTimeoutError):
+        return Decision("dead", reason="join-timeout")
     if names_of(failure) & set(policy.never):
         return Decision("dead", counts=True, reason="never")
     if failures + 1 >= policy.attempts:

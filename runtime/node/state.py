@@ -14,6 +14,7 @@ import logging
 from base64 import b64decode, b64encode
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import orjson
@@ -22,6 +23,7 @@ from runtime import wire
 from runtime.bus.base import Delivery, Entry, KeyValue
 from runtime.errors import DecodeError, HandlerLoadError, MessageTooLargeError, NotFoundError
 from runtime.message import MessageType
+from runtime.node.gate import Call
 from runtime.node.handler import LoadedHandler
 from runtime.node.work import HeldOutput, Outputs, Work
 from runtime.payload import decoder_for, encode_value
@@ -158,7 +160,7 @@ class OpenState:
 
 
 class States:
-    """The states of one node, shared by its replicas."""
+    """The states of one node, shared by its replicas. See `node/gate.py`."""
 
     def __init__(self, bucket: KeyValue, kind: StateClass, outputs: Outputs, limit_bytes: Callable[[], int]) -> None:
         self._bucket = bucket
@@ -166,23 +168,21 @@ class States:
         self._outputs = outputs
         self._limit_bytes = limit_bytes
 
-    async def handle(self, work: Work, call: Callable[[], Awaitable[None]]) -> None:
-        """Handle one delivery: `call` is the handler's call, whose outputs `Outputs.emit` has held back.
-
-        Raises what the call raises, RevisionError when another replica was faster, MessageTooLargeError, and
-        BusUnavailableError; a redelivery finds either the state before the message or the kept one.
-        """
+    async def handle(self, work: Work, call: Call, data: Any) -> None:
         stored = await self._read(work.message.state_id)
         entry = None if stored is None else StateEntry.decode(stored.value)
         if entry is not None and entry.is_beyond(work.delivery):
             log.warning("message %d was handled before later ones", work.delivery.sequence, extra={"action": "known"})
             return
         if entry is None or not entry.comes_from(work.delivery):
-            entry = await self._call(work, call, b"" if entry is None else entry.payload)
+            entry = await self._call(work, partial(call, data), b"" if entry is None else entry.payload)
             if work.overdue:  # the handler has swallowed its cancellation
                 return
             await self._keep(entry, stored)
         await self._publish(work, entry)
+
+    async def skip(self, work: Work) -> None:
+        """An ERROR changes no state."""
 
     async def _call(self, work: Work, call: Callable[[], Awaitable[None]], payload: bytes) -> StateEntry:
         message, delivery = work.message, work.delivery

@@ -65,7 +65,7 @@ def second_version(
     """Return the parts for KRE's second version, which is ours. channels: the declared ones, None for any."""
     return WireVersion(
         decode=functools.partial(wire.decode, max_inflated_bytes=settings.max_inflated_bytes),
-        outputs=(OrderedOutputs if spec.partitions else Outputs)(
+        outputs=(OrderedOutputs if spec.partitions or spec.join else Outputs)(
             bus,
             publisher,
             stream=settings.stream,

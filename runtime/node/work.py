@@ -62,6 +62,7 @@ class Work:
         "saves",
         "state",
         "timeout_s",
+        "wait_s",
     )
 
     def __init__(self, delivery: Delivery, reader: Reader, on_finished: Callable[["Work"], None]) -> None:
@@ -78,6 +79,8 @@ class Work:
         # On a node with a state: the state of this delivery, and its outputs while they are held back.
         self.state: StateHolder | None = None
         self.held: list[HeldOutput] | None = None
+        # On a join: seconds after which the message is to come again, because its set has not ended yet.
+        self.wait_s: float | None = None
         self.failure: BaseException | None = None
         # handled: the handler is through with it. finished: every output is confirmed too, and the end is decided.
         self.handled = False

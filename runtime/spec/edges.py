@@ -43,6 +43,16 @@ class EdgeType(Frozen):
         return {"bytes": "bytes", "json": "JSON", "raw": "any message", "unknown": "unknown"}[self.kind]
 
 
+def part_type(whole: EdgeType, name: str) -> EdgeType:
+    """Return what a join's handler takes as one of its parts: the field of that name, unknown where there is none."""
+    field_schema = whole.json_schema.get("properties", {}).get(name)
+    if whole.kind != "json" or not isinstance(field_schema, dict):
+        return EdgeType(kind="unknown")
+    if field_schema.get("format") == "binary":
+        return EdgeType(kind="bytes")
+    return EdgeType(kind="json", json_schema={**field_schema, "$defs": whole.json_schema.get("$defs", {})})
+
+
 class HandlerTypes(Frozen):
     """What one handler module declares, as the probe of `krt check` finds it.
 

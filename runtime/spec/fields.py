@@ -4,14 +4,13 @@ The loader reads by these tables and `krt schema` prints them, so that the two c
 version brings are listed as well, for a refusal in clear words.
 """
 
-import re
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from runtime.spec import names
 from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, ObjectStore, Order, State
 from runtime.spec.record import Field, Record
-from runtime.spec.report import Fault, Place, Report
+from runtime.spec.report import Fault, Report
+from runtime.spec.sources import Joining, OneSource, Sources
 from runtime.spec.tree import SHOWN_LENGTH, Items, Mapping, Text, Value
 from runtime.spec.values import (
     AnyText,
@@ -33,71 +32,8 @@ from runtime.spec.values import (
     check_name,
     expect_mapping,
     expect_text,
-    not_yet,
     wrong_type,
 )
-
-
-class WrittenSource(NamedTuple):
-    """A source as the file has it: not looked up yet."""
-
-    node: str
-    channel: str
-    place: Place
-
-    def __str__(self) -> str:
-        return f"{self.node}.{self.channel}" if self.channel else self.node
-
-
-# Channels that the runtime names itself: the plain output, and the partitions of an ordered one.
-OWN_CHANNELS = re.compile(rf"{names.MAIN_CHANNEL}|p[0-9]+")
-
-
-@dataclass(frozen=True, slots=True)
-class OneSource:
-    """`entrypoint`, `node` or `node.channel`."""
-
-    def read(self, value: Value, spot: Spot, report: Report) -> WrittenSource:
-        if isinstance(value, Mapping) and value.get("when"):
-            raise not_yet(f'"when" in {spot} selects messages by header or channel', value)
-        text = expect_text(value, spot, "a node or node.channel")
-        node, dot, channel = text.text.partition(".")
-        if dot:
-            _check_channel(channel, text)
-        return WrittenSource(node, channel, text.place)
-
-    def schema(self) -> JsonSchema:
-        name = names.NAME_PATTERN.pattern
-        return {"type": ["string", "integer"], "pattern": rf"^{name}(\.{name})?$"}
-
-
-def _check_channel(channel: str, at: Text) -> None:
-    if OWN_CHANNELS.fullmatch(channel):
-        remedy = "name the node alone" if channel == names.MAIN_CHANNEL else "choose another name"
-        raise Fault(at.place, f'the channel "{channel}" belongs to the runtime', remedy, "reserved-name")
-    check_name(channel, at)
-
-
-@dataclass(frozen=True, slots=True)
-class Sources:
-    """One source, or a list of them: any message of any of them."""
-
-    def read(self, value: Value, spot: Spot, report: Report) -> tuple[WrittenSource, ...]:
-        if not isinstance(value, Items):
-            return (OneSource().read(value, spot, report),)
-        if not value.items:
-            remedy = "name a source, or remove the key to read the node above"
-            raise Fault(value.place, f"{spot} is an empty list", remedy, "wrong-type")
-        found: list[WrittenSource] = []
-        for item in value.items:
-            with report.collecting():
-                found.append(OneSource().read(item, spot, report))
-        return tuple(found)
-
-    def schema(self) -> JsonSchema:
-        one = OneSource().schema()
-        return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
-
 
 DROP = "drop"
 
@@ -343,6 +279,7 @@ NODE = Record(
             attribute="sources",
             description="entrypoint, node or node.channel, or a list of these; the node above by default",
         ),
+        "join": Field(type=Joining(), description="In place of from: wait for all parts of a set, then handle them"),
         "replicas": Field(type=Replicas(), default=1, description="Processes that share the work"),
         "concurrency": Field(
             type=WholeNumber(most=10_000),
@@ -371,7 +308,6 @@ NODE = Record(
         "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
     },
     planned={
-        "join": "waits for all parts of a request",
         "sink": "stores messages without code",
         "batch": "groups messages for a handler",
         "resources": "limits what a process may use",

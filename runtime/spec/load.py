@@ -19,12 +19,13 @@ from typing import Any
 
 from runtime import errors
 from runtime.spec import kre, names
-from runtime.spec.fields import NODE, PLANNED_KINDS, WORKFLOW, WrittenSource, node_title
-from runtime.spec.model import MAX_DEDUP_WINDOW_S, Node, Source, Stream, Workflow
+from runtime.spec.fields import NODE, PLANNED_KINDS, WORKFLOW, node_title
+from runtime.spec.model import MAX_DEDUP_WINDOW_S, Join, Node, Source, Stream, Workflow
 from runtime.spec.node import RetryPolicy
 from runtime.spec.objects import choose_object_stores
 from runtime.spec.order import check_order, warn_of_order
 from runtime.spec.report import START, Fault, Report, nearest
+from runtime.spec.sources import WrittenJoin, WrittenSource
 from runtime.spec.tree import MAX_SIZE, Entry, Mapping, Text, Value, parse, too_large
 from runtime.spec.values import Spot
 from runtime.spec.wiring import NodeDraft, check_output, wire
@@ -163,7 +164,7 @@ class _Loader:
             values=values,
             handler="",
             handler_place=node.place,
-            sources=values.get("sources", ()),
+            sources=_sources(values),
         )
         if not planned and node.get("sink") is None:
             with self._report.collecting():
@@ -211,8 +212,18 @@ class _Loader:
         )
 
 
+def _sources(values: dict[str, Any]) -> tuple[WrittenSource, ...]:
+    """Return what a node says that it reads: any of its sources, or all parts of a join."""
+    if "join" in values:
+        return tuple(part.source for part in values["join"].parts)
+    return tuple(values.get("sources", ()))
+
+
 def _node(draft: NodeDraft) -> Node:
     values = {**draft.values, "handler": draft.handler, "sources": draft.resolved}
+    if "join" in values:
+        written: WrittenJoin = values["join"]
+        values["join"] = Join(parts=tuple(part.name for part in written.parts), **written.values)
     return Node(**{**values, "retry": RetryPolicy(**values.get("retry", {}))})
 
 

@@ -12,11 +12,14 @@ from runtime.spec.node import Frozen, Partitions
 
 
 class ConsumerSpec(Frozen):
-    """The durable consumer of a node, or of one partition of an ordered node: that has one message in work at most."""
+    """The durable consumer of a node, or of one partition of an ordered node.
+
+    max_ack_pending: how many messages may be in work, None for as many as suits a node that waits for nothing.
+    """
 
     durable: str
     filter_subjects: Annotated[tuple[str, ...], Field(min_length=1)]
-    is_ordered: bool = False
+    max_ack_pending: Annotated[int, Field(ge=1)] | None = None
 
 
 class DeadLetterSpec(Frozen):
@@ -40,8 +43,8 @@ class ManagerSpec(Frozen):
 
     keep_s: how long handled messages stay readable, within half of `max_bytes`. dead_letters: None when no node keeps
     any. buckets: each bucket with the values that the workflow file has for it. applied_bucket: see
-    `names.applied_bucket`. state_buckets: each with the seconds that a state is kept after its last message, 0 for
-    ever. entrypoint: how requests are to be published, None for an entrypoint without partitions.
+    `names.applied_bucket`. aging_buckets: of states and joins, each with the seconds that an entry is kept after it
+    was written last, 0 for ever. entrypoint: how requests are to be published, None for one without partitions.
     """
 
     stream: str
@@ -55,6 +58,6 @@ class ManagerSpec(Frozen):
     dead_letters: DeadLetterSpec | None
     buckets: dict[str, dict[str, str]]
     applied_bucket: str
-    state_buckets: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
+    aging_buckets: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     entrypoint: Partitions | None = None
     object_stores: tuple[ObjectStoreSpec, ...] = ()

@@ -24,6 +24,8 @@ DEFAULT_DEAD_LETTER_KEEP_S = 14 * 24 * 3600.0
 # Partitions of an ordered node, and seconds that a state is kept after its last message, when the file does not say.
 DEFAULT_PARTITIONS = 16
 DEFAULT_STATE_TTL_S = 30 * 24 * 3600.0
+# Seconds that a join waits for the parts of a set when the file does not say.
+DEFAULT_JOIN_TIMEOUT_S = 30.0
 # Bytes of a workflow's stream, and of an object store, when the file does not say.
 DEFAULT_MAX_BYTES = 1024**3
 
@@ -79,6 +81,18 @@ class ObjectStore(Frozen):
     max_bytes: Annotated[int, Field(ge=1)] = DEFAULT_MAX_BYTES
 
 
+class Join(Frozen):
+    """A node that waits for all parts of a set. parts: their names, in the order of the node's sources.
+
+    key: `request_id`, `state_id` or `header.<name>`. timeout_s: from the first part on.
+    """
+
+    parts: Annotated[tuple[str, ...], Field(min_length=2)]
+    key: str = "request_id"
+    timeout_s: Annotated[float, Field(gt=0)] = DEFAULT_JOIN_TIMEOUT_S
+    on_timeout: Literal["dead_letter", "partial"] = "dead_letter"
+
+
 class Node(Frozen):
     """One step of a workflow.
 
@@ -106,6 +120,7 @@ class Node(Frozen):
     secrets: tuple[str, ...] = ()
     order: Order | None = None
     state: State | None = None
+    join: Join | None = None
 
     @property
     def partitions(self) -> int | None:

@@ -56,6 +56,21 @@ class StateSpec(Frozen):
     type: str = ""
 
 
+class JoinSpec(Frozen):
+    """A node that waits for all parts of a set.
+
+    parts: each input, by its subject without a partition, with the name of its part; the handler gets them in this
+    order. key: `request_id`, `state_id` or `header.<name>`. partial: an incomplete set is handled, too, after
+    `timeout_s` from its first part; otherwise it is a dead letter.
+    """
+
+    bucket: str
+    parts: dict[str, str]
+    key: str
+    timeout_s: float
+    partial: bool
+
+
 class NodeSpec(Frozen):
     """One planned runner. Field units stand in their names; `None` for a timeout means no limit."""
 
@@ -74,5 +89,6 @@ class NodeSpec(Frozen):
     # Set on an ordered node: its inputs are in so many partitions, each with a consumer named after `durable`.
     partitions: Annotated[int, Field(ge=1)] | None = None
     state: StateSpec | None = None
+    join: JoinSpec | None = None
     # Own outputs that are published in partitions, by their subjects.
     partitioned: dict[str, Partitions] = Field(default_factory=dict)

@@ -1,4 +1,4 @@
-"""Checks of ordered nodes: `order` and `state` beside each other, and beside what other nodes say. Pure."""
+"""Checks of `order`, `state` and `join`: beside each other, and beside what other nodes say. Pure."""
 
 from collections.abc import Sequence
 
@@ -8,16 +8,27 @@ from runtime.spec.wiring import NodeDraft
 
 
 def check_order(drafts: Sequence[NodeDraft], report: Report) -> None:
-    """Report nodes that ask for both, and outputs whose readers disagree on the partitions."""
+    """Report nodes that ask for what does not go together, and outputs whose readers disagree on the partitions."""
     first: dict[Source, NodeDraft] = {}
     for draft in drafts:
-        if draft.values.get("order") and draft.values.get("state"):
-            what = f'{draft.title} has "state" and "order", but a state is ordered anyway'
-            report.add(Fault(draft.place, what, 'remove "order"', "conflict"))
+        _check_keys(draft, report)
         for source in draft.resolved if _partitions(draft) else ():
             earlier = first.setdefault(source, draft)
             if _partitions(earlier) != _partitions(draft):
                 report.add(_differing(earlier, draft, source))
+
+
+def _check_keys(draft: NodeDraft, report: Report) -> None:
+    given = draft.values.keys()
+    if given >= {"order", "state"}:
+        what = f'{draft.title} has "state" and "order", but a state is ordered anyway'
+        report.add(Fault(draft.place, what, 'remove "order"', "conflict"))
+    for key in sorted({"order", "state"} & given if "join" in given else ()):
+        what = f'{draft.title} has "join" and "{key}", but a set of parts has no place in an order'
+        report.add(Fault(draft.place, what, f'remove one, or put "{key}" on a node behind it', "conflict"))
+    if given >= {"sources", "join"}:
+        what = f'{draft.title} has "from" and "join"; "join" waits for all parts, "from" takes any'
+        report.add(Fault(draft.place, what, "keep one", "from-and-join"))
 
 
 def warn_of_order(drafts: Sequence[NodeDraft], workflow: Workflow, report: Report) -> None:

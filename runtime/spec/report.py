@@ -13,7 +13,7 @@ from runtime.errors import Problem
 # Edits up to which a name counts as misspelt rather than as another one.
 MAX_EDITS = 2
 # Known names that a remedy lists, and names that are searched for a near one: both keep a huge file's report small.
-MAX_LISTED = 16
+MAX_LISTED = 24
 MAX_SEARCHED = 1000
 
 
@@ -31,6 +31,7 @@ Code = Literal[
     "edge-type",
     "empty-file",
     "encoding",
+    "from-and-join",
     "handler-import",
     "handler-signature",
     "idle-replicas",

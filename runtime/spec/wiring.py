@@ -5,9 +5,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from runtime.spec import names
-from runtime.spec.fields import WrittenSource
 from runtime.spec.model import Source
 from runtime.spec.report import Fault, Place, Report, did_you_mean
+from runtime.spec.sources import WrittenSource
 
 # Longest name that the server takes for a consumer: it names a folder with it.
 MAX_DURABLE_LENGTH = 255
@@ -42,7 +42,7 @@ def wire(drafts: Sequence[NodeDraft], drivers: Sequence[str], report: Report) ->
     above = names.ENTRYPOINT
     for draft in drafts:
         # A node above without a name has been reported; what is read from it is not known.
-        if not draft.sources and "sources" not in draft.values and above:
+        if not draft.sources and not {"sources", "join"} & draft.values.keys() and above:
             draft.sources = (WrittenSource(above, "", draft.place),)
         draft.resolved = tuple(_resolved(draft, nodes, drivers, report))
         _check_durable(draft, report)

@@ -27,6 +27,7 @@ from test.support.node import (
     NODE,
     OUTPUT,
     STREAM,
+    buckets_of,
     consumers_of,
     environment,
     write_handler,
@@ -112,7 +113,7 @@ class Workbench:
         max_bytes: int = 0,
         spec: NodeSpec | None = None,
     ) -> "Workbench":
-        """spec: of an ordered node, whose partitions have consumers of their own."""
+        """spec: of an ordered node, whose partitions have consumers of their own, or of a join."""
         bus = await NatsBus.connect([url], name="workbench", request_timeout_s=2.0)
         subjects = tuple(names.stream_subjects(STREAM))
         await bus.ensure_stream(StreamConfig(name=STREAM, subjects=subjects, max_bytes=max_bytes))
@@ -121,11 +122,12 @@ class Workbench:
         bench.consumer = ConsumerConfig(
             stream=STREAM, durable=DURABLE, filter_subjects=(ENTRYPOINT,), ack_wait_s=ack_wait_s
         )
-        for config in consumers_of(spec, ack_wait_s=ack_wait_s) if spec else [bench.consumer]:
+        inputs = tuple(spec.join.parts) if spec and spec.join else (ENTRYPOINT,)
+        for config in consumers_of(spec, inputs, ack_wait_s=ack_wait_s) if spec else [bench.consumer]:
             bench.durables.append(config.durable)
             await bus.ensure_consumer(config)
-        if spec and spec.state:
-            await bus.key_value(spec.state.bucket, create=True)
+        for bucket in buckets_of(spec) if spec else []:
+            await bus.key_value(bucket, create=True)
         bench.partitions = Partitions(count=spec.partitions) if spec and spec.partitions else None
         write_handler(folder, handler)
         bench._reader = bus.reader(
@@ -158,7 +160,9 @@ class Workbench:
         await node.start()
         return node
 
-    async def feed(self, values: Iterable[Any], state_id: Callable[[Any], str] = lambda _: "") -> None:
+    async def feed(
+        self, values: Iterable[Any], state_id: Callable[[Any], str] = lambda _: "", subject: str = ENTRYPOINT
+    ) -> None:
         """Store one message for each value; returns once all of them are stored. state_id: of a value's message."""
         stored = []
         for number, value in enumerate(values):
@@ -168,11 +172,12 @@ class Workbench:
                 from_node="entrypoint",
                 state_id=state_id(value),
             )
-            subject = ENTRYPOINT
+            to = subject
             if self.partitions is not None:
-                subject = self.partitions.subject(subject, message.state_id, message.request_id)
+                to = self.partitions.subject(subject, message.state_id, message.request_id)
             confirm = Confirmation()
-            await self._publisher.publish(subject, wire.encode(message), message_id=f"in.{value}", confirm=confirm)
+            message_id = f"in.{subject}.{value}"
+            await self._publisher.publish(to, wire.encode(message), message_id=message_id, confirm=confirm)
             stored.append(confirm)
         for confirm in stored:
             await confirm

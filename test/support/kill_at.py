@@ -59,6 +59,17 @@ STATE_POINTS = {
     "state kept": Point(_STATES, "_keep", "after"),
     "outputs published": Point(_STATES, "_publish", "after"),
 }
+# A part of a set that a join waits for.
+_JOINS = "runtime.node.join:Joins"
+JOIN_POINTS = {
+    "before the set is read": Point(_JOINS, "_read", "before"),
+    "set read": Point(_JOINS, "_read", "after"),
+    "before the set is written": Point(_JOINS, "_write", "before"),
+    "set written": Point(_JOINS, "_write", "after"),
+    "before the set is handled": Point(_JOINS, "_handle_set", "before"),
+    "set handled": Point(_JOINS, "_handle_set", "after"),
+    "part given back": Point(_READER, "nak", "after"),
+}
 # A message whose handler raises, first to be tried again and then given up.
 FAILURE_POINTS = {
     "before the history is read": Point(_HISTORY, "read", "before"),
@@ -87,7 +98,7 @@ MANAGER_POINTS = {
     "before a purge": Point(_TOPOLOGY, "purge", "before"),
     "purged": Point(_TOPOLOGY, "purge", "after"),
 }
-POINTS = {**NODE_POINTS, **STATE_POINTS, **FAILURE_POINTS, **WRITER_POINTS, **MANAGER_POINTS}
+POINTS = {**NODE_POINTS, **STATE_POINTS, **JOIN_POINTS, **FAILURE_POINTS, **WRITER_POINTS, **MANAGER_POINTS}
 
 
 def arm(point: Point, passes: int) -> None:

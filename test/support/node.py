@@ -99,6 +99,11 @@ def consumers_of(spec: NodeSpec, inputs: tuple[str, ...] = (ENTRYPOINT,), **chan
     return [ConsumerConfig(stream=STREAM, durable=spec.durable, filter_subjects=inputs, **changes)]
 
 
+def buckets_of(spec: NodeSpec) -> list[str]:
+    """Return the buckets in which a planned node keeps its states, or the sets that it joins."""
+    return [*([spec.state.bucket] if spec.state else []), *([spec.join.bucket] if spec.join else [])]
+
+
 class NodeUnderTest:
     """One runner with its broker, its streams and a caller that reads the replies."""
 
@@ -161,8 +166,9 @@ class NodeUnderTest:
         await self.outside.ensure_stream(StreamConfig(name=DEAD_LETTERS, subjects=(f"{DEAD_LETTERS}.>",)))
         for consumer in consumers_of(read_spec(self.settings), self.settings.inputs):
             await self.outside.ensure_consumer(consumer)
-        if state := read_spec(self.settings).state:
-            await self.outside.key_value(state.bucket, create=True)
+        spec = read_spec(self.settings)
+        for bucket in buckets_of(spec):
+            await self.outside.key_value(bucket, create=True)
         await self.outside.subscribe("caller", self._on_reply)
 
     async def run_writer(self) -> None:

@@ -286,11 +286,11 @@ def test_an_ordered_node_has_a_consumer_for_each_partition_of_its_inputs() -> No
     consumers = manager_spec(flow, "local").consumers
 
     s = "local_v1_triage"
-    assert [(each.durable, each.is_ordered) for each in consumers] == [
-        ("clean_p0__entrypoint", True),
-        ("clean_p1__entrypoint", True),
-        ("score_p0__clean__clean_sure", True),
-        ("score_p1__clean__clean_sure", True),
+    assert [(each.durable, each.max_ack_pending) for each in consumers] == [
+        ("clean_p0__entrypoint", 1),
+        ("clean_p1__entrypoint", 1),
+        ("score_p0__clean__clean_sure", 1),
+        ("score_p1__clean__clean_sure", 1),
     ]
     assert consumers[3].filter_subjects == (
         f"{s}.clean.main.p1",
@@ -335,4 +335,4 @@ def test_outputs_and_entrypoint_are_partitioned_for_their_ordered_readers() -> N
     assert (clean.partitions, audit.partitions, audit.partitioned) == (4, 8, {})
     assert audit.state == StateSpec(bucket="state_local_v1_triage_audit", type="audit:Seen")
     assert manager.entrypoint == Partitions(count=4)
-    assert manager.state_buckets == {"state_local_v1_triage_clean": 60, "state_local_v1_triage_audit": 0}
+    assert manager.aging_buckets == {"state_local_v1_triage_clean": 60, "state_local_v1_triage_audit": 0}

@@ -230,7 +230,7 @@ async def test_an_outage_while_the_state_is_kept_is_no_failure_of_the_handler(
     start_node: StartNode, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     node = await start_node(COUNTER, spec=stateful(retry=node_spec().retry.model_copy(update={"attempts": 1})))
-    bucket = node.process._runner._states._bucket  # type: ignore[union-attr]  # it has been started
+    bucket = node.process._runner._gate._bucket  # type: ignore[union-attr]  # it has been started
     create, tries = bucket.create, 0
 
     async def stored_but_not_answered(key: str, value: bytes) -> int:

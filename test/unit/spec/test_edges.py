@@ -5,7 +5,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from runtime.spec.edges import EdgeType, HandlerTypes, Verdict, compare
+from runtime.spec.edges import EdgeType, HandlerTypes, Verdict, compare, part_type
 
 
 class Full(BaseModel):
@@ -148,3 +148,20 @@ def test_the_input_for_a_node_is_its_own_or_that_for_all_others() -> None:
 
     assert (types.input_from("camera"), types.input_from("other")) == (data, text)
     assert HandlerTypes(inputs={"camera": data}).input_from("other").kind == "unknown"
+
+
+def test_a_part_of_a_join_is_compared_with_the_field_of_its_name() -> None:
+    class Parts(BaseModel):
+        page: Nested
+        scan: bytes
+        label: str | None = None
+
+    whole = EdgeType(kind="json", json_schema=TypeAdapter(Parts).json_schema())
+    sent = EdgeType(kind="json", json_schema=TypeAdapter(Nested).json_schema(mode="serialization"))
+    text = EdgeType(kind="json", json_schema={"type": "string"})
+
+    assert compare(sent, part_type(whole, "page")) == Verdict()
+    assert compare(text, part_type(whole, "page")).mismatch == "it is text and a mapping here"
+    assert compare(text, part_type(whole, "label")) == Verdict()
+    assert part_type(whole, "scan") == EdgeType(kind="bytes")
+    assert part_type(whole, "other") == part_type(EdgeType(kind="bytes"), "page") == EdgeType(kind="unknown")
