@@ -111,6 +111,7 @@ class WriterSettings:
     subject: str
     mongo_uri: str = field(repr=False)
     mongo_database: str
+    max_inflated_bytes: int
     log: LogSettings
     grace_s: float
     ready_fd: int | None
@@ -179,9 +180,7 @@ def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
         ),
         is_last=read.boolean("KRT_IS_LAST_NODE"),
         is_exit=read.boolean("KRT_IS_EXITPOINT"),
-        max_inflated_bytes=read.number(
-            "KRT_MAX_INFLATED_BYTES", int, "bytes, 1024 or more", MAX_INFLATED_BYTES, low=1024
-        ),
+        max_inflated_bytes=read.max_inflated_bytes(),
         grace_s=read.grace(),
         ready_fd=read.ready_fd(),
     )
@@ -197,6 +196,7 @@ def read_writer(environ: Mapping[str, str] = os.environ) -> WriterSettings:
         subject=read.text("KRT_NATS_MONGO_WRITER", "subject, e.g. mongo_writer"),
         mongo_uri=read.uri("KRT_MONGO_URI", ("mongodb", "mongodb+srv", "sqlite"), "mongodb://… or sqlite:///path"),
         mongo_database=read.database(),
+        max_inflated_bytes=read.max_inflated_bytes(),
         log=read.log(),
         grace_s=read.grace(),
         ready_fd=read.ready_fd(),
@@ -360,6 +360,9 @@ class _Reader:
                     self._wrong(name, "a whole number, 1 or more, or -1 for no limit")
                 return value
         return None
+
+    def max_inflated_bytes(self) -> int:
+        return self.number("KRT_MAX_INFLATED_BYTES", int, "bytes, 1024 or more", MAX_INFLATED_BYTES, low=1024)
 
     def log(self) -> LogSettings:
         log_format = self.text("KRT_LOG_FORMAT", default="text")

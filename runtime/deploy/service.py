@@ -57,7 +57,7 @@ async def run_writer(settings: WriterSettings, stop: asyncio.Event) -> None:
     store = open_documents(settings.mongo_uri, settings.mongo_database)
     try:
         async with _connected(settings.nats, f"writer of {settings.subject}") as bus:
-            writer = Writer(store)
+            writer = Writer(store, max_inflated_bytes=settings.max_inflated_bytes)
             desk = await WriterDesk.open(writer, bus, settings.subject)
             _tell_ready(settings.ready_fd)
             try:

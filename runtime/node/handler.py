@@ -94,6 +94,8 @@ def load_handler(
     Raises HandlerLoadError with file, line and what was expected; nothing of the module is left behind then.
     """
     path = BUILT_IN.get(handler_path) or (base / handler_path).absolute()
+    if handler_path not in BUILT_IN:
+        _refuse_outside(path, base)
     if not path.is_file():
         raise HandlerLoadError(f"Error loading handler script {path}: no such file; check KRT_HANDLER_PATH")
     _refuse_reserved(path)
@@ -107,6 +109,13 @@ def load_handler(
 
 
 # --- importing ---
+
+
+def _refuse_outside(path: Path, base: Path) -> None:
+    """Refuse a path, or a link, that leads out of the workflow's folder."""
+    real = path.resolve()
+    if not real.is_relative_to(base.resolve()):
+        raise HandlerLoadError(f"handler {path} leads to {real}, outside of {base}; put the file itself there")
 
 
 def _refuse_reserved(path: Path) -> None:

@@ -193,6 +193,9 @@ class _Loader:
 
     def _check_file(self, path: str, draft: NodeDraft) -> None:
         folder = self._file.parent
+        if not Path(os.path.realpath(folder / path)).is_relative_to(os.path.realpath(folder)):
+            what = f"handler {path} of {draft.title} is a link that leads out of the folder of the file"
+            raise Fault(draft.handler_place, what, "put the file itself there", "outside-folder")
         # os.path.isfile answers False where Path.is_file raises: a name that is too long.
         if os.path.isfile(folder / path):
             return

@@ -36,6 +36,28 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         load_handler(tmp_path, "handler.py")
 
 
+@pytest.mark.parametrize("path", ["../elsewhere/handler.py", "link.py", "linked/handler.py"])
+def test_a_path_or_a_link_that_leaves_the_folder_is_refused_before_anything_is_imported(
+    tmp_path: Path, path: str
+) -> None:
+    base, elsewhere = tmp_path / "workflow", tmp_path / "elsewhere"
+    write_handler(elsewhere, "raise SystemExit('imported')")
+    base.mkdir()
+    (base / "link.py").symlink_to(elsewhere / "handler.py")
+    (base / "linked").symlink_to(elsewhere)
+
+    with pytest.raises(HandlerLoadError, match=r"leads to .*elsewhere/handler\.py, outside of"):
+        load_handler(base, path)
+
+
+def test_a_link_within_the_folder_is_followed(tmp_path: Path) -> None:
+    """So does Kubernetes mount the files of a ConfigMap."""
+    write_handler(tmp_path / "..data", "def handler(ctx, data): ...")
+    (tmp_path / "handler.py").symlink_to(Path("..data") / "handler.py")
+
+    assert load_handler(tmp_path, "handler.py").default is not None
+
+
 def test_a_failing_import_is_told_with_place_and_the_users_frames(load: Any, tmp_path: Path) -> None:
     text = refusal(load, "import os\n\ndef boom():\n    return {}['k']\n\nboom()\ndef handler(ctx, data): ...\n")
 

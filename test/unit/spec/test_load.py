@@ -153,3 +153,16 @@ def test_a_long_loop_is_shown_shortened(tmp_path: Path) -> None:
 
     (problem,) = loaded.report.problems
     assert problem.what == '"n0" -> "n19" -> "n18" -> "n17" -> "n16" -> "n15" -> "…" -> "n0" is a loop'
+
+
+def test_a_handler_that_is_a_link_out_of_the_folder_is_a_problem(tmp_path: Path) -> None:
+    folder = tmp_path / "flow"
+    folder.mkdir()
+    (tmp_path / "secret.py").write_text("def handler(ctx, data): ...")
+    (folder / "a.py").symlink_to(tmp_path / "secret.py")
+    (folder / "workflow.yaml").write_text("name: flow\nnodes: [{name: a, handler: a.py}]\n")
+
+    with pytest.raises(
+        WorkflowError, match=r"2:28: handler a\.py of node \"a\" is a link that leads out .*outside-folder"
+    ):
+        load(folder, check_handlers=True)

@@ -4,6 +4,7 @@ import asyncio
 import gzip
 import json
 import logging
+import tracemalloc
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -301,3 +302,21 @@ async def test_thousands_of_concurrent_requests_are_all_stored_once(bench: Bench
 
     assert set(answers) == {b'{"success":true}'}
     assert bench.stored == list(range(5_000))
+
+
+async def test_a_request_that_unpacks_to_gigabytes_never_fills_the_memory() -> None:
+    limit_bytes = 1024 * 1024
+    bench = Bench(max_inflated_bytes=limit_bytes)
+    bomb = gzip.compress(bytes(300 * limit_bytes), mtime=0)
+    tracemalloc.start()
+
+    try:
+        answer = json.loads(await bench.writer.handle(bomb))
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert (answer["success"], answer["retryable"]) == (False, False)
+    assert peak_bytes < 4 * limit_bytes
+    await bench.writer.close()
+    await bench.run
