@@ -23,7 +23,7 @@ KRT := $(BIN)/krt
 READY := .venv/.packages-installed $(KRT)
 
 .DEFAULT_GOAL := all
-.PHONY: all run test integration container compose lint fmt types bench lock
+.PHONY: all run test integration container compose soak lint fmt types bench lock
 .DELETE_ON_ERROR:
 
 all: lint test
