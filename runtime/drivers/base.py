@@ -29,6 +29,7 @@ from typing import Any, Protocol
 
 from runtime.bus.base import Bus
 from runtime.client import DEFAULT_TIMEOUT_S, Reply
+from runtime.clock import Clock
 
 
 class DriverState(StrEnum):
@@ -133,6 +134,16 @@ class RestrictedInferenceProcess(Protocol):
     A driver whose `run` is a coroutine works on the loop that the connection lives on: there `predict(...)` is
     awaited, which costs no switch between threads.
     """
+
+    @property
+    def driver(self) -> str:
+        """Ref of the driver: the first part of the names of what it keeps on NATS."""
+        ...
+
+    @property
+    def clock(self) -> Clock:
+        """Time, for what waits; to be used on the loop only."""
+        ...
 
     @property
     def workflow(self) -> str:

@@ -35,8 +35,18 @@ class WorkflowView:
 class Inference:
     """See `base.RestrictedInferenceProcess`. To be opened with `async with`, on the loop of the bus."""
 
-    def __init__(self, bus: Bus, view: WorkflowView, clock: Clock, *, stopping: threading.Event | None = None) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        view: WorkflowView,
+        clock: Clock,
+        *,
+        driver: str = "",
+        stopping: threading.Event | None = None,
+    ) -> None:
+        self.driver = driver
         self.bus = bus
+        self.clock = clock
         self.workflow = view.name
         self.stream = view.stream
         self.output_subjects = view.output_subjects

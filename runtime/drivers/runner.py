@@ -202,7 +202,9 @@ class DriverRunner:
         """Run the driver once, and take back what it was given."""
         assert self._driver is not None and self._resources is not None
         try:
-            async with Inference(self._bus, self._view, self._clock, stopping=self._stopping) as inference:
+            async with Inference(
+                self._bus, self._view, self._clock, driver=self.ref, stopping=self._stopping
+            ) as inference:
                 self._running = asyncio.ensure_future(self._call_run(self._driver, inference, self._resources))
                 await self._running
         finally:
