@@ -14,6 +14,8 @@
 | failed attempts | KV `attempts_<stream>`, key `<node>/<sequence>` | until the message is done |
 | applied configuration | KV `applied_<stream>`, key `<bucket>/<key>` | until changed |
 | tasks | KV `tasks_<stream>`, key: id of the task | `task_ttl` after its end, enforced on read |
+| positions of sources | KV `positions_<stream>`, key `<driver>/<source>` | until removed |
+| durable of a sink that reads every output | `<driver>_<sink>_sink` | until removed |
 | objects | object store `<stream>_<name>`, or `<runtime>_<version>_<name>` | by `objects.<name>.keep` |
 | presence | KV `presence`, key `<kind>.<stream>[.<name>].<instance>` | until 6 s after its last beat |
 | answers | subject `_INBOX.<stream>.<process>.…`, a prefix for each process of the plan | core NATS, nothing kept |
@@ -194,6 +196,21 @@ def state_bucket(stream: str, node: str) -> str:
 def tasks_bucket(stream: str) -> str:
     """Return the KV bucket of a workflow's tasks, by their ids; its drivers share it."""
     return f"tasks_{stream}"
+
+
+def positions_bucket(stream: str) -> str:
+    """Return the KV bucket that keeps how far the sources of drivers are, by `position_key`."""
+    return f"positions_{stream}"
+
+
+def position_key(driver: str, source: str) -> str:
+    """Return the key under which the position of one source is kept."""
+    return f"{driver}/{source}"
+
+
+def sink_durable(driver: str, sink: str) -> str:
+    """Return the consumer of a sink that reads every output; it has no double underscore, so it is no node's."""
+    return f"{driver}_{sink}_sink"
 
 
 def node_of_state_bucket(stream: str, bucket: str) -> str:
