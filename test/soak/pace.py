@@ -33,8 +33,10 @@ class Pace:
     def recoveries_s(self) -> list[float]:
         """Return the seconds to recovery of each kill; one that another kill came too soon after, or that has no rate
         before it, is left out."""
-        ends_s = [*self._kills_s[1:], self._samples[-1][0] if self._samples else 0.0]
-        found = (self._recovery_s(kill_s, end_s) for kill_s, end_s in zip(self._kills_s, ends_s, strict=True))
+        if not self._samples:
+            return []
+        spans = pairwise([*self._kills_s, self._samples[-1][0]])
+        found = (self._recovery_s(kill_s, end_s) for kill_s, end_s in spans)
         return [seconds for seconds in found if seconds is not None]
 
     def _recovery_s(self, kill_s: float, end_s: float) -> float | None:
