@@ -40,11 +40,14 @@ class StateEntry:
     """What is kept for one state id: the state after its last message, that message, and its outputs.
 
     payload: the state, as `payload.encode_value` writes it; b"" for one that was never asked for. subject, sequence,
-    stored_ns: of the message in its stream. first_number: that of the first output among the delivery's.
+    stored_ns: of the message in its stream. origin: its sequence before it was redriven. first_number: that of the
+    first output among the delivery's.
     """
 
     state_id: str
     payload: bytes
+    request_id: str
+    origin: int
     subject: str
     sequence: int
     stored_ns: int
@@ -57,6 +60,8 @@ class StateEntry:
             {
                 "id": self.state_id,
                 "state": b64encode(self.payload).decode(),
+                "request_id": self.request_id,
+                "origin": self.origin,
                 "subject": self.subject,
                 "sequence": self.sequence,
                 "stored_ns": self.stored_ns,
@@ -77,6 +82,8 @@ class StateEntry:
             return cls(
                 state_id=found["id"],
                 payload=b64decode(found["state"]),
+                request_id=found["request_id"],
+                origin=found["origin"],
                 subject=found["subject"],
                 sequence=found["sequence"],
                 stored_ns=found["stored_ns"],
@@ -89,9 +96,11 @@ class StateEntry:
         except (ValueError, KeyError, TypeError) as error:
             raise DecodeError(f"what is kept as a state is none: {error!r}", reason="state") from error
 
-    def comes_from(self, delivery: Delivery) -> bool:
-        """Say whether this is the message that the entry was written for."""
-        return self.sequence == delivery.sequence and self.stored_ns == delivery.time_ns
+    def comes_from(self, work: Work) -> bool:
+        """Say whether this is the message that the entry was written for, delivered again or redriven."""
+        if work.redrive:  # its outputs were refused after the state was kept
+            return self.origin == work.origin and self.request_id == work.message.request_id
+        return self.sequence == work.delivery.sequence and self.stored_ns == work.delivery.time_ns
 
     def is_beyond(self, delivery: Delivery) -> bool:
         """Say whether the entry holds this message's effect already, and that of later ones.
@@ -174,7 +183,7 @@ class States:
         if entry is not None and entry.is_beyond(work.delivery):
             log.warning("message %d was handled before later ones", work.delivery.sequence, extra={"action": "known"})
             return
-        if entry is None or not entry.comes_from(work.delivery):
+        if entry is None or not entry.comes_from(work):
             entry = await self._call(work, partial(call, data), b"" if entry is None else entry.payload)
             if work.overdue:  # the handler has swallowed its cancellation
                 return
@@ -192,6 +201,8 @@ class States:
         return StateEntry(
             state_id=message.state_id,
             payload=state.encode(),
+            request_id=message.request_id,
+            origin=work.origin,
             subject=delivery.subject,
             sequence=delivery.sequence,
             stored_ns=delivery.time_ns,

@@ -23,6 +23,8 @@ def entry(state_id: str, state: object) -> bytes:
     return StateEntry(
         state_id=state_id,
         payload=encode_value(state),
+        request_id="r1",
+        origin=1,
         subject=f"{STREAM}.entrypoint.main.p0",
         sequence=1,
         stored_ns=NOON_NS,

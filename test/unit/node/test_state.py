@@ -1,18 +1,20 @@
 """`ctx.state`: one message counts once, whatever becomes of its deliveries."""
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from runtime.bus.base import KeyValue
-from runtime.errors import BusUnavailableError, HandlerLoadError, RevisionError
-from runtime.message import MessageType
+from runtime import wire
+from runtime.bus.base import Confirm, KeyValue
+from runtime.errors import BusUnavailableError, HandlerLoadError, WrongStreamError
+from runtime.message import Message, MessageType
 from runtime.node.state import StateEntry
-from runtime.payload import decode_value
+from runtime.payload import decode_value, encode_value
 from runtime.spec import names
 from runtime.spec.node import NodeSpec, StateSpec
-from test.support.node import NODE, OUTPUT, STREAM, NodeUnderTest, node_spec
+from test.support.node import ENTRYPOINT, NODE, OUTPUT, STREAM, NodeUnderTest, node_spec
 from test.unit.node.conftest import StartNode
 
 BUCKET = names.state_bucket(STREAM, NODE)
@@ -213,7 +215,15 @@ async def test_a_replica_that_lost_its_message_leaves_nothing_behind(start_node:
 
     # Meanwhile another replica handles the same message.
     fast = StateEntry(
-        state_id="", payload=b"", subject="s", sequence=1, stored_ns=node.clock.time_ns(), first_number=0, outputs=()
+        state_id="",
+        payload=b"",
+        request_id="r1",
+        origin=1,
+        subject="s",
+        sequence=1,
+        stored_ns=node.clock.time_ns(),
+        first_number=0,
+        outputs=(),
     )
     await (await bucket_of(node)).put(names.state_key(""), fast.encode())
     node.module.go_on.set()
@@ -345,10 +355,6 @@ async def test_a_kept_state_that_does_not_fit_the_class_any_more_is_told(start_n
     await node.settled()
     entry = await entry_of(node, "a")
 
-    from dataclasses import replace
-
-    from runtime.payload import encode_value
-
     broken = replace(entry, payload=encode_value({"count": "many"}))
     await (await bucket_of(node)).put(names.state_key("a"), broken.encode())
     await node.send(1, state_id="a")
@@ -397,18 +403,18 @@ async def test_an_error_passes_a_node_with_state_without_one(start_node: StartNo
 
 async def test_an_entry_survives_its_form() -> None:
     entry = StateEntry(
-        state_id="Kamera ü", payload=b"\x00", subject="a.b", sequence=7, stored_ns=8, first_number=1, outputs=()
+        state_id="Kamera ü",
+        payload=b"\x00",
+        request_id="r1",
+        origin=1,
+        subject="a.b",
+        sequence=7,
+        stored_ns=8,
+        first_number=1,
+        outputs=(),
     )
 
     assert StateEntry.decode(entry.encode()) == entry
-
-
-def test_the_class_of_the_error_that_a_lost_write_raises_is_known_to_the_runner() -> None:
-    from runtime.node.settle import decide
-
-    decision = decide(RevisionError("lost"), node_spec().retry, failures=0, delivery=1)
-
-    assert (decision.action, decision.counts) == ("retry", False)
 
 
 async def test_partitions_work_at_once_and_ids_of_one_partition_one_by_one(start_node: StartNode) -> None:
@@ -439,3 +445,51 @@ async def test_partitions_work_at_once_and_ids_of_one_partition_one_by_one(start
     await node.settled()
 
     assert len(node.module.most) == 4
+
+
+async def test_a_message_whose_outputs_were_refused_does_not_count_again_when_it_is_redriven(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await start_node(COUNTER, spec=stateful())
+    publish = node.process._publisher.publish
+
+    async def refuse(subject: str, payload: bytes, *, message_id: str, confirm: Confirm) -> None:
+        if message_id == f"{NODE}.1.0":
+            confirm(WrongStreamError("of another stream"))
+        else:
+            await publish(subject, payload, message_id=message_id, confirm=confirm)
+
+    monkeypatch.setattr(node.process._version.outputs._publisher, "publish", refuse)
+    sequence = await node.send(1)
+    await node.settled()
+    assert (node.outputs(), node.the_dead_letter().reason) == ([], "refused")
+
+    message = Message(request_id="r1", payload=encode_value(1), from_node="entrypoint")
+    headers = {names.ORIGIN_HEADER: str(sequence), names.REDRIVE_HEADER: "1"}
+    await node.send_bytes(wire.encode(message), headers, subject=names.partition_subject(ENTRYPOINT, 0))
+    await node.settled()
+
+    assert (node.module.calls, node.outputs()) == ([1], [1])
+
+
+async def test_an_ordered_node_sends_its_next_output_once_the_one_before_is_stored(start_node: StartNode) -> None:
+    node = await start_node(
+        """
+        sent = []
+
+        async def handler(ctx, data: int):
+            for number in range(3):
+                await ctx.send_output(number)
+                sent.append(number)
+        """,
+        spec=node_spec(partitions=1),
+    )
+
+    await node.send(0)
+    node.broker.fail_publishes(1)  # the first output
+    await node.until(lambda: node.in_hand == 1)
+    assert node.module.sent == []
+    await node.clock.advance(1.0)
+    await node.settled()
+
+    assert node.module.sent == node.outputs() == [0, 1, 2]
