@@ -10,15 +10,18 @@ SAMPLE_S = 0.1
 BEFORE_S = 3.0
 WINDOW_S = 1.0
 BACK_SHARE = 0.8
+# Within so many seconds it has to be back; a kill that another attack followed sooner tells nothing.
+LIMIT_S = 5.0
 
 
 class Pace:
-    """Samples a count, and the moments of kills."""
+    """Samples a count, and the moments of attacks."""
 
     def __init__(self) -> None:
         # (monotonic seconds, count)
         self._samples: list[tuple[float, int]] = []
-        self._kills_s: list[float] = []
+        # (monotonic seconds, whether a node was killed)
+        self._attacks: list[tuple[float, bool]] = []
 
     async def watch(self, count: Callable[[], int]) -> None:
         """Sample until cancelled."""
@@ -27,16 +30,15 @@ class Pace:
             self._samples.append((loop.time(), count()))
             await asyncio.sleep(SAMPLE_S)
 
-    def note_kill(self) -> None:
-        self._kills_s.append(asyncio.get_running_loop().time())
+    def note_attack(self, *, kills_node: bool) -> None:
+        self._attacks.append((asyncio.get_running_loop().time(), kills_node))
 
     def recoveries_s(self) -> list[float]:
-        """Return the seconds to recovery of each kill; one that another kill came too soon after, or that has no rate
-        before it, is left out."""
+        """Return the seconds to recovery of each kill; of one that it did not recover from, until the next attack."""
         if not self._samples:
             return []
-        spans = pairwise([*self._kills_s, self._samples[-1][0]])
-        found = (self._recovery_s(kill_s, end_s) for kill_s, end_s in spans)
+        spans = pairwise([*self._attacks, (self._samples[-1][0], False)])
+        found = [self._recovery_s(begin_s, end_s) for (begin_s, kills_node), (end_s, _) in spans if kills_node]
         return [seconds for seconds in found if seconds is not None]
 
     def _recovery_s(self, kill_s: float, end_s: float) -> float | None:
@@ -48,7 +50,7 @@ class Pace:
                 earlier = next(c for s, c in self._samples if s >= at_s - WINDOW_S)
                 if (count - earlier) / WINDOW_S >= BACK_SHARE * usual:
                     return at_s - WINDOW_S - kill_s
-        return None
+        return end_s - kill_s if end_s - kill_s > LIMIT_S else None
 
     def _rates(self, begin_s: float, end_s: float) -> list[float]:
         """Return the rate of every step between two samples of the time span."""

@@ -183,8 +183,7 @@ class _Soak:
 
     def _note_attack(self, name: str) -> None:
         log.info("%s messages ended; now: %s", f"{self._ledger.ended:,}", name)
-        if name == "node killed":
-            self._pace.note_kill()
+        self._pace.note_attack(kills_node=name == "node killed")
 
     # --- the books ---
 
