@@ -30,6 +30,7 @@
     ├── HandlerTimeoutError            a handler ran longer than its node's timeout
     ├── JoinTimeoutError               a part that a join waits for did not come in time
     ├── PredictionError                a request ended without an OK (client side)
+    ├── WorkflowStartError             a process of a workflow does not come up
     └── DriverError
         ├── DriverNotFoundError        no driver of this ref or pid
         ├── DriverExistsError          the ref belongs to a driver that is still there
@@ -213,6 +214,10 @@ class PredictionError(KrtError):
         self.outcome = outcome
         self.request_id = request_id
         self.node = node
+
+
+class WorkflowStartError(KrtError):
+    """A process of a workflow does not come up; the message names it, and how it ended."""
 
 
 class DriverError(KrtError):

@@ -28,6 +28,7 @@ class Process:
 
     arguments: what follows `python -m runtime`. environment: added to the supervisor's own; it may hold secrets.
     stage: lower stages start first and end last; the processes of a stage start and end together.
+    may_end: exit code 0 is its end for good; every other process is started again whenever it ends.
     """
 
     name: str
@@ -36,6 +37,7 @@ class Process:
     replicas: int = 1
     ready: Readiness = Readiness.SIGNALLED
     stage: int = 0
+    may_end: bool = False
 
     def replica_names(self) -> list[str]:
         """Return the names that people see: the process's own, or `score/1`, `score/2` when there are several."""

@@ -136,10 +136,12 @@ class Replica:
         return self._restart_requested and self._state is not State.STOPPED
 
     async def run(self) -> None:
-        """Keep the process running until a stop is requested. Cancelling it kills the process."""
+        """Keep the process running until a stop is requested, or it ends for good. Cancelling it kills the process."""
         try:
             while not self._stop_requested:
                 exit_code, lived_s = await self._run_once()
+                if exit_code == 0 and self.process.may_end and not self._restart_requested:
+                    return
                 if not self._stop_requested and not self._restart_requested:
                     await self._pause(exit_code, lived_s)
         finally:

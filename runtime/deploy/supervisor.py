@@ -97,6 +97,14 @@ class Supervisor:
         kept = {replica.process.name for replica in self._replicas}
         await self.start(process for process in processes if process.name not in kept)
 
+    async def remove(self, name: str, *, grace_s: float = STOP_GRACE_S) -> None:
+        """End a process and forget it, as `update` does with one that is gone; one that is not there is no error."""
+        removed = [replica for replica in self._replicas if replica.process.name == name]
+        await self._end(removed, asyncio.get_running_loop().time() + grace_s)
+        for replica in removed:
+            self._replicas.pop(replica, None)
+        self._note_change()
+
     def states(self) -> list[ReplicaStatus]:
         """Return the status of every replica, in the order of their start."""
         return [replica.status() for replica in self._replicas]

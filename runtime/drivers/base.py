@@ -46,6 +46,10 @@ class DriverState(StrEnum):
     FAILED = "failed"
 
 
+# States of a driver that runs no more; one that has failed may be made anew.
+ENDED = (DriverState.STOPPED, DriverState.FINISHED, DriverState.FAILED)
+
+
 @dataclass
 class DriverParameters:
     """Parameters of a driver that can be read and set while it runs; a subclass adds fields with defaults.
@@ -226,8 +230,7 @@ class PipelineDriver(ABC):
     def stop(self) -> None:
         """Make `run` return soon. Called once, from another thread than `run`'s; for a coroutine on the loop.
 
-        After it the runtime waits for the stop timeout, 10 s by default. A driver that is stopped before its `run`
-        began is never run.
+        After it the runtime waits `STOP_TIMEOUT_S`. A driver that is stopped before its `run` began is never run.
         """
 
     def get_parameters(self) -> DriverParameters:

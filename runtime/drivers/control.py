@@ -248,6 +248,15 @@ class Drivers:
         """Stop a driver and wait until it is off the list. Raises DriverNotFoundError, BusUnavailableError."""
         record = self.find(pid)
         await self._ask(pid, STOP, b"", record.stop_timeout_s + ANSWER_S)
+        await self._wait_until_gone(pid)
+
+    async def discard(self, pid: str) -> None:
+        """Take a driver off the list that cannot do so itself, because its process was killed. Raises BusError."""
+        bucket = await self._bus.expiring_key_value(names.PRESENCE_BUCKET, ttl_s=EXPIRY_S)
+        await bucket.delete(names.presence_key(names.DRIVER, self.stream, pid))
+        await self._wait_until_gone(pid)
+
+    async def _wait_until_gone(self, pid: str) -> None:
         async with asyncio.timeout(EXPIRY_S + ANSWER_S):
             await self.wait_until(lambda records: all(each.pid != pid for each in records))
 

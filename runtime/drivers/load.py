@@ -59,6 +59,11 @@ def importable_name(make: Callable[..., object]) -> str:
     return f"{module}:{path}"
 
 
+def name_of(make: Callable[..., object]) -> str:
+    """Return how a callable is shown."""
+    return getattr(make, "__qualname__", type(make).__name__)
+
+
 def check_callable(make: object) -> None:
     """Raise DriverStartError for what is no callable, and for a driver that is made already."""
     if isinstance(make, PipelineDriver):

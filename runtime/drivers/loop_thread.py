@@ -26,6 +26,10 @@ class LoopThread:
         """Whether the caller is on this loop's thread."""
         return threading.get_ident() == self._thread.ident
 
+    @property
+    def is_alive(self) -> bool:
+        return self._thread.is_alive()
+
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine on the loop, wait for it from another thread, and return its result or raise its error.
 
@@ -49,7 +53,7 @@ class LoopThread:
 
     def stop(self) -> None:
         """End the loop, cancelling what is left on it, and the thread. Repeating it is fine."""
-        if self._thread.is_alive():
+        if self.is_alive:
             self.loop.call_soon_threadsafe(self._end.set)
             self._thread.join()
 

@@ -23,7 +23,7 @@ from runtime import log as logs
 from runtime.bus.base import Bus
 from runtime.bus.nats import NatsBus
 from runtime.clock import Clock, SystemClock
-from runtime.drivers.base import DriverParameters, DriverState
+from runtime.drivers.base import ENDED, DriverParameters, DriverState
 from runtime.drivers.control import DriverDesk, DriverRecord, Drivers, new_pid
 from runtime.drivers.inference import WorkflowView
 from runtime.drivers.load import make_driver
@@ -35,6 +35,9 @@ from runtime.settings import DriverSettings
 from runtime.spec.driver import LOOPBACK, DriverSpec
 
 log = logging.getLogger(__name__)
+
+# Seconds that a handle waits for a service which its driver has not opened yet.
+SERVICE_WAIT_S = 5.0
 
 
 class PipelineDriverProcess:
@@ -87,13 +90,14 @@ class PipelineDriverProcess:
         return record.services if record is not None else []
 
     def get_service(self, name: str) -> dict[str, Any]:
-        """Return one service. Raises DriverNotFoundError for one that the driver does not offer now."""
-        services = self.list_services()
-        for service in services:
-            if service["name"] == name:
-                return service
-        known = ", ".join(service["name"] for service in services) or "none"
-        raise DriverNotFoundError(f'driver {self.ref} ({self.state}) has no service "{name}" now; it has {known}')
+        """Return one service, waiting `SERVICE_WAIT_S` at most for a driver that has not opened it yet.
+
+        Raises DriverNotFoundError when it does not offer the service now.
+        """
+        return self._service(name) or self._thread.call(self._await_service(name))
+
+    async def aget_service(self, name: str) -> dict[str, Any]:
+        return await self._thread.acall(self._await_service(name))
 
     def get_parameters(self) -> ParameterValues:
         """Return the parameters that hold now. Raises DriverNotFoundError, BusUnavailableError."""
@@ -118,6 +122,18 @@ class PipelineDriverProcess:
 
     async def astop(self) -> None:
         await self._thread.acall(self._stop())
+
+    def _service(self, name: str) -> dict[str, Any] | None:
+        return next((service for service in self.list_services() if service["name"] == name), None)
+
+    async def _await_service(self, name: str) -> dict[str, Any]:
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(SERVICE_WAIT_S):
+                await self._drivers.wait_until(lambda _: self._service(name) is not None or self.state in ENDED)
+        if (service := self._service(name)) is not None:
+            return service
+        known = ", ".join(service["name"] for service in self.list_services()) or "none"
+        raise DriverNotFoundError(f'driver {self.ref} ({self.state}) has no service "{name}" now; it has {known}')
 
     async def _get_parameters(self) -> ParameterValues:
         return ParameterValues(await self._drivers.get_parameters(self.pid))
