@@ -30,6 +30,10 @@ from typing import Any, Protocol
 from runtime.bus.base import Bus
 from runtime.client import DEFAULT_TIMEOUT_S, Reply
 from runtime.clock import Clock
+from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S
+
+# Seconds that `run` has to return after `stop`; then its process is ended. A driver's spec may say otherwise.
+STOP_TIMEOUT_S = DEFAULT_STOP_TIMEOUT_S
 
 
 class DriverState(StrEnum):
