@@ -13,6 +13,7 @@ from runtime import errors
 from runtime.cli.inputs import Convert, Input
 from runtime.client import Workflow
 from runtime.clock import Clock
+from runtime.drivers.schedule import Schedule
 from runtime.message import ReplyOutcome
 
 # Seconds that the schedule may lag and still be caught up; what a longer stall has missed is not sent in a burst.
@@ -81,24 +82,6 @@ class Summary:
             self.latencies_s.append(result.latency_s)
 
 
-class Schedule:
-    """When the next message is due: tick n at start + n/rate. No rate: always now."""
-
-    def __init__(self, clock: Clock, rate: float | None) -> None:
-        self._clock = clock
-        self._interval_s = 1 / rate if rate else 0.0
-        self._due_s = clock.monotonic()
-
-    def wait_s(self) -> float:
-        """Take the next tick and return the seconds until it, 0 if it is due."""
-        if not self._interval_s:
-            return 0.0
-        now_s = self._clock.monotonic()
-        due_s = max(self._due_s, now_s - CATCH_UP_S)
-        self._due_s = due_s + self._interval_s
-        return max(0.0, due_s - now_s)
-
-
 class Feeder:
     """One feed: `run` sends, `stop` ends it early."""
 
@@ -121,7 +104,7 @@ class Feeder:
         self._convert = convert
         self._window = window
         self._timeout_s = timeout_s
-        self._schedule = Schedule(clock, rate)
+        self._schedule = Schedule(clock, rate, catch_up_s=CATCH_UP_S)
         # A place is given back once the result is recorded, so a slow disk slows the feed down.
         self._room = asyncio.Semaphore(window)
         self._results: asyncio.Queue[Result] = asyncio.Queue()

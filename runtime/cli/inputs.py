@@ -14,13 +14,10 @@ from google.protobuf.message import Message as ProtobufMessage
 
 from runtime import errors
 from runtime.cli.target import Target
+from runtime.drivers import records
 from runtime.spec.load import load
 
 Convert = Callable[[Any], Any]
-
-# Numbers of a CSV cell as JSON writes them: `007` and `+1` stay texts, for they may be codes or telephone numbers.
-WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +86,18 @@ def _read_lines(file: Path) -> Found:
             if not line.strip():
                 continue
             try:
-                yield number, orjson.loads(line), ""
-            except orjson.JSONDecodeError as error:
-                yield number, None, f"line {number} is not JSON: {error}"
+                yield number, records.json_of(line), ""
+            except ValueError as error:
+                yield number, None, f"line {number} {error}"
 
 
 def _read_rows(file: Path, as_text: bool) -> Found:
     with file.open(encoding="utf-8-sig", newline="") as lines:  # spreadsheets write a byte order mark
         rows = csv.reader(lines, strict=True)
-        names = next(rows, [])
-        if not names or len(set(names)) < len(names) or "" in names:
-            raise errors.ConfigError(f"{file} needs a first row with a name for each column, each once")
+        try:
+            names = records.column_names(next(rows, []))
+        except ValueError as error:
+            raise errors.ConfigError(f"{file} {error}") from error
         while True:
             try:
                 row = next(rows)
@@ -108,19 +106,12 @@ def _read_rows(file: Path, as_text: bool) -> Found:
             except csv.Error as error:
                 yield rows.line_num, None, f"line {rows.line_num} is not CSV: {error}"
                 continue
-            if len(row) == len(names):
-                yield rows.line_num, dict(zip(names, row if as_text else map(_cell, row), strict=True)), ""
-            elif row:
-                yield rows.line_num, None, f"line {rows.line_num} has {len(row)} values, the first row {len(names)}"
-
-
-def _cell(text: str) -> Any:
-    """Return a number or a boolean where the text is one, else the text."""
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    if WHOLE_NUMBER.fullmatch(text):
-        return int(text)
-    return float(text) if NUMBER.fullmatch(text) else text
+            if not row:
+                continue
+            try:
+                yield rows.line_num, records.row_values(names, row, as_text=as_text), ""
+            except ValueError as error:
+                yield rows.line_num, None, f"line {rows.line_num} {error}"
 
 
 # --- protobuf ---

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Iterable
 import pytest
 
 from runtime.bus.memory import MemoryBroker
-from runtime.cli.feed_run import CATCH_UP_S, Feeder, Result, Schedule, Summary
+from runtime.cli.feed_run import Feeder, Result, Summary
 from runtime.cli.inputs import Input
 from runtime.client import Workflow
 from runtime.clock import FakeClock, settle
@@ -105,30 +105,6 @@ async def test_a_result_that_cannot_be_written_ends_the_feed(client: Workflow, c
 
     with pytest.raises(ConfigError, match="No space left"):
         await feeder.run(inputs(range(100)))
-
-
-# --- schedule ---
-
-
-async def test_ticks_lie_on_the_schedule_however_long_sending_took(clock: FakeClock) -> None:
-    schedule = Schedule(clock, rate=10)
-
-    assert schedule.wait_s() == 0.0
-    await clock.advance(0.03)
-    assert schedule.wait_s() == pytest.approx(0.07)
-    await clock.advance(0.15)
-    assert schedule.wait_s() == pytest.approx(0.02)
-
-
-async def test_a_short_lag_is_caught_up_and_a_long_stall_is_not(clock: FakeClock) -> None:
-    schedule = Schedule(clock, rate=100)
-    await clock.advance(10.0)
-
-    at_once = 0
-    while schedule.wait_s() == 0.0:
-        at_once += 1
-
-    assert at_once == pytest.approx(CATCH_UP_S * 100, abs=2)
 
 
 # --- summary ---
