@@ -21,7 +21,7 @@ from typing import Any
 from runtime.bus.base import Confirmation, Delivery, Publisher, Reader, ReaderClosed
 from runtime.clock import Clock
 from runtime.deadletter import Attempt
-from runtime.errors import BusClosedError, DecodeError, HandlerTimeoutError, Outcome
+from runtime.errors import BusClosedError, BusError, DecodeError, HandlerTimeoutError, Outcome
 from runtime.message import Message, MessageType, ReplyOutcome
 from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
@@ -345,7 +345,8 @@ class Runner:
             await self._decide_and_settle(work, work.failure)
         except Exception as error:  # the bus is away, or a defect of ours: the message must come again
             log.warning(
-                "message %d is not settled (%s); it comes again", work.delivery.sequence, error, exc_info=True,
+                "message %d is not settled (%s); it comes again", work.delivery.sequence, error,
+                exc_info=not isinstance(error, BusError),
                 extra={"action": "unsettled", "request_id": work.message.request_id},
             )  # fmt: skip
             work.reader.nak(work.delivery, UNSETTLED_DELAY_S)
