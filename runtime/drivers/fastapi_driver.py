@@ -1,0 +1,146 @@
+"""`FastAPIDriver`: a workflow as an HTTP server. Its routes are in `http/app.py`.
+
+    proc.add_driver("webapi", FastAPIDriver)
+    proc.add_driver("webapi", FastAPIDriver, token_env="HTTP_TOKEN", tls="certs/")
+
+A subclass may add routes of its own:
+
+    class WithCities(FastAPIDriver):
+        def add_routes(self, app: FastAPI) -> None:
+            app.get("/cities")(list_cities)
+"""
+
+import asyncio
+import logging
+import os
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from fastapi import FastAPI
+from pydantic import BeforeValidator, Field
+
+from runtime.clock import Clock, SystemClock
+from runtime.drivers.base import (
+    DriverParameters,
+    DriverResources,
+    DriverResourcesRequest,
+    PipelineDriver,
+    RestrictedInferenceProcess,
+)
+from runtime.drivers.http.access import Gate, Tokens
+from runtime.drivers.http.admission import Admission
+from runtime.drivers.http.app import HttpApp, Terms
+from runtime.drivers.http.durations import read_bytes, read_seconds
+from runtime.drivers.http.server import HttpLimits, HttpServer, server_tls
+from runtime.drivers.http.tasks import Tasks
+from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S
+
+log = logging.getLogger(__name__)
+
+PORT = "http"
+# Seconds that running requests have after `stop`: less than the runtime waits for the driver.
+GRACE_S = DEFAULT_STOP_TIMEOUT_S - 2.0
+DAY_S = 86_400.0
+
+Seconds = Annotated[float, BeforeValidator(read_seconds), Field(gt=0, le=DAY_S)]
+Bytes = Annotated[int, BeforeValidator(read_bytes), Field(ge=1)]
+
+
+@dataclass
+class FastAPIParameters(DriverParameters):
+    """Times in seconds or with a unit (`60s`), sizes in bytes or with a unit (`16Mi`).
+
+    task_ttl: how long a result is kept from its end; a change holds for tasks that end afterwards. timeout: of requests
+    that do not say. max_in_flight: requests and tasks without an answer. max_body: of one request. cors: origins whose
+    pages may use the driver from a browser; `*` is any.
+    """
+
+    task_ttl: Seconds = 60.0
+    timeout: Seconds = 30.0
+    max_in_flight: Annotated[int, Field(ge=1)] = 256
+    max_body: Bytes = 16 * 1024 * 1024
+    cors: Sequence[str] = field(default_factory=tuple)
+
+
+class FastAPIDriver(PipelineDriver):
+    """Serves one workflow over HTTP until stopped."""
+
+    def __init__(
+        self,
+        *,
+        token_env: str = "",
+        tls: str | Path = "",
+        parameters: FastAPIParameters | None = None,
+        limits: HttpLimits | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """token_env: variable with the tokens, see `http.access.Tokens`; without one everybody is let in.
+
+        tls: credentials folder with `tls.crt`, `tls.key`, and `ca.crt` where clients need a certificate.
+        Raises ConfigError for a variable without a token and for unusable credentials.
+        """
+        self._tokens = Tokens.read(os.environ.get(token_env, ""), token_env) if token_env else None
+        self._tls: ssl.SSLContext | None = server_tls(Path(tls)) if tls else None
+        self._parameters = parameters or FastAPIParameters()
+        self._limits = limits or HttpLimits()
+        self._clock: Clock = clock or SystemClock()
+        self._server: HttpServer | None = None
+        self._tasks: Tasks | None = None
+
+    def resources_request(self) -> DriverResourcesRequest:
+        return DriverResourcesRequest(ports=(PORT,))
+
+    def add_routes(self, app: FastAPI) -> None:
+        """Add routes of a subclass. Called once, before the first request."""
+
+    async def run(self, inference: RestrictedInferenceProcess, resources: DriverResources) -> None:
+        self._tasks = tasks = Tasks(inference, lambda: self._parameters.task_ttl, self._clock)
+        self._server = server = HttpServer(
+            self._app(inference, tasks),
+            self._limits,
+            tls=self._tls,
+            grace_s=GRACE_S,
+            on_ready=lambda: resources.announce(PORT, protocol="https" if self._tls else "http"),
+        )
+        bound = resources.socket(PORT)
+        self._warn_of_openness(bound.getsockname()[0])
+        async with asyncio.TaskGroup() as group:
+            keeping = group.create_task(tasks.run(), name="tasks")
+            try:
+                await server.serve_on(bound)
+            finally:
+                await tasks.close()
+                keeping.cancel()
+
+    def stop(self) -> None:
+        if self._server is not None and self._tasks is not None:
+            self._tasks.stop_waiting()
+            self._server.stop()
+
+    def get_parameters(self) -> FastAPIParameters:
+        return self._parameters
+
+    def set_parameters(self, parameters: FastAPIParameters) -> None:
+        self._parameters = parameters
+
+    def _app(self, inference: RestrictedInferenceProcess, tasks: Tasks) -> Gate:
+        admission = Admission(inference, lambda: self._parameters.max_in_flight, self._clock)
+        http = HttpApp(inference, admission, tasks, self._terms, has_tokens=self._tokens is not None)
+        app = http.routes()
+        self.add_routes(app)
+        return Gate(app, self._tokens, lambda: self._parameters.cors)
+
+    def _terms(self) -> Terms:
+        return Terms(max_body=self._parameters.max_body, body_s=self._limits.body_s, timeout_s=self._parameters.timeout)
+
+    def _warn_of_openness(self, host: Any) -> None:
+        if host in ("127.0.0.1", "::1") or (self._tokens and self._tls):
+            return
+        lacks = " and ".join(name for name, there in (("a token", self._tokens), ("TLS", self._tls)) if not there)
+        log.warning(
+            "the HTTP driver listens on %s without %s; others on the network can use the workflow", host, lacks,
+            extra={"action": "open-driver"},
+        )  # fmt: skip

@@ -1,0 +1,1 @@
+"""The parts of `FastAPIDriver`: `app.py` has the routes."""

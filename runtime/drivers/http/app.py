@@ -1,0 +1,286 @@
+"""The routes of `FastAPIDriver`, and what each answers.
+
+    POST   /predict       200 outputs; with `Accept: text/event-stream` every output as an event
+    POST   /tasks         202 {task_id}
+    GET    /tasks/{id}    202 pending, 200 result, the outcome's status for a failed one, 404; ?wait=10s
+    DELETE /tasks/{id}    204 cancelled, 409 ended before
+    GET    /health /ready /schema /openapi.json /docs /
+
+A request is admitted, read, checked, sent, and answered: `_call` and what follows it in each route. Every error is JSON
+with its outcome. The routes are plain ones of Starlette: FastAPI's own would check again what is checked here.
+"""
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+
+from runtime.drivers.base import RestrictedInferenceProcess
+from runtime.drivers.http import pages
+from runtime.drivers.http.admission import Admission, Slot
+from runtime.drivers.http.answers import CLIENT_GONE, RETRY_S, Refusal, json_response, value_response
+from runtime.drivers.http.durations import read_seconds
+from runtime.drivers.http.events import EVENT_STREAM, EventResponse
+from runtime.drivers.http.openapi import openapi
+from runtime.drivers.http.readiness import why_not_ready
+from runtime.drivers.http.request import Call, read_body, read_call
+from runtime.drivers.http.task_record import CANCELLED
+from runtime.drivers.http.tasks import Tasks
+from runtime.errors import BusError, EncodeError, MessageTooLargeError, PredictionError
+from runtime.message import ReplyOutcome, new_request_id
+from runtime.payload import decode_value
+from runtime.spec.schema_check import Fault, SchemaCheck
+
+T = TypeVar("T")
+
+TASK_ID = re.compile(r"[0-9a-f]{32}")
+# Seconds for which a client may wait for a result in one request.
+MAX_WAIT_S = 60.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Terms:
+    """What holds for requests now: bytes of a body, seconds until it is there and until an answer."""
+
+    max_body: int
+    body_s: float
+    timeout_s: float
+
+
+class HttpApp:
+    """Answers requests to one workflow."""
+
+    def __init__(
+        self,
+        inference: RestrictedInferenceProcess,
+        admission: Admission,
+        tasks: Tasks,
+        terms: Callable[[], Terms],
+        *,
+        has_tokens: bool,
+    ) -> None:
+        self._inference = inference
+        self._admission = admission
+        self._tasks = tasks
+        self._terms = terms
+        self._has_tokens = has_tokens
+        self._schema = inference.schema
+        self._check = SchemaCheck(self._schema.inputs)
+
+    def routes(self) -> FastAPI:
+        """Return the app. What a user adds to it is in its OpenAPI document, too."""
+        app = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
+        app.add_route("/predict", self.predict, methods=["POST"])
+        app.add_route("/tasks", self.create_task, methods=["POST"])
+        app.add_route("/tasks/{task_id}", self.task, methods=["GET", "DELETE"])
+        app.add_route("/health", self.health, methods=["GET"])
+        app.add_route("/ready", self.ready, methods=["GET"])
+        app.add_route("/schema", self.schema, methods=["GET"])
+        app.add_route("/openapi.json", lambda _: json_response(self._document(app)), methods=["GET"])
+        app.add_route("/docs", pages.docs, methods=["GET"])
+        app.add_route("/favicon.svg", pages.favicon, methods=["GET"])
+        app.add_route("/", pages.root, methods=["GET"])
+        for kind, answer in _ERRORS.items():
+            app.add_exception_handler(kind, answer)
+        return app
+
+    # --- predict ---
+
+    async def predict(self, request: Request) -> Response:
+        with contextlib.ExitStack() as kept:
+            slot = kept.enter_context(self._admission.enter())
+            call = await self._read(request, slot)
+            request_id = new_request_id()
+            if EVENT_STREAM in request.headers.get("accept", ""):
+                first, replies = await self._first_reply(request, call, slot, request_id)
+                kept.pop_all()  # the slot is the response's, which goes on after this
+                return EventResponse(first, replies, slot)
+            prediction = self._inference.predict(
+                call.inputs, call.state_id, timeout=call.timeout_s, headers=call.headers, request_id=request_id
+            )
+            with _cancelled_when_gone(request, prediction.cancel):
+                value = await _answered(prediction, slot)
+        return value_response(value, request_id)
+
+    async def _first_reply(
+        self, request: Request, call: Call, slot: Slot, request_id: str
+    ) -> tuple[Reply | None, AsyncIterator[Reply]]:
+        """Send a request with several outputs and wait for the first: until then a failure still has its own status."""
+        replies = self._inference.predict_all(
+            call.inputs, call.state_id, timeout=call.timeout_s, headers=call.headers, request_id=request_id
+        )
+        waiting = asyncio.ensure_future(anext(replies, None))
+        with _cancelled_when_gone(request, waiting.cancel):
+            return await _answered(waiting, slot), replies
+
+    async def _read(self, request: Request, slot: Slot) -> Call:
+        """Read, check and admit a request. Raises Refusal, with nothing sent."""
+        terms = self._terms()
+        body = await read_body(request, terms.max_body, terms.body_s)
+        call = read_call(request.headers, body, self._check, terms.timeout_s)
+        await self._admission.admit(slot, call.timeout_s)
+        return call
+
+    # --- tasks ---
+
+    async def create_task(self, request: Request) -> Response:
+        slot = self._admission.enter()
+        try:
+            task_id = await self._tasks.submit(await self._read(request, slot), slot)
+        except BaseException:  # not taken; otherwise the task keeps its slot until it has ended
+            slot.close()
+            raise
+        return _pending(task_id, location=f"/tasks/{task_id}")
+
+    async def task(self, request: Request) -> Response:
+        task_id: str = request.path_params["task_id"]
+        if not TASK_ID.fullmatch(task_id):
+            raise _unknown(task_id)
+        return await (self._cancel_task(task_id) if request.method == "DELETE" else self._task_result(task_id, request))
+
+    async def _task_result(self, task_id: str, request: Request) -> Response:
+        record = await self._tasks.read(task_id, _wait_s(request.query_params.get("wait", "0")))
+        if record is None:
+            raise _unknown(task_id)
+        if record.is_pending:
+            return _pending(task_id)
+        if record.outcome == ReplyOutcome.OK:
+            return value_response(decode_value(record.payload), task_id)
+        raise Refusal(record.outcome, record.detail, node=record.node, request_id=task_id)
+
+    async def _cancel_task(self, task_id: str) -> Response:
+        record = await self._tasks.cancel(task_id)
+        if record is None:
+            raise _unknown(task_id)
+        if record.outcome != CANCELLED:
+            raise Refusal(CANCELLED, f"the task has ended before: {record.outcome}", request_id=task_id)
+        return Response(status_code=204)
+
+    # --- about the driver ---
+
+    async def health(self, request: Request) -> Response:
+        return json_response({"healthy": True})
+
+    async def ready(self, request: Request) -> Response:
+        if detail := await why_not_ready(self._inference):
+            raise Refusal(ReplyOutcome.UNAVAILABLE, detail, retry_after_s=RETRY_S)
+        return json_response({"ready": True})
+
+    async def schema(self, request: Request) -> Response:
+        return json_response(
+            {"workflow": self._inference.workflow, "inputs": self._schema.inputs, "outputs": self._schema.outputs}
+        )
+
+    def _document(self, app: FastAPI) -> dict[str, Any]:
+        own = openapi(self._inference.workflow, self._schema, has_tokens=self._has_tokens)
+        added = get_openapi(title="", version="", routes=app.routes)
+        own["paths"] = {**added["paths"], **own["paths"]}
+        own["components"]["schemas"] |= added.get("components", {}).get("schemas", {})
+        return own
+
+
+async def _answered(answer: Awaitable[T], slot: Slot) -> T:
+    """Return the answer of the workflow. Raises Refusal."""
+    try:
+        value = await answer
+    except PredictionError as error:
+        slot.answered = bool(error.node)
+        raise Refusal.of(error) from error
+    slot.answered = True
+    return value
+
+
+@contextlib.contextmanager
+def _cancelled_when_gone(request: Request, cancel: Callable[[], object]) -> Iterator[None]:
+    """Cancel what is awaited inside the block when the client closes its connection. Raises ClientDisconnect then."""
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        cancel()
+
+    watching = asyncio.create_task(watch(), name="client is there")
+    try:
+        yield
+    except asyncio.CancelledError:
+        if not gone:
+            raise
+        raise ClientDisconnect from None
+    finally:
+        watching.cancel()
+
+
+def _wait_s(text: str) -> float:
+    """Return what a client asks to wait for, cut to what it may."""
+    try:
+        return min(read_seconds(text), MAX_WAIT_S)
+    except ValueError as error:
+        fault = Fault("wait", str(error))
+        raise Refusal("invalid", str(fault), faults=[fault]) from None
+
+
+def _pending(task_id: str, location: str = "") -> Response:
+    headers = {"Location": location} if location else {"Retry-After": "1"}
+    return json_response({"task_id": task_id, "state": "pending"}, 202, headers)
+
+
+def _unknown(task_id: str) -> Refusal:
+    return Refusal("unknown", f"there is no task {task_id}; it is unknown, or its result has expired")
+
+
+# --- errors that end a request ---
+
+
+async def _on_refusal(request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refusal)
+    return error.response()
+
+
+async def _on_invalid(request: Request, error: Exception) -> Response:
+    """Answer what FastAPI finds wrong in a request to a user's own route."""
+    assert isinstance(error, RequestValidationError)
+    faults = [Fault(".".join(map(str, fault["loc"])), fault["msg"]) for fault in error.errors()]
+    return Refusal("invalid", "; ".join(map(str, faults)), faults=faults).response()
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    """Answer an unknown path, and a method that a path does not have."""
+    assert isinstance(error, HTTPException)
+    outcome = "unknown" if error.status_code == 404 else "invalid"
+    return Refusal(outcome, error.detail, status=error.status_code, headers=error.headers).response()
+
+
+async def _on_unsendable(request: Request, error: Exception) -> Response:
+    status = 413 if isinstance(error, MessageTooLargeError) else 400
+    return Refusal("invalid", str(error), status=status).response()
+
+
+async def _on_bus(request: Request, error: Exception) -> Response:
+    return Refusal("unavailable", f"NATS or the workflow cannot be reached: {error}", retry_after_s=RETRY_S).response()
+
+
+async def _on_gone(request: Request, error: Exception) -> Response:
+    return Response(status_code=CLIENT_GONE)
+
+
+_ERRORS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response]]] = {
+    Refusal: _on_refusal,
+    RequestValidationError: _on_invalid,
+    HTTPException: _on_http,
+    EncodeError: _on_unsendable,
+    MessageTooLargeError: _on_unsendable,
+    BusError: _on_bus,
+    ClientDisconnect: _on_gone,
+}

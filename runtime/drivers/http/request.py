@@ -1,0 +1,101 @@
+"""What a client asks for: reads a request's body within its limits, and checks it before anything is published."""
+
+import asyncio
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+from starlette.requests import Request
+
+from runtime.drivers.http.answers import BYTES, JSON, Refusal
+from runtime.drivers.http.durations import read_seconds
+from runtime.spec.schema_check import Fault, SchemaCheck
+
+# The keys of a body that holds more than the inputs. Inputs that have a field of the first name go into such a body.
+INPUTS, STATE_ID, TIMEOUT = "inputs", "state_id", "timeout"
+WRAPPED = (INPUTS, STATE_ID, TIMEOUT)
+STATE_ID_HEADER, TIMEOUT_HEADER, TRACE_HEADER = "krt-state-id", "krt-timeout", "traceparent"
+# Bytes of a state id, at most.
+MAX_STATE_ID_BYTES = 256
+# Seconds that a request or task may take, at most.
+MAX_TIMEOUT_S = 86_400.0
+
+_TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """A checked request to the workflow. headers: what travels with it to the handlers."""
+
+    inputs: Any
+    state_id: str
+    timeout_s: float
+    headers: Mapping[str, str]
+
+
+async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
+    """Return the body. Raises Refusal: larger than `max_bytes`, or not there after `timeout_s`; ClientDisconnect."""
+    if int(request.headers.get("content-length", 0)) > max_bytes:
+        raise _too_large(max_bytes)
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            async for chunk in request.stream():
+                size += len(chunk)
+                if size > max_bytes:
+                    raise _too_large(max_bytes)
+                chunks.append(chunk)
+    except TimeoutError:
+        detail = f"the body was not complete after {timeout_s:g} s"
+        raise Refusal("timeout", detail, status=408, headers={"Connection": "close"}) from None
+    return b"".join(chunks)
+
+
+def read_call(headers: Mapping[str, str], body: bytes, schema: SchemaCheck, default_timeout_s: float) -> Call:
+    """Return what a request with this body asks for. Raises Refusal with every fault."""
+    inputs, said = _content(headers.get("content-type", "").partition(";")[0].strip().lower(), body)
+    faults = [Fault(key, f"is unknown beside {INPUTS}; known: {', '.join(WRAPPED)}") for key in said.keys() - WRAPPED]
+    state_id = said.get(STATE_ID, headers.get(STATE_ID_HEADER, ""))
+    if not isinstance(state_id, str) or len(state_id.encode(errors="replace")) > MAX_STATE_ID_BYTES:
+        faults.append(Fault(STATE_ID, f"is no text of at most {MAX_STATE_ID_BYTES} bytes"))
+    timeout_s = default_timeout_s
+    try:
+        timeout_s = _timeout(said.get(TIMEOUT, headers.get(TIMEOUT_HEADER, default_timeout_s)))
+    except ValueError as error:
+        faults.append(Fault(TIMEOUT, str(error)))
+    inside = f"{INPUTS}." if said else ""
+    faults += [fault._replace(field=(inside + fault.field).rstrip(".")) for fault in schema.faults(inputs)]
+    if faults:
+        raise Refusal("invalid", "; ".join(map(str, faults)), faults=faults)
+    trace = headers.get(TRACE_HEADER, "")
+    passed = {TRACE_HEADER: trace} if _TRACEPARENT.fullmatch(trace) else {}
+    return Call(inputs=inputs, state_id=state_id, timeout_s=timeout_s, headers=passed)
+
+
+def _content(media_type: str, body: bytes) -> tuple[Any, dict[str, Any]]:
+    """Return the inputs, and the whole body where it holds more than them."""
+    if media_type == BYTES:
+        return body, {}
+    # Not even without a type: a page of any site may send such a request through the browser of one who may.
+    if media_type != JSON:
+        raise Refusal("invalid", f"the body is {media_type or 'of no type'}; send Content-Type: {JSON}", status=415)
+    try:
+        value = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise Refusal("invalid", f"the body is no JSON: {error}") from None
+    if isinstance(value, dict) and INPUTS in value:
+        return value[INPUTS], value
+    return value, {}
+
+
+def _timeout(value: Any) -> float:
+    seconds = read_seconds(value)
+    if not 0 < seconds <= MAX_TIMEOUT_S:
+        raise ValueError(f"is {seconds:g} s; give more than 0 and at most {MAX_TIMEOUT_S:g}")
+    return seconds
+
+
+def _too_large(max_bytes: int) -> Refusal:
+    return Refusal("invalid", f"the body is larger than {max_bytes:,} bytes", status=413)
