@@ -10,7 +10,7 @@ An answer is JSON: {"result": …}, or {"error": text, "kind": class of the erro
 import asyncio
 import logging
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Self
 
@@ -274,6 +274,11 @@ class Drivers:
     def _note_change(self) -> None:
         self._changed.set()
         self._changed = asyncio.Event()
+
+
+def is_decided(pid: str, records: Sequence[DriverRecord]) -> bool:
+    """Say whether a driver is listed, and has come so far that it runs or has ended."""
+    return any(record.pid == pid and record.state is not DriverState.STARTING for record in records)
 
 
 def _mapping(data: bytes) -> dict[str, Any]:

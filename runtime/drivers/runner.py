@@ -31,6 +31,9 @@ T = TypeVar("T")
 
 log = logging.getLogger(__name__)
 
+# Seconds that a cancelled `run` has to end; one that ignores this too is left to the end of its process.
+CANCEL_S = 1.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestartPolicy:
@@ -93,7 +96,7 @@ class DriverRunner:
         self._resources: Resources | None = None
         self._stop_requested = asyncio.Event()
         self._stopping = threading.Event()
-        self._running: asyncio.Future[None] | None = None
+        self._runs = False
         self._living: asyncio.Task[None] | None = None
 
     def __repr__(self) -> str:
@@ -120,13 +123,14 @@ class DriverRunner:
         return min(len(self._failures_s), self._terms.policy.restarts)
 
     async def start(self) -> None:
-        """Make the driver and let it run; it is RUNNING when this returns. To be called once.
+        """Make the driver and let it run; it is RUNNING when this returns, unless it was stopped. To be called once.
 
         Raises DriverStartError; then it is FAILED for good.
         """
         await self._prepare()
-        self._living = asyncio.create_task(self._live(), name=f"driver {self.ref}")
-        self._enter(DriverState.RUNNING)
+        if not self._stop_requested.is_set():
+            self._enter(DriverState.RUNNING)
+            self._living = asyncio.create_task(self._live(), name=f"driver {self.ref}")
 
     async def wait(self) -> None:
         """Return once it is STOPPED, FINISHED or FAILED for good. Cancelling is safe."""
@@ -143,6 +147,8 @@ class DriverRunner:
         self._stopping.set()
         if self._living is not None and not self._living.done():
             await self._end(self._living)
+        if self._resources is not None:
+            self._resources.close()
         if self.state not in (DriverState.FINISHED, DriverState.FAILED):
             self._enter(DriverState.STOPPED)
 
@@ -205,10 +211,10 @@ class DriverRunner:
             async with Inference(
                 self._bus, self._view, self._clock, driver=self.ref, stopping=self._stopping
             ) as inference:
-                self._running = asyncio.ensure_future(self._call_run(self._driver, inference, self._resources))
-                await self._running
+                self._runs = True
+                await self._call_run(self._driver, inference, self._resources)
         finally:
-            self._running = None
+            self._runs = False
             self._resources.close()
 
     async def _call_run(self, driver: PipelineDriver, inference: Inference, resources: Resources) -> None:
@@ -252,11 +258,11 @@ class DriverRunner:
             log.error("driver %s is given up: %s", self.ref, self.reason, extra={"action": "driver-killed"})
         finally:
             living.cancel()
-            await asyncio.wait([living])
+            await asyncio.wait([living], timeout=CANCEL_S)
 
     async def _ask_to_stop(self) -> None:
         driver = self._driver
-        if driver is None or self._running is None:
+        if driver is None or not self._runs:
             return
         try:
             if _is_coroutine(driver):

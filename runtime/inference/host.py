@@ -34,7 +34,7 @@ class Host(Protocol):
     async def add_driver(
         self, ref: str, make: Callable[..., object], args: Sequence[Any], arguments: Mapping[str, Any]
     ) -> str:
-        """Start a driver and return its pid; it runs, has finished, or has failed when this returns.
+        """Start a driver and return its pid; it is listed, and runs, has finished or has failed, when this returns.
 
         Raises DriverStartError for a callable that cannot be taken, and when its process dies at once.
         """

@@ -9,7 +9,7 @@ from typing import Any
 from runtime.bus.base import Bus
 from runtime.clock import SystemClock
 from runtime.deploy.drivers import output_subjects
-from runtime.drivers.control import DriverDesk, Drivers, new_pid
+from runtime.drivers.control import DriverDesk, Drivers, is_decided, new_pid
 from runtime.drivers.inference import WorkflowView
 from runtime.drivers.load import check_callable, name_of
 from runtime.drivers.runner import DriverRunner
@@ -68,6 +68,7 @@ class MemoryHost:
         self._hosted[pid] = (runner, desk)
         with suppress(DriverStartError):  # told by its state
             await runner.start()
+        await self.drivers.wait_until(partial(is_decided, pid))
         return pid
 
     async def remove_driver(self, pid: str) -> None:

@@ -19,8 +19,7 @@ from runtime.deploy.drivers import driver_process, output_subjects
 from runtime.deploy.plan import Target, handler_versions, plan, stream_of
 from runtime.deploy.process import LinePrinter, Process, ReplicaStatus, describe_exit
 from runtime.deploy.supervisor import Supervisor
-from runtime.drivers.base import DriverState
-from runtime.drivers.control import DriverRecord, Drivers, new_pid
+from runtime.drivers.control import Drivers, is_decided, new_pid
 from runtime.drivers.inference import WorkflowView
 from runtime.drivers.load import check_callable, importable_name
 from runtime.errors import ConfigError, DriverStartError, WorkflowStartError
@@ -174,7 +173,7 @@ class NatsHost:
 
     async def _start_driver(self, process: Process, pid: str) -> None:
         """Start the process, and return once its driver runs or has ended. Raises DriverStartError."""
-        told = asyncio.create_task(self.drivers.wait_until(partial(_is_decided, pid)), name=f"{process.name} told")
+        told = asyncio.create_task(self.drivers.wait_until(partial(is_decided, pid)), name=f"{process.name} told")
         ended = asyncio.create_task(self._children.run_to_end(process), name=f"{process.name} ended")
         try:
             done, _ = await asyncio.wait({told, ended}, timeout=START_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
@@ -266,10 +265,6 @@ def _is_stream_of(stream: str, runtime_id: str, workflow: str, version: str) -> 
 
 def _listed(streams: Sequence[str]) -> str:
     return ", ".join(streams) or "none"
-
-
-def _is_decided(pid: str, records: Sequence[DriverRecord]) -> bool:
-    return any(record.pid == pid and record.state is not DriverState.STARTING for record in records)
 
 
 def _describe(state: ReplicaStatus) -> str:

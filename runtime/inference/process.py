@@ -251,7 +251,6 @@ class InferenceProcess:
         self, ref: str, make: Callable[..., object], args: tuple[Any, ...], kwargs: Mapping[str, Any]
     ) -> PipelineDriverProcess:
         pid = await self._host.add_driver(ref, make, args, kwargs)
-        await self._host.drivers.wait_until(lambda records: any(_is_decided(record, pid) for record in records))
         record = self._host.drivers.find(pid)
         if record.state is DriverState.FAILED and not record.restarts:
             raise DriverStartError(f"driver {ref} cannot start: {record.reason}")
@@ -265,10 +264,6 @@ class InferenceProcess:
 
     def _handle(self, record: DriverRecord) -> PipelineDriverProcess:
         return PipelineDriverProcess(record, self._host.drivers, self._thread, self._remove)
-
-
-def _is_decided(record: DriverRecord, pid: str) -> bool:
-    return record.pid == pid and record.state is not DriverState.STARTING
 
 
 def _loaded(workflow: "Path | str | Workflow") -> Workflow:
