@@ -97,6 +97,11 @@ class DriverResources(Protocol):
         """The requested ports by name: the configured ones, or free ones."""
         ...
 
+    @property
+    def listen(self) -> str:
+        """Address that the ports are bound to, for a server that opens them by their numbers."""
+        ...
+
     def socket(self, name: str) -> socket.socket:
         """Return a listening socket bound to the port, for a server that takes one: nobody else can get the port."""
         ...

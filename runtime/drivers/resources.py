@@ -26,8 +26,9 @@ _LISTEN = "0A"
 class Resources:
     """See `base.DriverResources`; `close` frees everything."""
 
-    def __init__(self, address: str, on_change: Callable[[], None]) -> None:
+    def __init__(self, listen: str, address: str, on_change: Callable[[], None]) -> None:
         """Hold nothing yet; use `bind`. address: at which others reach the ports. on_change: called on the loop."""
+        self.listen = listen
         self._address = address
         self._on_change = on_change
         self._loop = asyncio.get_running_loop()
@@ -52,7 +53,7 @@ class Resources:
         Raises DriverStartError naming the port, and its owner where that is known, or a configured name that the driver
         does not ask for.
         """
-        resources = cls(address, on_change)
+        resources = cls(listen, address, on_change)
         try:
             if unknown := sorted(set(configured) - set(request.ports)):
                 asked = ", ".join(request.ports) or "none"
