@@ -13,9 +13,11 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from runtime.cli.probe import Finding
+from runtime.cli.probe import Finding, Wanted
 from runtime.spec.edges import EdgeType, HandlerTypes, compare, part_type
 from runtime.spec.load import Loaded
+from runtime.spec.model import State
+from runtime.spec.node import JoinSpec
 from runtime.spec.report import Fault, did_you_mean
 from runtime.spec.sources import WrittenJoin, WrittenSource
 from runtime.spec.wiring import NodeDraft
@@ -46,7 +48,7 @@ def check_handlers(loaded: Loaded) -> None:
 def _probe(folder: Path, draft: NodeDraft) -> Finding:
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "runtime.cli.probe", str(folder), draft.handler],
+            [sys.executable, "-m", "runtime.cli.probe", str(folder), draft.handler, _wanted(draft).model_dump_json()],
             env=_environment(draft),
             capture_output=True,
             timeout=IMPORT_TIMEOUT_S,
@@ -61,6 +63,17 @@ def _probe(folder: Path, draft: NodeDraft) -> Finding:
         words = child.stderr.decode(errors="replace").strip().splitlines()
         fault = f"Error loading handler script {folder / draft.handler}: it ended the process ({child.returncode})"
         return Finding(fault=f"{fault}: {words[-1]}" if words else fault)
+
+
+def _wanted(draft: NodeDraft) -> Wanted:
+    state: State | None = draft.values.get("state")
+    written: WrittenJoin | None = draft.values.get("join")
+    join: JoinSpec | None = None
+    if written is not None:
+        parts = {str(part.source): part.name for part in written.parts}
+        partial = written.values.get("on_timeout") == "partial"
+        join = JoinSpec(bucket="", parts=parts, key="", timeout_s=0, partial=partial)
+    return Wanted(state=state.type if state else None, join=join)
 
 
 def _environment(draft: NodeDraft) -> dict[str, str]:

@@ -1,7 +1,8 @@
-"""The child process of `krt check` that imports one handler: `python -m runtime.cli.probe FOLDER HANDLER`.
+"""The child process of `krt check` that imports one handler: `python -m runtime.cli.probe FOLDER HANDLER WANTED`.
 
-Prints what the handler declares as JSON, or what is wrong with it. A process of its own, because importing runs the
-user's code: it may fail, hang, print, or leave with `os._exit`, and two handlers may need modules of the same name.
+WANTED is the JSON of a `Wanted`. Prints what the handler declares as JSON, or what is wrong with it. A process of its
+own, because importing runs the user's code: it may fail, hang, print, or leave with `os._exit`, and two handlers may
+need modules of the same name.
 """
 
 import collections.abc
@@ -24,8 +25,10 @@ from pydantic_core.core_schema import DataclassField, ModelField, TypedDictField
 
 from runtime import errors
 from runtime.node.handler import LoadedHandler, load_handler
+from runtime.node.join import parts_decoder
+from runtime.node.state import StateClass
 from runtime.spec.edges import EdgeType, HandlerTypes
-from runtime.spec.node import Frozen
+from runtime.spec.node import Frozen, JoinSpec
 
 UNKNOWN = EdgeType(kind="unknown")
 
@@ -41,6 +44,16 @@ CONTAINERS = (
     collections.abc.AsyncIterator,
     collections.abc.AsyncGenerator,
 )
+
+
+class Wanted(Frozen):
+    """What the node asks of its handler beyond a signature. state: class of its states, "" for the default one."""
+
+    state: str | None = None
+    join: JoinSpec | None = None
+
+
+NOTHING_ELSE = Wanted()
 
 
 class Finding(Frozen):
@@ -60,10 +73,14 @@ class _EdgeSchema(GenerateJsonSchema):
         return super().field_is_required(field, total)
 
 
-def probe(folder: Path, handler: str) -> Finding:
+def probe(folder: Path, handler: str, wanted: Wanted = NOTHING_ELSE) -> Finding:
     """Import one handler and return what it declares, or what is wrong with it."""
     try:
         loaded = load_handler(folder, handler)
+        if wanted.state is not None:
+            StateClass.load(wanted.state, loaded)
+        if wanted.join is not None:
+            parts_decoder(wanted.join, loaded)
     except errors.HandlerLoadError as err:
         return Finding(fault=str(err), code=_code(err, folder / handler))
     return Finding(types=_types(loaded))
@@ -174,7 +191,7 @@ def main() -> None:
     # The user's module may print: its output goes where errors go, and the answer stays alone.
     answer = os.dup(1)
     os.dup2(2, 1)
-    finding = probe(Path(sys.argv[1]), sys.argv[2])
+    finding = probe(Path(sys.argv[1]), sys.argv[2], Wanted.model_validate_json(sys.argv[3]))
     with open(answer, "w", encoding="utf-8") as opened:
         opened.write(finding.model_dump_json())
     sys.stderr.flush()

@@ -11,8 +11,9 @@ from google.protobuf.message import Message
 from pydantic import BaseModel, Field
 
 from runtime import errors
-from runtime.cli.probe import input_type, output_type, probe
+from runtime.cli.probe import Wanted, input_type, output_type, probe
 from runtime.spec.edges import EdgeType
+from runtime.spec.node import JoinSpec
 
 TEXT = EdgeType(kind="json", json_schema={"type": "string"})
 UNKNOWN = EdgeType(kind="unknown")
@@ -148,3 +149,28 @@ def test_a_fault_says_whether_the_module_ran(source: str, code: str, folder: Pat
 
     assert (finding.types, finding.code) == (None, code)
     assert "probed.py" in finding.fault
+
+
+@pytest.mark.parametrize(
+    ("wanted", "fault"),
+    [
+        (Wanted(state="probed:Seen"), "probed:Seen cannot be the class of a state"),
+        (Wanted(state="probed:Kept"), ""),
+        (Wanted(join=JoinSpec(bucket="", parts={"a": "x"}, key="", timeout_s=1, partial=False)), "no field 'x'"),
+        (Wanted(join=JoinSpec(bucket="", parts={"a": "n"}, key="", timeout_s=1, partial=False)), ""),
+    ],
+)
+def test_what_a_state_or_a_join_asks_of_the_handler_is_checked(tmp_path: Path, wanted: Wanted, fault: str) -> None:
+    (tmp_path / "probed.py").write_text(
+        "from dataclasses import dataclass\n"
+        "@dataclass\nclass Seen:\n    n: int\n"
+        "@dataclass\nclass Kept:\n    n: int = 0\n"
+        "def handler(ctx, data: Seen): ...\n"
+    )
+
+    finding = probe(tmp_path, "probed.py", wanted)
+
+    assert (finding.code if finding.fault else "", fault in finding.fault) == (
+        "handler-signature" if fault else "",
+        True,
+    )
