@@ -24,6 +24,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
+from runtime.client import Reply
 from runtime.drivers.base import RestrictedInferenceProcess
 from runtime.drivers.http import pages
 from runtime.drivers.http.admission import Admission, Slot
