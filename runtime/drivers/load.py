@@ -45,6 +45,8 @@ def importable_name(make: Callable[..., object]) -> str:
     reason = ""
     if not module or not path:
         reason = f"an instance of {type(make).__name__} has no name"
+    elif inspect.ismethod(make) and not isinstance(make.__self__, type):
+        reason = f"{path} is bound to an instance"
     elif "<lambda>" in path:
         reason = "a lambda has no name"
     elif "<locals>" in path:

@@ -72,7 +72,15 @@ class ParameterValues:
         return isinstance(other, ParameterValues) and vars(self) == vars(other)
 
     def __getattr__(self, name: str) -> Any:
-        raise AttributeError(f"there is no parameter {name}; there are: {', '.join(vars(self)) or 'none'}")
+        raise self._unknown(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name not in vars(self):
+            raise self._unknown(name)
+        vars(self)[name] = value
+
+    def _unknown(self, name: str) -> AttributeError:
+        return AttributeError(f"there is no parameter {name}; there are: {', '.join(vars(self)) or 'none'}")
 
 
 def plain(parameters: Any) -> dict[str, Any]:

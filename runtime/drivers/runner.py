@@ -113,6 +113,11 @@ class DriverRunner:
         return self._resources.services if self._resources is not None else []
 
     @property
+    def ports(self) -> Mapping[str, int]:
+        """The ports that it was given, by name."""
+        return self._resources.ports if self._resources is not None else {}
+
+    @property
     def stop_timeout_s(self) -> float:
         """Seconds that `run` has after a stop."""
         return self._terms.stop_timeout_s

@@ -76,3 +76,8 @@ class IgnoresStop(Waits):
 
     def run(self, inference: RestrictedInferenceProcess, resources: DriverResources) -> None:
         threading.Event().wait()
+
+
+def make_waits(factor: float = 1.0) -> Waits:
+    """Make a driver as a function does that sets it up."""
+    return Waits(factor)
