@@ -30,12 +30,14 @@ from runtime.drivers.base import (
     PipelineDriver,
     RestrictedInferenceProcess,
 )
-from runtime.drivers.http.access import Gate, Tokens
+from runtime.drivers.durations import read_bytes, read_seconds
+from runtime.drivers.http.access import Gate
 from runtime.drivers.http.admission import Admission
 from runtime.drivers.http.app import HttpApp, Terms
-from runtime.drivers.http.durations import read_bytes, read_seconds
-from runtime.drivers.http.server import HttpLimits, HttpServer, server_tls
+from runtime.drivers.http.server import HttpLimits, HttpServer
 from runtime.drivers.http.tasks import Tasks
+from runtime.drivers.tls import server_tls
+from runtime.drivers.tokens import Tokens
 from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S
 
 log = logging.getLogger(__name__)
@@ -77,7 +79,7 @@ class FastAPIDriver(PipelineDriver):
         limits: HttpLimits | None = None,
         clock: Clock | None = None,
     ) -> None:
-        """token_env: variable with the tokens, see `http.access.Tokens`; without one everybody is let in.
+        """token_env: variable with the tokens, see `tokens.Tokens`; without one everybody is let in.
 
         tls: credentials folder with `tls.crt`, `tls.key`, and `ca.crt` where clients need a certificate.
         Raises ConfigError for a variable without a token and for unusable credentials.

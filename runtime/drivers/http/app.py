@@ -26,10 +26,10 @@ from starlette.responses import Response
 
 from runtime.client import Reply
 from runtime.drivers.base import RestrictedInferenceProcess
+from runtime.drivers.durations import read_seconds
 from runtime.drivers.http import pages
 from runtime.drivers.http.admission import Admission, Slot
 from runtime.drivers.http.answers import CLIENT_GONE, RETRY_S, Refusal, json_response, value_response
-from runtime.drivers.http.durations import read_seconds
 from runtime.drivers.http.events import EVENT_STREAM, EventResponse
 from runtime.drivers.http.openapi import openapi
 from runtime.drivers.http.readiness import why_not_ready

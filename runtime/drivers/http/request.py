@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
+from runtime.drivers.durations import read_seconds
 from runtime.drivers.http.answers import BYTES, JSON, Refusal
-from runtime.drivers.http.durations import read_seconds
 from runtime.spec.schema_check import Fault, SchemaCheck
 
 # The keys of a body that holds more than the inputs. Inputs that have a field of the first name go into such a body.
