@@ -90,6 +90,11 @@ def stream(runtime: str, version: str, workflow: str) -> str:
     return f"{runtime}_{version}_{workflow}"
 
 
+def sibling_stream(stream: str, workflow: str) -> str:
+    """Return the stream of another workflow of the same runtime and version."""
+    return f"{stream.rpartition('_')[0]}_{workflow}"
+
+
 def entrypoint_subject(stream: str) -> str:
     """Return the subject that drivers and clients publish to."""
     return f"{stream}.{ENTRYPOINT}"
