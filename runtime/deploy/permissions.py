@@ -148,7 +148,7 @@ def _node(node: str, environment: Mapping[str, str]) -> list[str]:
         allowed += [f"$JS.ACK.{stream}.{durable}.>"]
     scopes = {scope: environment[f"KRT_NATS_KEY_VALUE_STORE_{scope}"] for scope in ("PROJECT", "WORKFLOW", "NODE")}
     own = [names.attempts_bucket(stream), scopes["WORKFLOW"], scopes["NODE"]]
-    own += [spec.state.bucket] if spec.state else []
+    own += [kept.bucket for kept in (spec.state, spec.join) if kept]
     # The project's values belong to every workflow of the version: a node reads them.
     allowed += [subject for bucket in (*own, scopes["PROJECT"]) for subject in _reads(f"KV_{bucket}")]
     allowed += [f"$KV.{bucket}.>" for bucket in own]
@@ -184,7 +184,7 @@ def _ask(spec: ManagerSpec) -> list[str]:
 
 
 def _buckets(spec: ManagerSpec) -> list[str]:
-    return [*spec.buckets, *spec.state_buckets, spec.applied_bucket]
+    return [*spec.buckets, *spec.aging_buckets, spec.applied_bucket]
 
 
 def _dead_letters(spec: ManagerSpec) -> list[str]:

@@ -63,8 +63,7 @@ async def delete_consumer(bus: NatsBus) -> None:
     async with asyncio.timeout(PATIENCE_S):
         while (await bus.consumer_states(STREAM))[0].waiting == 0:
             pass
-    answer = await bus.request(f"$JS.API.CONSUMER.DELETE.{STREAM}.packer", b"", timeout_s=5)
-    assert b'"success":true' in answer.data
+    await bus.delete_consumer(STREAM, "packer")
 
 
 async def test_a_reader_asks_for_no_more_than_its_takers_can_use(bus: NatsBus, reader: NatsReader) -> None:
@@ -124,9 +123,9 @@ async def test_a_reader_that_is_drained_while_it_suspects_the_server_stays_drain
     monkeypatch.setattr(pull, "WATCH_S", 0.05)
     answered, ask = asyncio.Event(), reader._topology.ack_wait_s
 
-    async def ask_and_tell(stream: str, durable: str) -> float:
+    async def ask_and_tell(*arguments: Any) -> float:
         try:
-            return await ask(stream, durable)
+            return await ask(*arguments)
         finally:
             answered.set()
 

@@ -1,0 +1,65 @@
+"""Permissions follow the plan: whatever a workflow gains, its users may use, and nobody else."""
+
+from pathlib import Path
+
+import pytest
+
+from runtime.deploy.permissions import Permissions, permissions
+from runtime.deploy.plan import Target, plan
+from runtime.spec import names
+from runtime.spec.load import load
+
+WORKFLOW = """
+name: flow
+objects: {pictures: {}, sounds: {}}
+nodes:
+  - {name: first, handler: a.py, object_store: pictures}
+  - {name: counts, handler: b.py, object_store: sounds, state: {}}
+"""
+
+
+@pytest.fixture
+def users(tmp_path: Path) -> dict[str, Permissions]:
+    (tmp_path / "workflow.yaml").write_text(WORKFLOW)
+    target = Target(
+        nats_servers=(), mongo_uri="", influx_uri="", base_path=str(tmp_path),
+        writer_subject=names.writer_subject("local_dev_flow"),
+    )  # fmt: skip
+    return {user.process: user for user in permissions(plan(load(tmp_path), target))}
+
+
+def test_every_process_of_the_plan_has_a_user_and_so_have_those_who_use_it(users: dict[str, Permissions]) -> None:
+    assert list(users) == ["krt.manager", "krt.writer", "first", "counts", "krt.client", "krt.operator"]
+
+
+def test_nobody_may_read_the_inbox_of_another(users: dict[str, Permissions]) -> None:
+    inboxes = [[subject for subject in user.subscribe if subject.startswith("_INBOX")] for user in users.values()]
+
+    assert all(len(own) == 1 for own in inboxes)
+    assert len({own[0] for own in inboxes}) == len(users)
+
+
+def test_no_permission_is_wider_than_a_workflow(users: dict[str, Permissions]) -> None:
+    subjects = {subject for user in users.values() for subject in (*user.publish, *user.subscribe)}
+    of_all = {"$JS.API.STREAM.LIST", "$JS.API.STREAM.NAMES"}
+
+    # What is of this version holds its name; who is present all workflows share.
+    foreign = [subject for subject in subjects - of_all if "local_dev" not in subject and "presence" not in subject]
+
+    assert foreign == []
+
+
+def test_a_node_reads_the_consumers_of_its_partitions(users: dict[str, Permissions]) -> None:
+    acks = [subject for subject in users["counts"].publish if subject.startswith("$JS.ACK.")]
+
+    assert acks == [f"$JS.ACK.local_dev_flow.counts_p{number}__first.>" for number in range(16)]
+
+
+def test_states_and_objects_belong_to_the_node_that_has_them(users: dict[str, Permissions]) -> None:
+    state, objects = "$KV.state_local_dev_flow_counts.>", "$O.local_dev_flow_pictures.>"
+
+    writers = {name for name, user in users.items() if state in user.publish}
+    senders = {name for name, user in users.items() if objects in user.publish}
+
+    assert writers == {"krt.manager", "counts", "krt.operator"}
+    assert senders == {"krt.manager", "first", "krt.operator"}
