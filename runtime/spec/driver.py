@@ -9,6 +9,8 @@ from runtime.spec.node import Frozen
 # Seconds that `run` of a driver has to return after its stop; then its process is ended.
 DEFAULT_STOP_TIMEOUT_S = 10.0
 LOOPBACK = "127.0.0.1"
+# Drivers that come with the runtime: the word of the workflow file, and the name of the class.
+BUILT_IN_DRIVERS = {"http": "FastAPIDriver", "grpc": "GRPCDriver", "source-sink": "SourceSinkDriver"}
 
 
 class DriverSpec(Frozen):
@@ -18,7 +20,7 @@ class DriverSpec(Frozen):
     pid: of its handle; "" makes a new one at every start. output_subjects: of the workflow's answers, see
     `drivers/base.py`. args, arguments: for the callable. parameters: first those that the callable names as arguments,
     the rest is set on the driver. ports: configured numbers by name, others are free ones. listen: address that the
-    ports are bound to.
+    ports are bound to. timeout_s: deadline of requests that say nothing about it, None for the class's own.
     """
 
     ref: str
@@ -32,4 +34,5 @@ class DriverSpec(Frozen):
     parameters: dict[str, Any] = Field(default_factory=dict)
     ports: dict[str, Annotated[int, Field(ge=0, le=65535)]] = Field(default_factory=dict)
     listen: str = LOOPBACK
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
     stop_timeout_s: Annotated[float, Field(gt=0)] = DEFAULT_STOP_TIMEOUT_S

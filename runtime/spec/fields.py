@@ -7,6 +7,7 @@ version brings are listed as well, for a refusal in clear words.
 from dataclasses import dataclass
 
 from runtime.spec import names
+from runtime.spec.drivers import Drivers
 from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, ObjectStore, Order, State
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Report
@@ -342,10 +343,10 @@ WORKFLOW = Record(
         "defaults": Field(type=NodeDefaults(), description="Keys of every node, mappings merged key by key"),
         "config": Field(type=Configuration(), description="Values of the workflow's configuration scope"),
         "objects": Field(type=Objects(), description="Object stores by their names, for ctx.object_store"),
+        "drivers": Field(type=Drivers(), description="Processes that join it to the outside, by their names"),
         "stream": Field(type=STREAM, description="The stream that holds every message of the workflow"),
     },
     planned={
-        "drivers": "joins it to the outside",
         "algorithms": "deploys algorithm runners with it",
     },
     owner="the workflow",

@@ -15,12 +15,16 @@ from runtime.spec.kre_keys import V1, V2, Version
 from runtime.spec.kre_nodes import NodeReader, Parts, is_built_in
 from runtime.spec.report import Fault, Report, did_you_mean, listed
 from runtime.spec.tree import Items, Mapping, Text, Value, new_items, new_mapping, new_text
-from runtime.spec.values import NOT_YET, Choice, Spot, expect_text
+from runtime.spec.values import Choice, Spot, expect_text
 
 # Names of the file in a version's folder.
 FILE_NAMES = ("krt.yml", "krt.yaml")
 # Keys by which a manifest is told from a workflow file.
 OWN_KEYS = ("workflows", "krtVersion")
+# The driver that an entrypoint becomes, and where KRE's own serves which service.
+DRIVER = "grpc"
+KRE_SERVICE = "Entrypoint"
+KRE_PORT = 9000
 # Codes after which a part of the workflow is unknown: what would be said about the rest might mislead.
 GAPS = {"missing-key", "wrong-type"}
 
@@ -94,7 +98,7 @@ class _Manifest:
     def workflow(self, written: Value | None) -> Mapping | None:
         """Return the tree of the workflow file; None where there is no node to make it of."""
         self._check_length(self._given.get("version"))
-        self._warn_of_entrypoint()
+        proto = self._proto()
         defaults = self._defaults()
         if written is None:
             self._items(self._given, "workflows", "the manifest")
@@ -107,6 +111,8 @@ class _Manifest:
         if stores := self._nodes.object_stores():
             parts["objects"] = new_mapping(written.place, stores)
         parts |= {"nodes": new_items(written.place, nodes), "output": given.get("exitpoint")}
+        if proto is not None and (drivers := self._drivers(proto, given)):
+            parts["drivers"] = new_mapping(proto.place, drivers)
         known = {key: value for key, value in parts.items() if value is not None}
         return new_mapping(written.place, known) if nodes else None
 
@@ -139,21 +145,43 @@ class _Manifest:
                         yield name
                     seen.add(name.text)
 
-    def _warn_of_entrypoint(self) -> None:
-        """Check the entrypoint, and say that it is left out: a driver of class `grpc` once there are drivers."""
+    # --- entrypoint ---
+
+    def _proto(self) -> Text | None:
+        """Return the path of the .proto file that the manifest is served by; None, and a problem, where it is wrong."""
         if "entrypoint" not in self._given:
-            return
+            return None
         entrypoint = kre_keys.ENTRYPOINT.read(self._given["entrypoint"], "the entrypoint", self._report)
         if "proto" not in entrypoint:
-            return
+            return None
         with self._report.collecting():
             proto = expect_text(entrypoint["proto"], Spot("proto", "the entrypoint"), "the path of a .proto file")
             if not proto.text.endswith(".proto"):
                 remedy = "name a .proto file: public_input.proto"
                 raise Fault(proto.place, f'"proto" of the entrypoint is {proto}', remedy, "wrong-value")
-            what = f"the entrypoint of {proto.text} would become a gRPC driver, {NOT_YET}"
-            fault = Fault(proto.place, what, "it is left out: send requests with `krt send`", "not-yet")
-            self._report.add(fault, warning=True)
+            return proto
+        return None
+
+    def _drivers(self, proto: Text, workflow: Table[str, Value]) -> Parts:
+        """Return the gRPC driver in which the method of KRE's service belongs to the workflow; none without a method.
+
+        The other methods belong to the other workflows of the manifest, which run by themselves.
+        """
+        with self._report.collecting():
+            if "entrypoint" not in workflow or "name" not in workflow:
+                return {}
+            method = expect_text(workflow["entrypoint"], Spot("entrypoint", "the workflow"), "the name of a method")
+            services = new_mapping(
+                method.place, {KRE_SERVICE: new_mapping(method.place, {method.text: workflow["name"]})}
+            )
+            driver: Parts = {
+                "class": new_text(proto.place, "grpc"),
+                "ports": new_mapping(proto.place, {"grpc": new_text(proto.place, str(KRE_PORT))}),
+                "proto": proto,
+                "services": services,
+            }
+            return {DRIVER: new_mapping(proto.place, driver)}
+        return {}
 
     # --- nodes ---
 

@@ -19,6 +19,7 @@ from typing import Any
 
 from runtime import errors
 from runtime.spec import kre, names
+from runtime.spec.drivers import DriverDraft, check_drivers
 from runtime.spec.fields import NODE, PLANNED_KINDS, WORKFLOW, node_title
 from runtime.spec.model import MAX_DEDUP_WINDOW_S, Join, Node, Source, Stream, Workflow
 from runtime.spec.node import RetryPolicy
@@ -40,15 +41,17 @@ MAX_FOLDERS_SEARCHED = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """What was read of a file. `workflow` is None where it has errors; `drafts` and `output` know their places.
+    """What was read of a file. `workflow` is None where it has errors.
 
-    document: the content of the workflow file, also of one that a manifest of KRE stands for.
+    drafts, drivers, output: they know their places, also in a file with errors. document: the content of the workflow
+    file, also of one that a manifest of KRE stands for.
     """
 
     path: Path
     report: Report
     document: Mapping | None = None
     drafts: tuple[NodeDraft, ...] = ()
+    drivers: tuple[DriverDraft, ...] = ()
     output: WrittenSource | None = None
     workflow: Workflow | None = None
 
@@ -134,21 +137,30 @@ class _Loader:
         values = WORKFLOW.read(root, Spot("", ""), self._report)
         nodes: Sequence[Mapping] = values.pop("nodes", ())
         defaults: Mapping | None = values.pop("defaults", None)
+        drivers: tuple[DriverDraft, ...] = values.pop("drivers", ())
         _check_merged_size(root, nodes, defaults)
         drafts = tuple(self._draft(with_defaults(node, defaults), n) for n, node in enumerate(nodes, start=1))
         wire(drafts, _driver_names(root), self._report)
         choose_object_stores(drafts, values.get("objects", {}), self._report)
         check_order(drafts, self._report)
+        check_drivers(drivers, drafts, self._report)
         written: WrittenSource | None = values.pop("output", None)
         output = written or _last(drafts)
         if written is not None and drafts:
             check_output(written, drafts, self._report)
+        values["drivers"] = tuple(draft.driver for draft in drivers)
         workflow = None if self._report.errors else self._workflow(values, drafts, output)
         if workflow is not None:
             warn_of_order(drafts, workflow, self._report)
             _warn_of_long_retries(drafts, workflow, self._report)
         return Loaded(
-            path=self._file, report=self._report, document=root, drafts=drafts, output=output, workflow=workflow
+            path=self._file,
+            report=self._report,
+            document=root,
+            drafts=drafts,
+            drivers=drivers,
+            output=output,
+            workflow=workflow,
         )
 
     def _draft(self, node: Mapping, number: int) -> NodeDraft:

@@ -5,7 +5,7 @@ every source is written out, so that nobody behind the loader knows the rules of
 """
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
@@ -26,6 +26,8 @@ DEFAULT_PARTITIONS = 16
 DEFAULT_STATE_TTL_S = 30 * 24 * 3600.0
 # Seconds that a join waits for the parts of a set when the file does not say.
 DEFAULT_JOIN_TIMEOUT_S = 30.0
+# Seconds until the deadline of a driver's request when the file does not say.
+DEFAULT_DRIVER_TIMEOUT_S = 30.0
 # Bytes of a workflow's stream, and of an object store, when the file does not say.
 DEFAULT_MAX_BYTES = 1024**3
 
@@ -138,6 +140,25 @@ class Node(Frozen):
         return in_hand if in_hand > MAX_DEDUP_WINDOW_S else in_hand + _delays_s(self.retry)
 
 
+class Driver(Frozen):
+    """A process that joins the workflow to the outside.
+
+    type: `http`, `grpc`, `source-sink`, or `module:Class`. ports: numbers by the names of the class, 0 for a free one.
+    arguments: of the class, by name. parameters: see `DriverSpec`. secrets: names of variables, never values.
+    """
+
+    name: str
+    type: str
+    description: str = ""
+    ports: dict[str, Annotated[int, Field(ge=0, le=65535)]] = Field(default_factory=dict)
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    timeout_s: Annotated[float, Field(gt=0)] = DEFAULT_DRIVER_TIMEOUT_S
+    replicas: Annotated[int, Field(ge=1)] = 1
+    env: dict[str, str] = Field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+
+
 class Workflow(Frozen):
     """A named, versioned graph of nodes. `path` is its file, `folder` what the handlers' paths are relative to."""
 
@@ -146,6 +167,7 @@ class Workflow(Frozen):
     description: str = ""
     nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
     output: Source
+    drivers: tuple[Driver, ...] = ()
     stream: Stream = Stream()
     config: dict[str, str] = Field(default_factory=dict)
     objects: dict[str, ObjectStore] = Field(default_factory=dict)

@@ -376,15 +376,15 @@ class Configuration:
 
 
 def _config_text(value: Value) -> str:
-    return value.text if isinstance(value, Text) else _json_text(value)
+    return value.text if isinstance(value, Text) else json_text(value)
 
 
-def _json_text(value: Value) -> str:
+def json_text(value: Value) -> str:
     """Return the value as JSON; a number keeps its digits, `1.10` stays `1.10`."""
     if isinstance(value, Text):
         as_written = value.plain and JSON_LITERAL.fullmatch(value.text)
         return value.text if as_written else json.dumps(value.text, ensure_ascii=False)
     if isinstance(value, Items):
-        return f"[{', '.join(_json_text(item) for item in value.items)}]"
-    entries = (f"{json.dumps(e.key.text, ensure_ascii=False)}: {_json_text(e.value)}" for e in value.entries)
+        return f"[{', '.join(json_text(item) for item in value.items)}]"
+    entries = (f"{json.dumps(e.key.text, ensure_ascii=False)}: {json_text(e.value)}" for e in value.entries)
     return f"{{{', '.join(entries)}}}"

@@ -61,5 +61,5 @@ def test_load_raises_every_problem_at_once() -> None:
     with pytest.raises(WorkflowError) as caught:
         load(file)
 
-    assert len(caught.value.problems) == 12
-    assert str(caught.value).count("\n") == 11
+    assert len(caught.value.problems) == 16
+    assert str(caught.value).count("\n") == 15

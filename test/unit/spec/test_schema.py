@@ -7,6 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
+from runtime.spec.drivers import DRIVER
 from runtime.spec.fields import NODE, WORKFLOW
 from runtime.spec.load import load
 from runtime.spec.schema import workflow_schema
@@ -44,6 +45,7 @@ def test_the_example_of_every_key_has_every_key() -> None:
 
     assert set(document) == set(WORKFLOW.fields)
     assert {key for node in document["nodes"] for key in node} == set(NODE.fields)
+    assert set(document["drivers"]["web"]) == set(DRIVER.fields)
     assert set(document["nodes"][0]["retry"]) == set(
         workflow_schema()["properties"]["nodes"]["items"]["properties"]["retry"]["properties"]
     )
@@ -65,7 +67,10 @@ def test_the_example_of_every_key_has_every_key() -> None:
         (["nodes", 0, "secrets"], ["sk-123"]),
         (["stream", "max_bytes"], "20GB"),
         (["defaults", "handler"], "x.py"),
-        (["drivers"], {"api": "http"}),
+        (["drivers", "web"], "htpp"),
+        (["drivers", "web", "sorces"], {}),
+        (["drivers", "web", "ports"], {"http": 65536}),
+        (["algorithms"], ["sum"]),
     ],
 )
 def test_what_the_loader_refuses_does_not_fit_the_schema(path: list[Any], value: Any) -> None:
@@ -97,7 +102,9 @@ def test_the_defaults_shown_are_the_defaults_used(tmp_path: Path) -> None:
         for key, inner in schema["properties"].items():
             if "default" in inner:
                 found[key] = inner["default"]
-            elif inner.get("type") == "object" and "properties" in inner and key != "defaults" and not inner["required"]:
+            elif (
+                inner.get("type") == "object" and "properties" in inner and key != "defaults" and not inner["required"]
+            ):
                 found[key] = shown(inner)
         return found
 
