@@ -21,6 +21,8 @@ from runtime.spec import names
 from runtime.spec.manager import ManagerSpec
 from runtime.spec.node import NodeSpec
 
+# Kinds of processes that send no requests to a workflow; all others, as drivers, do.
+_ANSWERING = ("manager", "writer", "node")
 # Operations of JetStream's API on one stream, which the subject names last, or last but for a consumer.
 _MAKE = ("STREAM.CREATE", "STREAM.UPDATE", "STREAM.INFO")
 _EMPTY = ("STREAM.PURGE", "STREAM.MSG.DELETE", "CONSUMER.LIST", "CONSUMER.CREATE")
@@ -52,7 +54,9 @@ def permissions(processes: Sequence[Process]) -> list[Permissions]:
     """Return the permissions of the processes of one plan, and of its client and operator."""
     manager = next(process for process in processes if process.name == MANAGER)
     spec = ManagerSpec.model_validate_json(manager.environment["KRT_MANAGER_SPEC"])
-    return [_of(process, spec) for process in processes] + [_client(spec), _operator(spec)]
+    senders = [process.name for process in processes if process.arguments[0] not in _ANSWERING]
+    users = [_of(process, spec, (*senders, names.CLIENT, names.OPERATOR)) for process in processes]
+    return [*users, _permissions(names.CLIENT, spec.stream, _ask(spec)), _operator(spec)]
 
 
 def server_configuration(users: Sequence[Permissions], passwords: Mapping[str, str] | None = None) -> str:
@@ -93,18 +97,17 @@ def _allow_lines(action: str, subjects: Sequence[str]) -> list[str]:
 # --- users ---
 
 
-def _of(process: Process, spec: ManagerSpec) -> Permissions:
+def _of(process: Process, spec: ManagerSpec, senders: Sequence[str]) -> Permissions:
+    """senders: processes that send requests, and whom nodes answer."""
     if process.name == MANAGER:
         return _permissions(MANAGER, spec.stream, [*_manager(spec), *_presence(spec.stream, names.MANAGER)])
     if process.name == WRITER:
         subject = process.environment["KRT_NATS_MONGO_WRITER"]
         presence = _presence(spec.stream, names.WRITER)
         return _permissions(WRITER, spec.stream, presence, subscribe=[subject], answers=True)
-    return _permissions(process.name, spec.stream, _node(process.name, process.environment))
-
-
-def _client(spec: ManagerSpec) -> Permissions:
-    return _permissions(names.CLIENT, spec.stream, _ask(spec))
+    if process.name in senders:
+        return _permissions(process.name, spec.stream, _ask(spec))
+    return _permissions(process.name, spec.stream, _node(process.name, process.environment, senders))
 
 
 def _operator(spec: ManagerSpec) -> Permissions:
@@ -136,12 +139,12 @@ def _manager(spec: ManagerSpec) -> list[str]:
     return [*allowed, *(f"$O.{store.name}.>" for store in spec.object_stores)]
 
 
-def _node(node: str, environment: Mapping[str, str]) -> list[str]:
+def _node(node: str, environment: Mapping[str, str], senders: Sequence[str]) -> list[str]:
     stream, output = environment["KRT_NATS_STREAM"], environment["KRT_NATS_OUTPUT"]
     spec = NodeSpec.model_validate_json(environment["KRT_NODE_SPEC"])
     allowed = [output, f"{output}.>", names.dead_letter_subject(stream, node), environment["KRT_NATS_MONGO_WRITER"]]
     # A node answers the caller itself: at the end of the workflow, or early.
-    allowed += [f"{names.inbox_prefix(stream, asker)}.>" for asker in (names.CLIENT, names.OPERATOR)]
+    allowed += [f"{names.inbox_prefix(stream, sender)}.>" for sender in senders]
     allowed += [f"$JS.API.STREAM.INFO.{stream}"]
     for durable in _durables(spec):
         allowed += [f"$JS.API.CONSUMER.{operation}.{stream}.{durable}" for operation in ("INFO", "MSG.NEXT")]

@@ -6,6 +6,7 @@ import pytest
 
 from runtime.deploy.permissions import Permissions, permissions
 from runtime.deploy.plan import Target, plan
+from runtime.deploy.process import Process
 from runtime.spec import names
 from runtime.spec.load import load
 
@@ -30,6 +31,17 @@ def users(tmp_path: Path) -> dict[str, Permissions]:
 
 def test_every_process_of_the_plan_has_a_user_and_so_have_those_who_use_it(users: dict[str, Permissions]) -> None:
     assert list(users) == ["krt.manager", "krt.writer", "first", "counts", "krt.client", "krt.operator"]
+
+
+def test_whatever_else_the_plan_starts_may_send_requests_and_is_answered(tmp_path: Path) -> None:
+    (tmp_path / "workflow.yaml").write_text(WORKFLOW)
+    target = Target(nats_servers=(), mongo_uri="", influx_uri="", base_path=str(tmp_path))
+    processes = [*plan(load(tmp_path), target), Process(name="web", arguments=("driver",))]
+
+    users = {user.process: user for user in permissions(processes)}
+
+    assert "local_dev_flow.entrypoint" in users["web"].publish
+    assert "_INBOX.local_dev_flow.web.>" in users["counts"].publish
 
 
 def test_nobody_may_read_the_inbox_of_another(users: dict[str, Permissions]) -> None:
