@@ -40,6 +40,8 @@ from runtime.spec.node import Partitions
 
 log = logging.getLogger(__name__)
 
+# Header of a request that becomes the envelope's own field: W3C trace context.
+TRACE_HEADER = "traceparent"
 # Seconds that a request may take when the caller does not say.
 DEFAULT_TIMEOUT_S = 30.0
 
@@ -201,6 +203,7 @@ class Workflow:
         if not 0 < timeout_s < math.inf:
             raise ValueError(f"timeout_s is {timeout_s}; give seconds above 0")
         request_id = new_request_id() if request_id is None else self._checked_id(request_id)
+        passed = dict(headers or {})
         message = Message(
             request_id=request_id,
             payload=payload.encode_value(inputs),
@@ -208,7 +211,8 @@ class Workflow:
             state_id=state_id,
             deadline_ms=self._clock.time_ns() // 1_000_000 + math.ceil(timeout_s * 1000),
             reply_to=self._inbox,
-            headers=headers or {},
+            traceparent=passed.pop(TRACE_HEADER, ""),
+            headers=passed,
         )
         data = wire.fit(wire.encode(message), self._publisher.limit_bytes)
         request = _Request(request_id, state_id, timeout_s, data, receiver)

@@ -91,6 +91,12 @@ class FastAPIDriver(PipelineDriver):
         self._clock: Clock = clock or SystemClock()
         self._server: HttpServer | None = None
         self._tasks: Tasks | None = None
+        self._admission: Admission | None = None
+
+    @property
+    def in_flight(self) -> int:
+        """Requests and tasks without an answer."""
+        return self._admission.in_flight if self._admission else 0
 
     def resources_request(self) -> DriverResourcesRequest:
         return DriverResourcesRequest(ports=(PORT,))
@@ -129,8 +135,8 @@ class FastAPIDriver(PipelineDriver):
         self._parameters = parameters
 
     def _app(self, inference: RestrictedInferenceProcess, tasks: Tasks) -> Gate:
-        admission = Admission(inference, lambda: self._parameters.max_in_flight, self._clock)
-        http = HttpApp(inference, admission, tasks, self._terms, has_tokens=self._tokens is not None)
+        self._admission = Admission(inference, lambda: self._parameters.max_in_flight, self._clock)
+        http = HttpApp(inference, self._admission, tasks, self._terms, has_tokens=self._tokens is not None)
         app = http.routes()
         self.add_routes(app)
         return Gate(app, self._tokens, lambda: self._parameters.cors)

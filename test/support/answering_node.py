@@ -7,6 +7,7 @@
 | {"twice": true} | the input twice, the second time with the outcome |
 | {"early": VALUE} | EARLY_REPLY with the value, then the input, then an empty OK with the outcome |
 | {"nothing": true} | an empty OK with the outcome |
+| {"begun": true} | the input, and no outcome after it |
 | anything else | the input, with the outcome `ok` |
 """
 
@@ -74,6 +75,8 @@ def answers_to(message: Message) -> list[Message]:
         return []
     if "nothing" in wanted:
         return [answer._replace(payload=b"")]
+    if "begun" in wanted:
+        return [answer._replace(outcome="")]
     if "twice" in wanted:
         return [answer._replace(outcome=""), answer]
     if "early" in wanted:

@@ -10,13 +10,14 @@ import orjson
 from starlette.requests import Request
 
 from runtime.drivers.durations import read_seconds
+from runtime.client import TRACE_HEADER
 from runtime.drivers.http.answers import BYTES, JSON, Refusal
 from runtime.spec.schema_check import Fault, SchemaCheck
 
 # The keys of a body that holds more than the inputs. Inputs that have a field of the first name go into such a body.
 INPUTS, STATE_ID, TIMEOUT = "inputs", "state_id", "timeout"
 WRAPPED = (INPUTS, STATE_ID, TIMEOUT)
-STATE_ID_HEADER, TIMEOUT_HEADER, TRACE_HEADER = "krt-state-id", "krt-timeout", "traceparent"
+STATE_ID_HEADER, TIMEOUT_HEADER = "krt-state-id", "krt-timeout"
 # Bytes of a state id, at most.
 MAX_STATE_ID_BYTES = 256
 # Seconds that a request or task may take, at most.
