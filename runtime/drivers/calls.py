@@ -7,7 +7,7 @@ import asyncio
 import contextlib
 import inspect
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from functools import partial
 from queue import SimpleQueue
 from typing import Any
@@ -41,7 +41,7 @@ class Calls:
         # A plain method that hands out a coroutine, as a lambda does.
         return await result if inspect.isawaitable(result) else result
 
-    async def iterate(self, read: Callable[[], Any]) -> AsyncIterator[Any]:
+    async def iterate(self, read: Callable[[], Any]) -> AsyncGenerator[Any, None]:
         """Yield what the iterator that `read` returns does. To be closed when it is left early."""
         found = read() if inspect.isasyncgenfunction(read) else await self._in_thread(read)
         if hasattr(found, "__aiter__"):

@@ -25,7 +25,6 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 from typing import Annotated, Any, ClassVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -70,8 +69,6 @@ DROPPED = "dropped"
 # Told how an item ended. Called once, on the event loop, after the last sink; never when the driver ends before that.
 Done = Callable[[str], Awaitable[None] | None]
 
-_NOTHING: Mapping[str, str] = MappingProxyType({})
-
 
 @dataclass(frozen=True, slots=True)
 class Item:
@@ -89,7 +86,7 @@ class Item:
     inputs: Any
     _: KW_ONLY
     state_id: str = ""
-    metadata: Mapping[str, str] = _NOTHING
+    metadata: Mapping[str, str] = field(default_factory=dict)
     done: Done | None = field(default=None, repr=False)
     position: Any = None
     fault: str = ""
@@ -196,7 +193,10 @@ class Source(ABC):
         """
 
     def close(self) -> Awaitable[None] | None:
-        """Free what `open` took; also called after an `open` that failed. From another thread if `read` hangs."""
+        """Free what `open` took, once every item is done; also called after an `open` or `read` that failed.
+
+        Called from another thread if `read` hangs in one.
+        """
         return None
 
 
@@ -224,5 +224,5 @@ class Sink(ABC):
         """
 
     def close(self) -> Awaitable[None] | None:
-        """Free what `open` took; see `Source.close`."""
+        """Free what `open` took; also called after an `open` or `write` that is not connected."""
         return None

@@ -37,6 +37,11 @@ class Backoff:
         self._longest_s = longest_s
         self._pause_s = 0.0
 
+    @property
+    def is_fresh(self) -> bool:
+        """Whether nothing has failed since the beginning, or since the last success."""
+        return self._pause_s == 0.0
+
     def next_s(self, at_least_s: float = 0.0) -> float:
         """Return the next pause. at_least_s: what the other side has asked for."""
         self._pause_s = min(self._pause_s * 2 or self._first_s, self._longest_s)

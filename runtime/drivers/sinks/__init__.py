@@ -1,0 +1,1 @@
+"""Built-in sinks, one file each; `components.SINKS` names them."""
