@@ -32,6 +32,12 @@ class Web:
     http: httpx.AsyncClient
     port: int
 
+    @property
+    def driver(self) -> FastAPIDriver:
+        made = self.runner._driver
+        assert isinstance(made, FastAPIDriver)
+        return made
+
     async def task(self, inputs: Any, **said: Any) -> str:
         """Start a task and return its id."""
         answer = await self.http.post("/tasks", json={"inputs": inputs, **said})

@@ -9,8 +9,8 @@ from typing import Any
 import orjson
 from starlette.requests import Request
 
-from runtime.drivers.durations import read_seconds
 from runtime.client import TRACE_HEADER
+from runtime.drivers.durations import read_seconds
 from runtime.drivers.http.answers import BYTES, JSON, Refusal
 from runtime.spec.schema_check import Fault, SchemaCheck
 

@@ -165,11 +165,11 @@ async def test_a_client_that_dribbles_its_body_is_let_go() -> None:
 async def test_a_client_that_goes_away_cancels_its_request() -> None:
     async with serving() as web:
         _, writer = await web.send_raw(predict_bytes({"inputs": {"silent": True}, "timeout": 60}))
-        await until(lambda: _in_flight(web) == 1)
+        await until(lambda: web.driver.in_flight == 1)
 
         writer.close()
 
-        await until(lambda: _in_flight(web) == 0)
+        await until(lambda: web.driver.in_flight == 0)
 
 
 async def test_beyond_max_in_flight_requests_are_refused_with_a_time() -> None:
@@ -178,7 +178,7 @@ async def test_beyond_max_in_flight_requests_are_refused_with_a_time() -> None:
             asyncio.create_task(web.http.post("/predict", json={"inputs": {"silent": True}, "timeout": 1}))
             for _ in range(2)
         ]
-        await until(lambda: _in_flight(web) == 2)
+        await until(lambda: web.driver.in_flight == 2)
 
         refused = await web.http.post("/predict", json=1)
         waited = await asyncio.gather(*waiting)
@@ -219,11 +219,11 @@ async def test_a_reader_of_events_that_goes_away_frees_its_place() -> None:
         # Its answer never comes; the client leaves before.
         raw = predict_bytes({"inputs": {"silent": True}, "timeout": 60}, "Accept: text/event-stream")
         _, writer = await web.send_raw(raw)
-        await until(lambda: _in_flight(web) == 1)
+        await until(lambda: web.driver.in_flight == 1)
 
         writer.close()
 
-        await until(lambda: _in_flight(web) == 0)
+        await until(lambda: web.driver.in_flight == 0)
         assert (await web.http.post("/predict", json=1)).status_code == 200
 
 
@@ -253,7 +253,7 @@ async def test_stop_lets_running_requests_finish() -> None:
     async with echo_workflow() as bus:
         async with serving(bus=bus) as web:
             running = asyncio.create_task(web.http.post("/predict", json={"inputs": {"silent": True}, "timeout": 0.5}))
-            await until(lambda: _in_flight(web) == 1)
+            await until(lambda: web.driver.in_flight == 1)
 
             await web.runner.stop()
 
@@ -293,9 +293,3 @@ async def test_ready_tells_what_is_missing() -> None:
     assert (lonely.status_code, "node echo is alive" in lonely.json()["detail"]) == (503, True)
     assert (ready.status_code, ready.json()) == (200, {"ready": True})
     assert (missing.status_code, "not deployed" in missing.json()["detail"]) == (503, True)
-
-
-def _in_flight(web: Web) -> int:
-    driver = web.runner._driver
-    assert isinstance(driver, FastAPIDriver)
-    return driver.in_flight
