@@ -80,10 +80,19 @@ def _time(record: logging.LogRecord) -> str:
 
 def tell_ready(ready_fd: int | None) -> None:
     """Say once to the process that started this one that it is ready: `ready` on the inherited pipe, then close it."""
+    _tell(ready_fd, b"ready\n")
+
+
+def tell_failed(ready_fd: int | None) -> None:
+    """Say in place of `tell_ready` that this process will not do its work, and stays only to tell why: `failed`."""
+    _tell(ready_fd, b"failed\n")
+
+
+def _tell(ready_fd: int | None, line: bytes) -> None:
     if ready_fd is None or ready_fd < 0:
         return
     try:
-        os.write(ready_fd, b"ready\n")
+        os.write(ready_fd, line)
         os.close(ready_fd)
     except OSError:  # nobody waits any more
         logging.getLogger(__name__).debug("nobody reads the ready pipe %d", ready_fd)

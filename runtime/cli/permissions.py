@@ -72,7 +72,7 @@ def _users(path: Path, runtime_id: str) -> "list[Permissions]":
         # As `krt run --nats` does: the server has other workflows on it.
         writer_subject=names.writer_subject(stream_of(workflow, runtime_id)),
         # Their values are of no interest here, and need not be known.
-        environment={name: "" for node in workflow.nodes for name in node.secrets},
+        environment=dict.fromkeys(workflow.secrets, ""),
     )
     return permissions_of(plan(workflow, target))
 

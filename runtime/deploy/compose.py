@@ -12,8 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from runtime.deploy import compose_servers
+from runtime.deploy.compose_drivers import ADVERTISED, ALL_ADDRESSES, driver_keys, with_ports
 from runtime.deploy.compose_servers import INFLUX, MONGO, NATS
-from runtime.deploy.plan import NODE_STAGE, Target, plan
+from runtime.deploy.drivers import process_name
+from runtime.deploy.plan import SERVICE_STAGE, Target, plan
 from runtime.deploy.process import Process
 from runtime.errors import ConfigError
 from runtime.settings import DEFAULT_GRACE_S, redact
@@ -57,16 +59,22 @@ class ComposeOptions:
 
 
 def compose_file(workflow: Workflow, options: ComposeOptions) -> dict[str, Any]:
-    """Return the document of a compose file. Raises ConfigError for a name that is taken and for a URI."""
+    """Return the document of a compose file. Raises ConfigError for a name or a port that is taken, and for a URI."""
     _check_uri("--mongo-uri", options.mongo_uri, MONGO_SCHEMES)
     _check_uri("--influx-uri", options.influx_uri, INFLUX_SCHEMES)
+    workflow = with_ports(workflow)
     services = _servers(options)
     _check_names(workflow, services)
     waited_for = list(services)
-    secrets = {node.name: frozenset(node.secrets) for node in workflow.nodes}
+    drivers = {process_name(driver.name): driver for driver in workflow.drivers}
+    secrets = {part.name: frozenset(part.secrets) for part in workflow.nodes}
+    secrets |= {name: frozenset(driver.secrets) for name, driver in drivers.items()}
     for process in plan(workflow, _target(workflow, options)):
         needs = [server for server in waited_for if VARIABLES[server] in process.environment]
         services[process.name] = _service(process, options, secrets.get(process.name, frozenset()), needs)
+        if driver := drivers.get(process.name):
+            services[process.name] |= driver_keys(driver)
+            services[process.name]["environment"]["KRT_ADVERTISE_ADDRESS"] = ADVERTISED
     return {"name": workflow.name, "services": services, "volumes": _named_volumes(services)}
 
 
@@ -101,7 +109,8 @@ def _target(workflow: Workflow, options: ComposeOptions) -> Target:
         base_path=WORKFLOW_FOLDER,
         runtime_id=options.runtime_id,
         # The values are not known here, and are not wanted: `_variables` writes references.
-        environment={name: "" for node in workflow.nodes for name in node.secrets},
+        environment=dict.fromkeys(workflow.secrets, ""),
+        listen=ALL_ADDRESSES,
     )
 
 
@@ -148,7 +157,7 @@ def _variables(process: Process, secrets: Collection[str]) -> dict[str, str]:
     variables = {}
     for name, value in process.environment.items():
         if name in secrets:
-            variables[name] = f"${{{name}:?a secret of node {process.name}}}"
+            variables[name] = f"${{{name}:?a secret of {process.name}}}"
         else:
             variables[name] = value if name in IN_COMPOSE_NOTATION else _literal(value)
     return variables
@@ -156,7 +165,7 @@ def _variables(process: Process, secrets: Collection[str]) -> dict[str, str]:
 
 def _volumes(process: Process, options: ComposeOptions) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = []
-    if process.stage == NODE_STAGE:
+    if process.stage > SERVICE_STAGE:
         source = _literal(options.folder)
         volumes.append({"type": "bind", "source": source, "target": WORKFLOW_FOLDER, "read_only": True})
     if any(process.environment.get(VARIABLES[server], "").startswith(SQLITE_FILES) for server in (MONGO, INFLUX)):

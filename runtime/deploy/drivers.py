@@ -1,14 +1,18 @@
-"""From a driver's spec to its process. Pure, as `plan.py` is."""
+"""From a driver of the workflow to its spec, and to its process. Pure, as `plan.py` is."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 
 from runtime.deploy.process import Process
 from runtime.spec import names
-from runtime.spec.driver import DriverSpec
-from runtime.spec.model import Workflow
+from runtime.spec.driver import LOOPBACK, DriverSpec
+from runtime.spec.model import Driver, Workflow
 
 # Drivers start last and end first: they need the nodes, and take requests from outside.
 DRIVER_STAGE = 2
+
+# Hex digits of a driver's pid.
+PID_DIGITS = 8
 
 
 def process_name(ref: str) -> str:
@@ -22,8 +26,37 @@ def output_subjects(workflow: Workflow, stream: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys((names.node_subject(stream, node, channel), names.node_subject(stream, node))))
 
 
+def driver_spec(driver: Driver, workflow: Workflow, stream: str, *, listen: str = LOOPBACK) -> DriverSpec:
+    """Return the spec of a driver of the file. listen: see `DriverSpec`."""
+    return DriverSpec(
+        ref=driver.name,
+        driver=driver.type,
+        workflow=workflow.name,
+        stream=stream,
+        output_subjects=output_subjects(workflow, stream),
+        pid=_pid(driver, stream),
+        arguments=driver.arguments,
+        parameters=driver.parameters,
+        ports=driver.ports,
+        listen=listen,
+        timeout_s=driver.timeout_s,
+    )
+
+
+def _pid(driver: Driver, stream: str) -> str:
+    """Return the pid, which outlives a crash of the process; that of one of several replicas does not."""
+    if driver.replicas > 1:
+        return ""
+    return hashlib.sha256(f"{stream}.{driver.name}".encode()).hexdigest()[:PID_DIGITS]
+
+
 def driver_process(
-    spec: DriverSpec, *, nats_servers: Sequence[str], base_path: str = "", environment: Mapping[str, str] | None = None
+    spec: DriverSpec,
+    *,
+    nats_servers: Sequence[str],
+    base_path: str = "",
+    environment: Mapping[str, str] | None = None,
+    replicas: int = 1,
 ) -> Process:
     """Return the process of a driver.
 
@@ -41,6 +74,7 @@ def driver_process(
             "KRT_DRIVER_SPEC": spec.model_dump_json(),
             **({"KRT_BASE_PATH": base_path} if base_path else {}),
         },
+        replicas=replicas,
         stage=DRIVER_STAGE,
         # Whoever asks it to stop, over NATS, does not mean to start it again.
         may_end=True,

@@ -1,4 +1,4 @@
-"""From a workflow to its processes: manager, writer, and every node. Pure: the first file to read about deploying.
+"""From a workflow to its processes: manager, writer, nodes, drivers. Pure: the first file to read about deploying.
 
     processes = plan(workflow, Target(nats_servers=("nats://127.0.0.1:4222",), mongo_uri=…, influx_uri=…, base_path=…))
 
@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtime.deploy.drivers import driver_process, driver_spec, process_name
 from runtime.deploy.process import Process
 from runtime.errors import ConfigError
 from runtime.settings import DEFAULT_GRACE_S
 from runtime.spec import names
+from runtime.spec.driver import LOOPBACK
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
-from runtime.spec.model import Node, Source, Workflow, entrypoint
+from runtime.spec.model import Driver, Node, Source, Workflow, entrypoint
 from runtime.spec.node import JoinSpec, NodeSpec, Partitions, StateSpec
 
 # Names of the runtime's own processes; the dot keeps them apart from nodes, whose names hold none.
@@ -40,7 +42,8 @@ class Target:
 
     influx_token, influx_org, influx_bucket: of an InfluxDB 2; "" leaves them to the environment of the processes.
     base_path: the workflow's folder as the processes see it. grace_s: from the request to stop until a node gives its
-    deliveries back. handler_versions: by node, see `handler_versions`. environment: what the nodes' `secrets` name.
+    deliveries back. handler_versions: by node, see `handler_versions`. environment: what the `secrets` of nodes and
+    drivers name. listen: address that the ports of drivers are bound to.
     credentials: folder of a process's credentials for NATS, by the name of the process; others take the one that their
     own environment names.
     """
@@ -56,6 +59,7 @@ class Target:
     writer_subject: str = names.WRITER_SUBJECT
     log_level: str = "INFO"
     grace_s: float = DEFAULT_GRACE_S
+    listen: str = LOOPBACK
     handler_versions: Mapping[str, str] = field(default_factory=dict)
     credentials: Mapping[str, str] = field(default_factory=dict)
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
@@ -70,6 +74,7 @@ def plan(workflow: Workflow, target: Target) -> list[Process]:
         _manager(workflow, target),
         _writer(workflow, target),
         *(_node(workflow, node, target) for node in workflow.nodes),
+        *(_driver(workflow, driver, target) for driver in workflow.drivers),
     ]
 
 
@@ -155,14 +160,34 @@ def _writer(workflow: Workflow, target: Target) -> Process:
 
 def _node(workflow: Workflow, node: Node, target: Target) -> Process:
     common = _common(target, node.name, stream_of(workflow, target.runtime_id))
-    own = {**node.env, **{name: target.environment[name] for name in node.secrets}}
     return Process(
         name=node.name,
         arguments=("node",),
-        environment={**own, **common, **_documents(target), **_node_variables(workflow, node, target)},
+        environment={
+            **_own(node, target),
+            **common,
+            **_documents(target),
+            **_node_variables(workflow, node, target),
+        },
         replicas=node.replicas,
         stage=NODE_STAGE,
     )
+
+
+def _driver(workflow: Workflow, driver: Driver, target: Target) -> Process:
+    spec = driver_spec(driver, workflow, stream_of(workflow, target.runtime_id), listen=target.listen)
+    return driver_process(
+        spec,
+        nats_servers=target.nats_servers,
+        base_path=target.base_path,
+        environment={**_own(driver, target), **_common(target, process_name(driver.name), spec.stream)},
+        replicas=driver.replicas,
+    )
+
+
+def _own(part: Node | Driver, target: Target) -> dict[str, str]:
+    """Return the variables that the workflow file gives to a process."""
+    return {**part.env, **{name: target.environment[name] for name in part.secrets}}
 
 
 def _common(target: Target, process: str, stream: str) -> dict[str, str]:
@@ -343,10 +368,12 @@ def _scopes(workflow: Workflow, node: Node, runtime_id: str) -> tuple[str, str, 
 
 
 def _check_secrets(workflow: Workflow, target: Target) -> None:
+    needed = [(f'node "{node.name}"', node.secrets) for node in workflow.nodes]
+    needed += [(f'driver "{driver.name}"', driver.secrets) for driver in workflow.drivers]
     problems = [
-        f'node "{node.name}" needs the secret {name}, which is not set: export {name} before the start'
-        for node in workflow.nodes
-        for name in node.secrets
+        f"{title} needs the secret {name}, which is not set: export {name} before the start"
+        for title, secrets in needed
+        for name in secrets
         if name not in target.environment
     ]
     if problems:

@@ -57,7 +57,7 @@ class State(StrEnum):
     BACKOFF = "backoff"
     # Ended again and again; it is still tried, slowly.
     CRASH_LOOPING = "crash-looping"
-    # Ended with CONFIGURATION_EXIT_CODE; it waits for a restart by hand.
+    # Ended with CONFIGURATION_EXIT_CODE, or said itself that it cannot work; it waits for a restart by hand.
     FAILED = "failed"
     STOPPED = "stopped"
 

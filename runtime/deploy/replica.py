@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 # What the supervisor and its children agree on; see supervisor.py.
 READY_VARIABLE = "KRT_READY_FD"
 READY_LINE = "ready"
+FAILED_LINE = "failed"
 # Tells a child which replica of its process it is, from 1.
 REPLICA_VARIABLE = "KRT_REPLICA"
 
@@ -277,6 +278,9 @@ class Replica:
         self._on_line(self.name, line)
 
     def _take_readiness(self, line: str) -> None:
-        if line == READY_LINE and self._state is not State.READY:
+        if line == FAILED_LINE:
+            log.error("%s has failed and stays to tell why", self.name, extra={"action": "process-failed"})
+            self._enter(State.FAILED)
+        elif line == READY_LINE and self._state is not State.READY:
             log.info("%s is ready", self.name, extra={"action": "process-ready"})
             self._enter(State.READY)

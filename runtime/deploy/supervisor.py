@@ -9,7 +9,7 @@ Every child has a session of its own, so that a Ctrl-C in the terminal reaches t
 the kernel when the supervisor dies. Its standard output and error are one stream of lines.
 
 Readiness: a child of kind SIGNALLED finds the number of an open file descriptor in KRT_READY_FD. Once it does its work,
-it writes b"ready\\n" there and closes it.
+it writes b"ready\\n" there and closes it; or b"failed\\n" when it cannot, and goes on only to tell why.
 """
 
 import asyncio

@@ -28,7 +28,7 @@ from enum import StrEnum
 from typing import Any, Protocol
 
 from runtime.bus.base import Bus
-from runtime.client import DEFAULT_TIMEOUT_S, Reply
+from runtime.client import Reply
 from runtime.clock import Clock
 from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S
 
@@ -201,11 +201,12 @@ class RestrictedInferenceProcess(Protocol):
         inputs: Any,
         sid: str = "",
         *,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> PredictionFuture:
-        """Send one request. sid: its state id. timeout: seconds, which become the request's deadline.
+        """Send one request. sid: its state id. timeout: seconds, which become the request's deadline; None for
+        those of the driver.
 
         Raises at once, with nothing sent: EncodeError, MessageTooLargeError, ValueError, BusClosedError.
         """
@@ -216,7 +217,7 @@ class RestrictedInferenceProcess(Protocol):
         inputs: Any,
         sid: str = "",
         *,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> AsyncIterator[Reply]:

@@ -24,12 +24,14 @@ class WorkflowView:
     """What is known of a deployed workflow.
 
     output_subjects: of its answers, and of the ERRORs in their place. find_schema: called from any thread; quick.
+    timeout_s: until the deadline of a request that says nothing about it.
     """
 
     name: str
     stream: str
     output_subjects: tuple[str, ...] = ()
     find_schema: Callable[[], WorkflowSchema] = WorkflowSchema
+    timeout_s: float = DEFAULT_TIMEOUT_S
 
 
 class Inference:
@@ -53,6 +55,7 @@ class Inference:
         self.stopping = stopping or threading.Event()
         self.in_flight = 0
         self._find_schema = view.find_schema
+        self._timeout_s = view.timeout_s
         self._client = Workflow(bus, view.stream, clock=clock)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -77,13 +80,13 @@ class Inference:
         inputs: Any,
         sid: str = "",
         *,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> "Prediction":
         def send() -> Prediction:
             answer = self._client.predict(
-                inputs, state_id=sid, timeout_s=timeout, headers=headers, request_id=request_id
+                inputs, state_id=sid, timeout_s=self._seconds(timeout), headers=headers, request_id=request_id
             )
             self.in_flight += 1
             answer.add_done_callback(self._note_end)
@@ -98,12 +101,12 @@ class Inference:
         inputs: Any,
         sid: str = "",
         *,
-        timeout: float = DEFAULT_TIMEOUT_S,
+        timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
     ) -> AsyncIterator[Reply]:
         replies = self._client.predict_all(
-            inputs, state_id=sid, timeout_s=timeout, headers=headers, request_id=request_id
+            inputs, state_id=sid, timeout_s=self._seconds(timeout), headers=headers, request_id=request_id
         )
         self.in_flight += 1
         try:
@@ -111,6 +114,9 @@ class Inference:
                 yield reply
         finally:
             self.in_flight -= 1
+
+    def _seconds(self, timeout: float | None) -> float:
+        return self._timeout_s if timeout is None else timeout
 
     def _note_end(self, _: object) -> None:
         self.in_flight -= 1

@@ -6,9 +6,12 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from runtime.drivers.base import PipelineDriver
-from runtime.drivers.parameters import set_values
+from runtime.drivers.parameters import names_of, set_values
 from runtime.errors import DriverStartError
 from runtime.spec.driver import DriverSpec
+
+# The parameter that is set to the `timeout` of the workflow file, in drivers that have one of this name.
+TIMEOUT = "timeout"
 
 # Drivers that come with the runtime, by the word of the workflow file; each loads its libraries when it is named.
 BUILT_IN: Mapping[str, str] = {
@@ -82,6 +85,8 @@ def make_driver(spec: DriverSpec) -> PipelineDriver:
     make = load(spec.driver)
     arguments, rest = _split(make, spec.parameters)
     driver = checked_driver(make(*spec.args, **{**arguments, **spec.arguments}))
+    if spec.timeout_s is not None and TIMEOUT in names_of(driver.get_parameters()):
+        rest = {TIMEOUT: spec.timeout_s, **rest}
     if rest:
         set_values(driver, rest)
     return driver

@@ -11,6 +11,7 @@
 import asyncio
 import contextlib
 import logging
+import os
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Mapping
@@ -22,6 +23,7 @@ import pydantic
 from runtime import log as logs
 from runtime.bus.base import Bus
 from runtime.bus.nats import NatsBus
+from runtime.client import DEFAULT_TIMEOUT_S
 from runtime.clock import Clock, SystemClock
 from runtime.drivers.base import ENDED, DriverParameters, DriverState
 from runtime.drivers.control import DriverDesk, DriverRecord, Drivers, new_pid
@@ -163,8 +165,9 @@ async def run_driver(settings: DriverSettings, stop: asyncio.Event) -> None:
     """
     spec = read_driver_spec(settings.spec)
     if settings.base_path is not None:
-        # Drivers of a workflow lie beside its handlers.
+        # Drivers of a workflow lie beside its handlers, and so do the files that they are told of.
         sys.path.insert(0, str(settings.base_path))
+        os.chdir(settings.base_path)
     bus = await NatsBus.of(settings.nats, f"driver {spec.ref} of {spec.stream}")
     try:
         await _run_on(bus, spec, settings, stop)
@@ -201,15 +204,23 @@ async def _run_on(bus: Bus, spec: DriverSpec, settings: DriverSettings, stop: as
 
 
 async def _start(runner: DriverRunner, ready_fd: int | None) -> None:
-    with contextlib.suppress(DriverStartError):  # told by its state, and in the log
+    try:
         await runner.start()
-        logs.tell_ready(ready_fd)
-        log.info("ready", extra={"action": "ready"})
+    except DriverStartError:  # told by its state, and in the log
+        logs.tell_failed(ready_fd)
+        return
+    logs.tell_ready(ready_fd)
+    log.info("ready", extra={"action": "ready"})
 
 
 def runner_of(spec: DriverSpec, bus: Bus, clock: Clock, *, advertise: str = "") -> DriverRunner:
     """Return the runner of a driver process. advertise: the address that others are told, "" for this host's."""
-    view = WorkflowView(name=spec.workflow, stream=spec.stream, output_subjects=spec.output_subjects)
+    view = WorkflowView(
+        name=spec.workflow,
+        stream=spec.stream,
+        output_subjects=spec.output_subjects,
+        timeout_s=spec.timeout_s or DEFAULT_TIMEOUT_S,
+    )
     terms = DriverTerms(
         ports=spec.ports,
         listen=spec.listen,

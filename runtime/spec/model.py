@@ -26,8 +26,6 @@ DEFAULT_PARTITIONS = 16
 DEFAULT_STATE_TTL_S = 30 * 24 * 3600.0
 # Seconds that a join waits for the parts of a set when the file does not say.
 DEFAULT_JOIN_TIMEOUT_S = 30.0
-# Seconds until the deadline of a driver's request when the file does not say.
-DEFAULT_DRIVER_TIMEOUT_S = 30.0
 # Bytes of a workflow's stream, and of an object store, when the file does not say.
 DEFAULT_MAX_BYTES = 1024**3
 
@@ -144,7 +142,8 @@ class Driver(Frozen):
     """A process that joins the workflow to the outside.
 
     type: `http`, `grpc`, `source-sink`, or `module:Class`. ports: numbers by the names of the class, 0 for a free one.
-    arguments: of the class, by name. parameters: see `DriverSpec`. secrets: names of variables, never values.
+    arguments: of the class, by name. parameters, timeout_s: see `DriverSpec`. secrets: names of variables, never
+    values.
     """
 
     name: str
@@ -153,7 +152,7 @@ class Driver(Frozen):
     ports: dict[str, Annotated[int, Field(ge=0, le=65535)]] = Field(default_factory=dict)
     arguments: dict[str, Any] = Field(default_factory=dict)
     parameters: dict[str, Any] = Field(default_factory=dict)
-    timeout_s: Annotated[float, Field(gt=0)] = DEFAULT_DRIVER_TIMEOUT_S
+    timeout_s: Annotated[float, Field(gt=0)] | None = None
     replicas: Annotated[int, Field(ge=1)] = 1
     env: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
@@ -181,6 +180,12 @@ class Workflow(Frozen):
                 return node
         known = ", ".join(node.name for node in self.nodes)
         raise errors.ConfigError(f'workflow "{self.name}" has no node "{name}"; it has {known}')
+
+    @property
+    def secrets(self) -> list[str]:
+        """Names of the variables that its processes need, each once."""
+        of_nodes = {name for node in self.nodes for name in node.secrets}
+        return sorted(of_nodes.union(*(driver.secrets for driver in self.drivers)))
 
     def readers_of(self, source: Source) -> list[Node]:
         """Return the nodes that read this output, in the order of the file."""

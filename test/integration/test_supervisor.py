@@ -427,3 +427,15 @@ async def test_stages_end_in_order_after_an_update_of_the_first_one(supervisor: 
         lines.clear()
 
     assert lines == [("score", "ends"), ("manager", "ends")]
+
+
+async def test_a_process_that_stays_to_tell_why_it_failed_is_failed_and_does_not_hold_up_the_start(
+    supervisor: Supervisor,
+) -> None:
+    failed = PRELUDE.replace(r'b"ready\n"', r'b"failed\n"') + WORK
+
+    async with supervisor:
+        await supervisor.start([Process(name="driver", arguments=(failed,))], stage_timeout_s=TIMEOUT_S * 10)
+
+        status = supervisor.states()[0]
+        assert (status.state, status.works, status.pid is not None) == (State.FAILED, False, True)

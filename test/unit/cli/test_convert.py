@@ -18,7 +18,7 @@ description: Sorts mail
 entrypoint: {proto: public_input.proto, image: konstellation/kre-entrypoint:latest}
 config: {variables: [API_TOKEN]}
 nodes:
-  - {name: etl, image: konstellation/kre-py:latest, src: src/etl.py}
+  - {name: etl, image: konstellation/kre-py:latest, src: src/etl.py, gpu: true}
   - {name: fit, image: konstellation/kre-py:latest, src: src/fit.py}
 workflows:
   - {name: sort, entrypoint: Sort, sequential: [etl]}
@@ -42,13 +42,21 @@ def test_the_picked_workflow_is_printed_and_its_warnings_stand_apart(folder: Pat
     result = CliRunner().invoke(app, ["convert", "mail", *PICK])
 
     assert result.exit_code == exits.OK
-    assert "gRPC driver" in result.stderr
+    assert '"gpu"' in result.stderr
     assert yaml.safe_load(result.stdout) == {
         "name": "train",
         "version": "mail-v1",
         "description": "Sorts mail",
         "defaults": {"concurrency": 1, "timeout": "none", "retry": {"attempts": 1}, "secrets": ["API_TOKEN"]},
         "nodes": [{"name": "etl", "handler": "src/etl.py"}, {"name": "fit", "handler": "src/fit.py"}],
+        "drivers": {
+            "grpc": {
+                "class": "grpc",
+                "ports": {"grpc": 9000},
+                "proto": "public_input.proto",
+                "services": {"Entrypoint": {"Train": "train"}},
+            }
+        },
     }
 
 
@@ -100,7 +108,7 @@ def test_a_check_looks_at_every_workflow_and_says_once_what_they_share(folder: P
     result = CliRunner().invoke(app, ["check", "mail", "--no-import"])
 
     warning, last = result.output.splitlines()
-    assert "gRPC driver" in warning
+    assert '"gpu"' in warning
     assert last == "workflow sort: 1 node, workflow train: 2 nodes, ok, 1 warning"
 
 
@@ -125,4 +133,4 @@ def test_a_compose_file_is_made_of_a_manifest(folder: Path) -> None:
 
     services = yaml.safe_load(result.stdout)["services"]
     assert services["fit"]["environment"]["KRT_NATS_STREAM"] == "local_mail-v1_train"
-    assert services["fit"]["environment"]["API_TOKEN"] == "${API_TOKEN:?a secret of node fit}"
+    assert services["fit"]["environment"]["API_TOKEN"] == "${API_TOKEN:?a secret of fit}"

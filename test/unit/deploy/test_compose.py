@@ -1,5 +1,6 @@
 """From a workflow to a compose file: which services there are, and what may not stand in them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -8,7 +9,7 @@ import pytest
 from runtime import settings
 from runtime.deploy.compose import ComposeOptions, compose_file
 from runtime.errors import ConfigError
-from runtime.spec.model import Node, Source, Workflow
+from runtime.spec.model import Driver, Node, Source, Workflow
 
 OPTIONS = ComposeOptions(image="flows:1", folder="./flows/triage")
 MONGO = "mongodb://db.lab:27017"
@@ -141,7 +142,7 @@ def test_a_secret_is_a_reference_even_where_its_value_is_known(monkeypatch: pyte
 
     document = compose_file(workflow(node("clean", secrets=("API_TOKEN",)), node("score", "clean")), OPTIONS)
 
-    reference = "${API_TOKEN:?a secret of node clean}"
+    reference = "${API_TOKEN:?a secret of clean}"
     assert document["services"]["clean"]["environment"]["API_TOKEN"] == reference
     assert "API_TOKEN" not in document["services"]["score"]["environment"]
     assert "hush" not in str(document)
@@ -188,3 +189,44 @@ def test_a_node_may_be_called_like_a_server_that_the_file_has_not() -> None:
     services = services_of(workflow(node("mongo")), mongo_uri=MONGO)
 
     assert services["mongo"]["command"] == ["node"]
+
+
+def with_drivers(*drivers: Driver) -> Workflow:
+    return workflow(node("clean")).model_copy(update={"drivers": drivers})
+
+
+def test_a_driver_publishes_its_ports_and_is_healthy_while_it_listens() -> None:
+    driver = Driver(name="web", type="mine:Web", ports={"http": 8090, "free": 0}, secrets=("TOKEN",))
+
+    service = services_of(with_drivers(driver))["krt.driver.web"]
+
+    spec = json.loads(service["environment"]["KRT_DRIVER_SPEC"])
+    assert service["command"] == ["driver"]
+    assert service["ports"] == ["${KRT_PUBLISH_ADDRESS:-127.0.0.1}:8090:8090"]
+    assert "('127.0.0.1', 8090)" in service["healthcheck"]["test"][-1]
+    assert spec["listen"] == "0.0.0.0"
+    assert [mount["target"] for mount in service["volumes"]] == ["/workflow"]
+    assert list(service["depends_on"]) == ["nats"]
+    assert service["environment"]["TOKEN"] == "${TOKEN:?a secret of krt.driver.web}"
+
+
+def test_built_in_drivers_without_ports_get_known_ones() -> None:
+    services = services_of(with_drivers(Driver(name="api", type="http"), Driver(name="rpc", type="grpc")))
+
+    published = [services[f"krt.driver.{name}"]["ports"][0].rpartition(":")[2] for name in ("api", "rpc")]
+    assert published == ["8080", "9000"]
+
+
+def test_replicas_of_a_driver_publish_nothing() -> None:
+    service = services_of(with_drivers(Driver(name="api", type="http", replicas=2)))["krt.driver.api"]
+
+    assert "ports" not in service
+    assert service["scale"] == 2
+    assert "8080" in service["healthcheck"]["test"][-1]
+
+
+def test_two_drivers_that_would_publish_one_port_are_refused() -> None:
+    drivers = Driver(name="api", type="http"), Driver(name="web", type="http")
+
+    with pytest.raises(ConfigError, match=r'^drivers "api" and "web" would both publish port 8080; give web another'):
+        services_of(with_drivers(*drivers))

@@ -12,8 +12,9 @@ from runtime import settings
 from runtime.deploy.plan import Target, error_source, handler_versions, manager_spec, plan
 from runtime.deploy.process import Process
 from runtime.errors import ConfigError
+from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
-from runtime.spec.model import Node, ObjectStore, Order, Source, State, Stream, Workflow
+from runtime.spec.model import Driver, Node, ObjectStore, Order, Source, State, Stream, Workflow
 from runtime.spec.node import NodeSpec, Partitions, RetryPolicy, StateSpec
 
 TARGET = Target(
@@ -336,3 +337,58 @@ def test_outputs_and_entrypoint_are_partitioned_for_their_ordered_readers() -> N
     assert audit.state == StateSpec(bucket="state_local_v1_triage_audit", type="audit:Seen")
     assert manager.entrypoint == Partitions(count=4)
     assert manager.aging_buckets == {"state_local_v1_triage_clean": 60, "state_local_v1_triage_audit": 0}
+
+
+DRIVER = Driver(
+    name="web",
+    type="http",
+    ports={"http": 8080},
+    arguments={"token_env": "API_TOKEN"},
+    parameters={"task_ttl": "60s"},
+    timeout_s=20.0,
+    env={"MODE": "fast"},
+    secrets=("API_TOKEN",),
+)
+
+
+def test_a_driver_starts_behind_the_nodes_and_is_told_everything() -> None:
+    flow = workflow(node("score"), output="score.big", drivers=(DRIVER,))
+
+    process = plan(flow, replace(TARGET, listen="0.0.0.0"))[-1]
+
+    told = settings.read_driver(process.environment)
+    spec = DriverSpec.model_validate_json(told.spec)
+    assert (process.name, process.arguments, process.stage, process.may_end) == ("krt.driver.web", ("driver",), 2, True)
+    assert (told.base_path, told.nats.servers) == (Path("/flows/triage"), TARGET.nats_servers)
+    assert (process.environment["MODE"], process.environment["API_TOKEN"]) == ("fast", "hush")
+    assert spec == DriverSpec(
+        ref="web",
+        driver="http",
+        workflow="triage",
+        stream="local_v1_triage",
+        output_subjects=("local_v1_triage.score.big", "local_v1_triage.score"),
+        pid=spec.pid,
+        arguments={"token_env": "API_TOKEN"},
+        parameters={"task_ttl": "60s"},
+        ports={"http": 8080},
+        listen="0.0.0.0",
+        timeout_s=20.0,
+    )
+
+
+def test_a_driver_keeps_its_pid_from_plan_to_plan_and_replicas_get_pids_of_their_own() -> None:
+    flow = workflow(node("score"), drivers=(DRIVER, DRIVER.model_copy(update={"name": "many", "replicas": 2})))
+
+    pids = [
+        DriverSpec.model_validate_json(process.environment["KRT_DRIVER_SPEC"]).pid
+        for processes in (plan(flow, TARGET), plan(flow, TARGET))
+        for process in processes[-2:]
+    ]
+
+    assert pids[0] == pids[2] != ""
+    assert pids[1] == pids[3] == ""
+
+
+def test_a_missing_secret_of_a_driver_is_named() -> None:
+    with pytest.raises(ConfigError, match=r'^driver "web" needs the secret API_TOKEN, which is not set'):
+        plan(workflow(node("score"), drivers=(DRIVER,)), replace(TARGET, environment={}))
