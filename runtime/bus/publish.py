@@ -108,7 +108,8 @@ class NatsPublisher:
 
     @property
     def held(self) -> bool:
-        return self._held
+        # Nothing is refused while NATS is away, and nothing is stored.
+        return self._held or not self._connection.is_connected
 
     @property
     def limit_bytes(self) -> int:
