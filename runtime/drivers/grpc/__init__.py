@@ -1,0 +1,1 @@
+"""The parts of `GRPCDriver`: `call.py` is the way of one call."""
