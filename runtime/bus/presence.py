@@ -98,6 +98,8 @@ class Heartbeat:
         self._clock = clock
         self._bucket: KeyValue | None = None
         self._failing = False
+        self._due = asyncio.Event()
+        self._leaving = False
         self._beating: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -106,6 +108,9 @@ class Heartbeat:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        # Beside the cancellation, which is lost when it meets the answer to a write: wait_for of Python 3.11 drops it.
+        self._leaving = True
+        self._due.set()
         if self._beating is not None:
             self._beating.cancel()
             await asyncio.gather(self._beating, return_exceptions=True)
@@ -122,13 +127,22 @@ class Heartbeat:
             raise
         self._failing = False
 
+    def beat_soon(self) -> None:
+        """Write the record as soon as may be, for a change that nobody waits for; several calls are one beat."""
+        self._due.set()
+
     async def _beat_on(self) -> None:
-        while True:
+        while not self._leaving:
+            self._due.clear()
             try:
                 await self.beat()
             except BusError:  # told; the next beat tries again
                 pass
-            await self._clock.sleep(BEAT_S)
+            timer = self._clock.call_later(BEAT_S, self._due.set)
+            try:
+                await self._due.wait()
+            finally:
+                timer.cancel()
 
     def _report(self, error: BusError) -> None:
         """Log the first failure of an outage."""

@@ -1,5 +1,6 @@
 """Who is alive: heartbeats, and the set that watches them."""
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -171,3 +172,47 @@ async def test_a_foreign_entry_is_passed_over(
     await settle()
     assert present.records == {}
     assert "is passed over" in caplog.text
+
+
+async def test_a_change_is_told_at_once_and_the_beats_go_on(
+    broker: MemoryBroker, clock: FakeClock, present: PresenceSet
+) -> None:
+    counters = {"ok": 1}
+
+    def record() -> ServiceRecord:
+        return replace(RECORD, counters=dict(counters))
+
+    async with Heartbeat(broker.connect(), BUCKET, KEY, record, clock) as beating:
+        await settle()
+        counters["ok"] = 2
+        beating.beat_soon()
+        await settle()
+        soon = present.records[KEY].counters
+        counters["ok"] = 3
+        await clock.advance(BEAT_S)
+
+        assert (soon, present.records[KEY].counters) == ({"ok": 2}, {"ok": 3})
+
+
+async def test_leaving_ends_a_beat_whose_cancellation_is_lost(
+    broker: MemoryBroker, clock: FakeClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = broker.connect()
+    bucket = await bus.expiring_key_value(BUCKET, ttl_s=EXPIRY_S)
+
+    async def put(key: str, value: bytes) -> int:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:  # as wait_for of Python 3.11 does when the answer has come
+            pass
+        return 1
+
+    async def expiring_key_value(name: str, *, ttl_s: float) -> object:
+        return bucket
+
+    monkeypatch.setattr(bucket, "put", put)
+    monkeypatch.setattr(bus, "expiring_key_value", expiring_key_value)
+
+    async with asyncio.timeout(1):
+        async with heartbeat(bus, clock):
+            await settle()
