@@ -21,7 +21,7 @@ from runtime.bus.presence import EXPIRY_S, Heartbeat, PresenceSet, ServiceRecord
 from runtime.clock import Clock
 from runtime.drivers.base import DriverState
 from runtime.drivers.runner import DriverRunner
-from runtime.errors import BusError, DriverError, DriverNotFoundError, InvalidParametersError, NoRespondersError
+from runtime.errors import DriverError, DriverNotFoundError, InvalidParametersError, NoRespondersError
 from runtime.spec import names
 
 log = logging.getLogger(__name__)
@@ -103,7 +103,6 @@ class DriverDesk:
         self._heartbeat = Heartbeat(
             bus, names.PRESENCE_BUCKET, names.presence_key(names.DRIVER, stream, pid), self._record, clock
         )
-        self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._subscription: Subscription | None = None
 
@@ -112,8 +111,7 @@ class DriverDesk:
             names.driver_subject(self._stream, self._pid, ">"), self._on_request
         )
         await self._heartbeat.__aenter__()
-        self._runner.on_change = self._changed.set
-        self._spawn(self._tell_changes(), "changes")
+        self._runner.on_change = self._heartbeat.beat_soon
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -139,27 +137,14 @@ class DriverDesk:
         endpoints = tuple(names.driver_subject(self._stream, self._pid, action) for action in ACTIONS)
         return replace(self._base, instance=self._pid, endpoints=endpoints, metadata=told)
 
-    async def _tell_changes(self) -> None:
-        """Write the record after every change; several in a row are told as one."""
-        while True:
-            await self._changed.wait()
-            self._changed.clear()
-            try:
-                await self._heartbeat.beat()
-            except BusError:  # told by the heartbeat, whose next beat carries the change
-                pass
-
-    def _spawn(self, work: Any, what: str) -> None:
-        task = asyncio.create_task(work, name=f"driver {self._runner.ref} {what}")
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
-
     def _on_request(self, request: CoreMessage) -> None:
         action = request.subject.removeprefix(names.driver_subject(self._stream, self._pid, ""))
         if action == STOP:
-            self._spawn(self._stop(request), "stop")
+            task = asyncio.create_task(self._stop(request), name=f"stop of driver {self._runner.ref}")
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
             return
-        self._bus.send(request.reply, self._answer(action, request.data))
+        self._reply(request, self._answer(action, request.data))
 
     def _answer(self, action: str, data: bytes) -> bytes:
         try:
@@ -181,8 +166,12 @@ class DriverDesk:
 
     async def _stop(self, request: CoreMessage) -> None:
         await self._runner.stop()
-        self._bus.send(request.reply, orjson.dumps({"result": self._runner.state}))
+        self._reply(request, orjson.dumps({"result": self._runner.state}))
         self._on_stop()
+
+    def _reply(self, request: CoreMessage, body: bytes) -> None:
+        if request.reply:
+            self._bus.send(request.reply, body)
 
 
 class Drivers:

@@ -81,3 +81,19 @@ class IgnoresStop(Waits):
 def make_waits(factor: float = 1.0) -> Waits:
     """Make a driver as a function does that sets it up."""
     return Waits(factor)
+
+
+class Counts(PipelineDriver):
+    """Sends numbers under one state id, one after the other, and fails when an answer is out of order."""
+
+    def __init__(self, sid: str, predictions: int) -> None:
+        self._sid = sid
+        self._predictions = predictions
+
+    def run(self, inference: RestrictedInferenceProcess, resources: DriverResources) -> None:
+        for number in range(self._predictions):
+            answer = inference.predict({"input": number}, sid=self._sid).result(timeout=10)
+            if answer["counter"] != number + 1:
+                raise RuntimeError(f"call {number} was counted as {answer['counter']}")
+
+    def stop(self) -> None: ...
