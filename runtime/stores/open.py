@@ -1,7 +1,8 @@
 """From a URI to a store. The one place that knows every implementation."""
 
 from runtime.errors import ConfigError
-from runtime.stores.base import DocumentStore, PointStore
+from runtime.stores.base import DocumentStore
+from runtime.stores.point_queue import QueuedPoints
 from runtime.stores.sqlite import SqliteDocumentStore
 from runtime.stores.sqlite_points import SqlitePointStore
 
@@ -24,7 +25,7 @@ def open_documents(uri: str, database: str = "data") -> DocumentStore:
     )
 
 
-def open_points(uri: str, *, token: str = "", org: str = "", bucket: str = "") -> PointStore:
+def open_points(uri: str, *, token: str = "", org: str = "", bucket: str = "") -> QueuedPoints:
     """Return the store of measurements of KRT_INFLUX_URI; it is not contacted before its first use.
 
     token, org, bucket: InfluxDB's; SQLite has no use for them.

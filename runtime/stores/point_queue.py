@@ -73,6 +73,18 @@ class QueuedPoints(ABC):
             elif len(self._queue) in (1, BATCH_POINTS):
                 self._changed.notify()
 
+    def write_through(self, points: Sequence[Point]) -> None:
+        """Store points past the queue, and block until they are; `release` ends that. For one thread, without `save`.
+
+        Raises StoreUnavailableError (worth a retry), or StoreError when one of them is refused.
+        """
+        if refused := self._write(points):
+            raise StoreError(f"{refused} of {len(points)} points are refused; the log says why")
+
+    def release(self) -> None:
+        """Close files and connections, in the thread of `write_through`."""
+        self._release()
+
     async def close(self) -> None:
         with self._changed:
             self._close_at = self._close_at or time.monotonic() + CLOSE_S
@@ -82,6 +94,10 @@ class QueuedPoints(ABC):
             # A store that hangs does not hold the process: the thread is a daemon.
             await asyncio.to_thread(thread.join, max(left_s, 0.0))
             self._give_up()
+
+    @abstractmethod
+    async def query(self, measurement: str, *, limit: int = 0) -> list[Point]:
+        """See `PointStore.query`."""
 
     @abstractmethod
     def _write(self, batch: Sequence[Point]) -> int:
