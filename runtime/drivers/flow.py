@@ -226,3 +226,16 @@ class Sink(ABC):
     def close(self) -> Awaitable[None] | None:
         """Free what `open` took; also called after an `open` or `write` that is not connected."""
         return None
+
+
+def record_of(outputs: Any, item: Item) -> dict[str, Any]:
+    """Return an output with what it belongs to, for sinks that keep both; the item's inputs are left out."""
+    return {
+        "request_id": item.request_id,
+        "number": item.number,
+        "source": item.source,
+        "state_id": item.state_id,
+        "metadata": dict(item.metadata),
+        "error": item.error,
+        "output": None if item.error else outputs,
+    }
