@@ -6,14 +6,19 @@ from typing import Any
 from runtime.drivers.base import WorkflowSchema
 from runtime.drivers.http.answers import BYTES, JSON, PROTOBUF
 from runtime.drivers.http.events import EVENT_STREAM
-from runtime.drivers.http.request import MAX_STATE_ID_BYTES, STATE_ID_HEADER, TIMEOUT_HEADER
+from runtime.drivers.http.request import (
+    DURATION_PATTERN,
+    MAX_STATE_ID_CHARACTERS,
+    STATE_ID_HEADER,
+    TIMEOUT_HEADER,
+    TIMEOUT_PATTERN,
+)
 from runtime.spec.schema_check import DEFINITIONS
 from runtime.version import __version__
 
 Json = dict[str, Any]
 
 SCHEMAS = "#/components/schemas/"
-DURATION_PATTERN = r"^[0-9]{1,4}(\.[0-9]{1,3})?(ms|s|m)?$"
 
 ERROR: Json = {
     "type": "object",
@@ -39,6 +44,8 @@ TASK: Json = {
     "required": ["task_id", "state"],
     "properties": {"task_id": {"type": "string"}, "state": {"const": "pending"}},
 }
+TIMEOUT: Json = {"type": "string", "pattern": f"^{TIMEOUT_PATTERN}$", "examples": ["2.5s"]}
+WAIT: Json = {"type": "string", "pattern": f"^{DURATION_PATTERN}$", "examples": ["10s"]}
 READY: Json = {"type": "object", "required": ["ready"], "properties": {"ready": {"const": True}}}
 HEALTHY: Json = {"type": "object", "required": ["healthy"], "properties": {"healthy": {"const": True}}}
 
@@ -102,8 +109,8 @@ def _body(inputs: Json) -> Json:
         "additionalProperties": False,
         "properties": {
             "inputs": inputs,
-            "state_id": {"type": "string", "maxLength": MAX_STATE_ID_BYTES // 4},
-            "timeout": {"type": "number", "exclusiveMinimum": 0, "maximum": 86_400, "description": "Seconds."},
+            "state_id": {"type": "string", "maxLength": MAX_STATE_ID_CHARACTERS},
+            "timeout": {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, TIMEOUT], "description": "Seconds."},
         },
     }
     # Inputs with a field `inputs` are read as the second form, so that they cannot be sent in the first.
@@ -116,11 +123,11 @@ def _paths(body: Json, outputs: Json, access: tuple[str, ...]) -> Json:
     events = {EVENT_STREAM: {"schema": {"type": "string"}}}
     task = {JSON: {"schema": {"$ref": SCHEMAS + "Task"}}}
     headers = [
-        _parameter(STATE_ID_HEADER, "header", {"type": "string", "maxLength": MAX_STATE_ID_BYTES // 4}),
-        _parameter(TIMEOUT_HEADER, "header", {"type": "string", "pattern": DURATION_PATTERN, "examples": ["2.5s"]}),
+        _parameter(STATE_ID_HEADER, "header", {"type": "string", "maxLength": MAX_STATE_ID_CHARACTERS}),
+        _parameter(TIMEOUT_HEADER, "header", TIMEOUT),
     ]
     task_id = _parameter("task_id", "path", {"type": "string"})
-    wait = _parameter("wait", "query", {"type": "string", "pattern": DURATION_PATTERN, "examples": ["10s"]})
+    wait = _parameter("wait", "query", WAIT)
     accepted = {**_responses("Taken", task, (*SENDING, *access), "202")}
     accepted["202"]["links"] = {
         name: {"operationId": name, "parameters": {"task_id": "$response.body#/task_id"}}

@@ -2,7 +2,7 @@
 
 import asyncio
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,8 +18,10 @@ from runtime.spec.schema_check import Fault, SchemaCheck
 INPUTS, STATE_ID, TIMEOUT = "inputs", "state_id", "timeout"
 WRAPPED = (INPUTS, STATE_ID, TIMEOUT)
 STATE_ID_HEADER, TIMEOUT_HEADER = "krt-state-id", "krt-timeout"
-# Bytes of a state id, at most.
-MAX_STATE_ID_BYTES = 256
+MAX_STATE_ID_CHARACTERS = 256
+# What `read_seconds` takes as a text, and that without those that are 0.
+DURATION_PATTERN = r"[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)?"
+TIMEOUT_PATTERN = rf"(?=[0-9.]*[1-9]){DURATION_PATTERN}"
 # Seconds that a request or task may take, at most.
 MAX_TIMEOUT_S = 86_400.0
 
@@ -58,14 +60,8 @@ def read_call(headers: Mapping[str, str], body: bytes, schema: SchemaCheck, defa
     """Return what a request with this body asks for. Raises Refusal with every fault."""
     inputs, said = _content(headers.get("content-type", "").partition(";")[0].strip().lower(), body)
     faults = [Fault(key, f"is unknown beside {INPUTS}; known: {', '.join(WRAPPED)}") for key in said.keys() - WRAPPED]
-    state_id = said.get(STATE_ID, headers.get(STATE_ID_HEADER, ""))
-    if not isinstance(state_id, str) or len(state_id.encode(errors="replace")) > MAX_STATE_ID_BYTES:
-        faults.append(Fault(STATE_ID, f"is no text of at most {MAX_STATE_ID_BYTES} bytes"))
-    timeout_s = default_timeout_s
-    try:
-        timeout_s = _timeout(said.get(TIMEOUT, headers.get(TIMEOUT_HEADER, default_timeout_s)))
-    except ValueError as error:
-        faults.append(Fault(TIMEOUT, str(error)))
+    state_id = _said(STATE_ID, _state_id, said, _decoded(headers.get(STATE_ID_HEADER, "")), faults)
+    timeout_s = _said(TIMEOUT, _timeout, said, headers.get(TIMEOUT_HEADER, default_timeout_s), faults)
     inside = f"{INPUTS}." if said else ""
     faults += [fault._replace(field=(inside + fault.field).rstrip(".")) for fault in schema.faults(inputs)]
     if faults:
@@ -73,6 +69,17 @@ def read_call(headers: Mapping[str, str], body: bytes, schema: SchemaCheck, defa
     trace = headers.get(TRACE_HEADER, "")
     passed = {TRACE_HEADER: trace} if _TRACEPARENT.fullmatch(trace) else {}
     return Call(inputs=inputs, state_id=state_id, timeout_s=timeout_s, headers=passed)
+
+
+def _said(key: str, read: Callable[[Any], Any], said: Mapping[str, Any], in_header: Any, faults: list[Fault]) -> Any:
+    """Return what the body says, or else the header; both have to be right."""
+    value = None
+    for given in (in_header, said[key]) if key in said else (in_header,):
+        try:
+            value = read(given)
+        except ValueError as error:
+            faults.append(Fault(key, str(error)))
+    return value
 
 
 def _content(media_type: str, body: bytes) -> tuple[Any, dict[str, Any]]:
@@ -91,11 +98,28 @@ def _content(media_type: str, body: bytes) -> tuple[Any, dict[str, Any]]:
     return value, {}
 
 
+def _state_id(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > MAX_STATE_ID_CHARACTERS:
+        raise ValueError(f"is no text of at most {MAX_STATE_ID_CHARACTERS} characters")
+    return value
+
+
 def _timeout(value: Any) -> float:
+    """Return a time in seconds, cut to what a request may take."""
+    if isinstance(value, str) and not re.fullmatch(TIMEOUT_PATTERN, value):
+        raise ValueError(f"{value!r} is no time; give more than 0 seconds, or a number with ms, s, m, h or d: 500ms")
     seconds = read_seconds(value)
-    if not 0 < seconds <= MAX_TIMEOUT_S:
-        raise ValueError(f"is {seconds:g} s; give more than 0 and at most {MAX_TIMEOUT_S:g}")
-    return seconds
+    if seconds <= 0:
+        raise ValueError(f"is {seconds:g} s; give more than 0")
+    return min(seconds, MAX_TIMEOUT_S)
+
+
+def _decoded(header: str) -> str:
+    """Return a header's text as it was meant: HTTP leaves it open, and clients send UTF-8."""
+    try:
+        return header.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        return header
 
 
 def _too_large(max_bytes: int) -> Refusal:
