@@ -209,11 +209,13 @@ class Publisher(Protocol):
     """Stores messages and confirms each one.
 
     A publisher retries by itself, under the same message id, what passes: no leader, no answer, a full stream, a lost
-    connection. While it does, `held` is true and `on_hold` was called. After `give_up_s` it confirms with the error.
+    connection. While it retries, `held` is true and `on_hold` was called. After `give_up_s` it confirms with the error.
     """
 
     @property
-    def held(self) -> bool: ...
+    def held(self) -> bool:
+        """Whether what is published now would wait: the stream refuses, or NATS is away."""
+        ...
 
     @property
     def limit_bytes(self) -> int:
