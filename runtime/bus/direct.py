@@ -5,8 +5,8 @@ its way in, and a header check and several calls on its way out: together nearly
 (`docs/performance.md`). This client hands an arriving message to its callback at once, and takes a whole batch of
 outgoing ones as one piece.
 
-It replaces nats-py's parser by one that reads whole messages itself and leaves all else to the original, overrides two
-private methods and calls two. So `Pipfile` keeps nats-py below the next minor release, and
+It replaces nats-py's parser by one that reads whole messages itself and leaves all else to the original, overrides
+three private methods and calls two. So `Pipfile` keeps nats-py below the next minor release, and
 `test/unit/bus/test_direct.py` says what has to be looked at when that changes.
 """
 
@@ -91,6 +91,17 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
         if self._transport is not None and self._transport._io_writer is not None:
             self._transport._io_writer.transport.abort()
         self._transport: Any = None
+
+    async def _send_ping(self, future: Any = None) -> None:
+        """Overridden: nats-py writes its PING past the commands that wait for its flusher.
+
+        The PONG would then tell nothing of them: a subscription might be unknown to the server, or be forbidden.
+        """
+        if self._pending and self.is_connected:
+            self._transport.writelines(self._pending)
+            self._pending: list[bytes] = []
+            self._pending_data_size = 0
+        await super()._send_ping(future)
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         """Overridden: called by nats-py with what the server says of itself, before anything is told to the server.

@@ -43,10 +43,14 @@ class RunProcess:
         """Stop in order, and return the exit code."""
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGINT)
-        async with asyncio.timeout(PATIENCE_S):
-            while await self._read_line():
-                continue
-            return await self.process.wait()
+        try:
+            async with asyncio.timeout(PATIENCE_S):
+                while await self._read_line():
+                    continue
+                return await self.process.wait()
+        except TimeoutError:
+            self.process.kill()
+            raise AssertionError("the run does not stop:\n" + "\n".join(self.lines)) from None
 
     async def _read_line(self) -> str:
         """Return a line with its end, "" at the end of all."""

@@ -58,6 +58,32 @@ def test_nats_py_takes_commands_as_bytes_and_flushes_on_request() -> None:
     assert "_flush_queue" in vars(Client())
 
 
+class Wire:
+    """A transport that keeps what is written."""
+
+    def __init__(self) -> None:
+        self.written: list[bytes] = []
+
+    def write(self, data: bytes) -> None:
+        self.written.append(data)
+
+    def writelines(self, lines: list[bytes]) -> None:
+        self.written.extend(lines)
+
+
+async def test_a_ping_leaves_behind_the_commands_before_it() -> None:
+    """A forbidden subscription was taken for granted: the answer to the ping came before the server had read it."""
+    client, wire = DirectClient(), Wire()
+    client._transport, client._status, client._flush_queue = wire, Client.CONNECTED, asyncio.Queue()
+    client._flusher_task = asyncio.create_task(asyncio.sleep(60))
+
+    await client._send_command(b"SUB a 1\r\n")
+    await client._send_ping()
+
+    assert wire.written == [b"SUB a 1\r\n", b"PING\r\n"]
+    client._flusher_task.cancel()
+
+
 def test_the_parser_that_we_replace_is_where_it_was() -> None:
     assert type(Client()._ps) is Parser
     assert list(inspect.signature(Parser.parse).parameters) == ["self", "data"]
