@@ -25,9 +25,12 @@ from runtime.bus.embedded import EmbeddedServer
 from runtime.children import die_with_parent
 from runtime.cli import exits
 from runtime.cli.console import Console
+from runtime.cli.driver_host import HostedWorkflow
+from runtime.cli.local_drivers import LocalDrivers
 from runtime.cli.local_nats import embedded_nats, keep_running
 from runtime.cli.reload import changes
 from runtime.cli.run_file import FOLDER, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
+from runtime.deploy.drivers import output_subjects, process_name
 from runtime.deploy.plan import Target, durable_of, handler_versions, plan, stream_of
 from runtime.deploy.process import Process, ReplicaStatus, State
 from runtime.deploy.supervisor import Supervisor
@@ -127,6 +130,18 @@ class LocalRun:
         processes = plan(workflow, target)
         return plan(workflow, replace(target, credentials=_credentials(processes, stream)))
 
+    def _hosted(self) -> HostedWorkflow:
+        workflow = self._workflow
+        stream = stream_of(workflow, self._options.runtime_id)
+        return HostedWorkflow(
+            name=workflow.name,
+            stream=stream,
+            output_subjects=output_subjects(workflow, stream),
+            nats_servers=self._servers,
+            folder=str(workflow.folder.absolute()),
+            environment={"KRT_LOG_LEVEL": self._options.log_level},
+        )
+
     @asynccontextmanager
     async def _nats(self) -> AsyncIterator[None]:
         self._options.store.mkdir(parents=True, exist_ok=True)
@@ -154,15 +169,17 @@ class LocalRun:
     @asynccontextmanager
     async def _background(self, supervisor: Supervisor) -> AsyncIterator[None]:
         """Do everything that goes on while the run lasts."""
+        drivers = LocalDrivers(self._hosted(), supervisor, self._console.say)
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._record_states(supervisor), name="states"),
                 group.create_task(self._start(supervisor), name="start"),
+                group.create_task(drivers.run(), name="drivers"),
             ]
             if self._server is not None:
                 tasks.append(group.create_task(keep_running(self._server), name="nats"))
             if self._options.reload:
-                tasks.append(group.create_task(self._reload(supervisor), name="reload"))
+                tasks.append(group.create_task(self._reload(supervisor, drivers), name="reload"))
             yield
             for task in tasks:
                 task.cancel()
@@ -229,8 +246,8 @@ class LocalRun:
 
     # --- reload ---
 
-    async def _reload(self, supervisor: Supervisor) -> None:
-        """Change the processes over to every edit that has no problems."""
+    async def _reload(self, supervisor: Supervisor, drivers: LocalDrivers) -> None:
+        """Change the processes over to every edit that has no problems; drivers that were added go on running."""
         async for changed in changes(self._workflow.folder):
             loaded = load_report(self._options.path, workflow=self._options.workflow, check_handlers=True)
             shown = ", ".join(sorted(path.relative_to(self._workflow.folder).as_posix() for path in changed))
@@ -240,7 +257,7 @@ class LocalRun:
                 self._console.say(f"{shown} changed, but has problems: what was started before goes on running")
                 continue
             try:
-                processes = self._plan(loaded.workflow)
+                processes = _merged(self._plan(loaded.workflow), drivers.processes)
             except ConfigError as error:
                 self._console.say(f"{shown} changed, but: {error}")
                 continue
@@ -258,9 +275,9 @@ class LocalRun:
         await supervisor.update(processes)
         self._write_run_file()
         if any(path.suffix == ".py" and path not in handlers for path in changed):
-            # A module that handlers share; which of them import it is not known.
+            # A module that several share; which of them import it is not known.
             kept = [state.process for state in supervisor.states() if before.get(state.name) == state.pid]
-            await _restart(supervisor, [node.name for node in workflow.nodes if node.name in kept])
+            await _restart(supervisor, [name for name in _users_of_modules(workflow) if name in kept])
         if idle := _list_idle(supervisor.states()):
             self._console.say(f"not running: {idle}")
         else:
@@ -341,6 +358,18 @@ def _command() -> Sequence[str]:
     except importlib.metadata.PackageNotFoundError:  # a source tree, found through the current folder
         return (sys.executable, "-m", "runtime")
     return (sys.executable, "-P", "-m", "runtime")
+
+
+def _users_of_modules(workflow: Workflow) -> list[str]:
+    """Return the processes that may import modules of the workflow's folder."""
+    own_drivers = [process_name(driver.name) for driver in workflow.drivers if ":" in driver.type]
+    return [*(node.name for node in workflow.nodes), *own_drivers]
+
+
+def _merged(planned: Sequence[Process], added: Sequence[Process]) -> list[Process]:
+    """Return the processes of a new plan and those that were added; of two with one name the added one runs."""
+    names_added = {process.name for process in added}
+    return [*(process for process in planned if process.name not in names_added), *added]
 
 
 async def _restart(supervisor: Supervisor, processes: Sequence[str]) -> None:

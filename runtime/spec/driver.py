@@ -13,6 +13,21 @@ LOOPBACK = "127.0.0.1"
 BUILT_IN_DRIVERS = {"http": "FastAPIDriver", "grpc": "GRPCDriver", "source-sink": "SourceSinkDriver"}
 
 
+def driver_class(text: str) -> str:
+    """Return what names a driver's class in specs: the word of a built-in one, also for the name of its class."""
+    return next((word for word, name in BUILT_IN_DRIVERS.items() if text == name), text)
+
+
+class DriverRequest(Frozen):
+    """What a driver host is asked for; see `DriverSpec`."""
+
+    ref: str
+    driver: str
+    arguments: dict[str, Any] = Field(default_factory=dict)
+    parameters: dict[str, Any] = Field(default_factory=dict)
+    ports: dict[str, Annotated[int, Field(ge=0, le=65535)]] = Field(default_factory=dict)
+
+
 class DriverSpec(Frozen):
     """One driver of a workflow.
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.spec import names
-from runtime.spec.driver import BUILT_IN_DRIVERS
+from runtime.spec.driver import BUILT_IN_DRIVERS, driver_class
 from runtime.spec.model import Driver
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Place, Report, nearest
@@ -76,11 +76,10 @@ class DriverClass:
     """A driver that comes with the runtime, by its word or the name of its class, or `module:Class`."""
 
     def read(self, value: Value, spot: Spot, report: Report) -> str:
-        text = expect_text(value, spot, "the class of a driver").text
-        word = next((word for word, name in BUILT_IN_DRIVERS.items() if text in (word, name)), None)
-        if word is None and not CLASS.fullmatch(text):
-            raise Fault(value.place, f"{spot} is {value}", _class_remedy(text), "wrong-value")
-        return word or text
+        found = driver_class(expect_text(value, spot, "the class of a driver").text)
+        if found not in BUILT_IN_DRIVERS and not CLASS.fullmatch(found):
+            raise Fault(value.place, f"{spot} is {value}", _class_remedy(found), "wrong-value")
+        return found
 
     def schema(self) -> JsonSchema:
         known = [*BUILT_IN_DRIVERS, *BUILT_IN_DRIVERS.values()]

@@ -20,6 +20,7 @@
 | presence | KV `presence`, key `<kind>.<stream>[.<name>].<instance>` | until 6 s after its last beat |
 | answers | subject `_INBOX.<stream>.<process>.…`, a prefix for each process of the plan | core NATS, nothing kept |
 | driver | subject `driver.<stream>.<pid>.<action>`: requests about itself | core NATS, nothing kept |
+| driver host | subject `drivers.<stream>.<action>`, for `add` queue group `krt-drivers` | core NATS, nothing kept |
 | writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
@@ -65,14 +66,16 @@ PRESENCE_BUCKET = "presence"
 # Kinds of processes, as their service records name them.
 NODE, MANAGER, WRITER, DRIVER = "node", "manager", "writer", "driver"
 
-# Processes beside those of a plan: whoever sends requests to a workflow, and whoever looks after it.
-CLIENT, OPERATOR = "krt.client", "krt.operator"
+# Processes beside those of a plan: whoever sends requests to a workflow, looks after it, or starts drivers on request.
+CLIENT, OPERATOR, DRIVER_HOST = "krt.client", "krt.operator", "krt.drivers"
 
 # Name of the object store that is kept for payloads larger than a message.
 CLAIMS_STORE = "claims"
 
 WRITER_SUBJECT = "mongo_writer"
 WRITER_QUEUE = "krt-writer"
+# What driver hosts share, so that one of them adds a driver.
+DRIVER_HOST_QUEUE = "krt-drivers"
 
 
 def is_name(text: str) -> bool:
@@ -260,6 +263,11 @@ def presence_key(kind: str, *place: str) -> str:
 def driver_subject(stream: str, pid: str, action: str) -> str:
     """Return the subject on which a driver answers requests about itself; `>` for the action is all of them."""
     return f"{DRIVER}.{stream}.{pid}.{action}"
+
+
+def driver_host_subject(stream: str, action: str) -> str:
+    """Return the subject on which those who start drivers for a workflow are asked to."""
+    return f"drivers.{stream}.{action}"
 
 
 def presence_keys(stream: str) -> str:
