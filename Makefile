@@ -23,7 +23,7 @@ KRT := $(BIN)/krt
 READY := .venv/.packages-installed $(KRT)
 
 .DEFAULT_GOAL := all
-.PHONY: all run test integration container compose soak lint fmt types bench lock
+.PHONY: all run test integration container browser compose soak lint fmt types bench lock
 .DELETE_ON_ERROR:
 
 all: lint test
@@ -32,7 +32,7 @@ run: $(READY)  ## run the example workflow and send it a few requests
 	$(KRT) run workflows/digits --demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=test/bench --ignore=test/container $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=test/bench --ignore=test/container --ignore=test/browser $(ARGS)
 
 # On the servers of test/docker-compose.yaml where Docker runs, or those that KRT_TEST_* name; it says which.
 integration: $(READY)
@@ -41,6 +41,10 @@ integration: $(READY)
 # The images, built and run with podman as root: some minutes, or skipped with what is missing.
 container: $(READY)
 	$(BIN)/python -m pytest test/container $(ARGS)
+
+# Pages in Chromium (apt-get install chromium fonts-dejavu-core), or skipped where there is none.
+browser: $(READY)
+	$(BIN)/python -m pytest test/browser $(ARGS)
 
 compose: $(READY)  ## docker/compose.yaml anew, after a change of what `krt compose` prints
 	cd docker && ../$(KRT) compose ../workflows/digits --image krt-digits > compose.yaml

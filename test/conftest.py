@@ -23,6 +23,7 @@ SERVER_LAYERS = {"conformance", "integration"}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "integration: runs on servers: NATS, MongoDB, InfluxDB")
+    config.addinivalue_line("markers", "browser: shows pages in Chromium; `make browser`")
 
 
 def pytest_report_header() -> list[str]:

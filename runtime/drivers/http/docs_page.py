@@ -35,16 +35,17 @@ DOCS = r"""<!doctype html>
 
 <h2>Send a request</h2>
 <div class="columns">
-  <div>
+  <form>
     <label>Inputs (JSON)<textarea id="inputs" spellcheck="false"></textarea></label>
     <div class="row">
       <label>State id<input id="state_id"></label>
       <label>Timeout<input id="timeout" placeholder="30s"></label>
       <label id="token_label">Token<input id="token" type="password" autocomplete="off"></label>
     </div>
-    <div class="row"><button id="send">Predict</button>
-      <button id="stream" class="plain">Stream outputs</button><button id="task" class="plain">As a task</button></div>
-  </div>
+    <div class="row"><button id="send" type="button">Predict</button>
+      <button id="stream" type="button" class="plain">Stream outputs</button>
+      <button id="task" type="button" class="plain">As a task</button></div>
+  </form>
   <div>
     <div class="muted">Answer <span id="status"></span></div>
     <pre id="answer" aria-live="polite"></pre>

@@ -115,14 +115,14 @@ async def test_a_driver_that_is_killed_after_it_took_a_task_still_has_its_result
 ) -> None:
     async with connected(nats_server, "test") as bus, AsyncExitStack() as stack:
         await bus.ensure_stream(stream_config(STREAM, storage="file"))
-        other = None if restarts else await stack.enter_async_context(serving(bus=bus, view=VIEW))
+        others = [] if restarts else [await stack.enter_async_context(serving(bus=bus, view=VIEW))]
         async with http_child(nats_server.url, STREAM, NODE) as (child, port):
             async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
                 task_id = (await http.post("/tasks", json={"inputs": 7, "timeout": 60})).json()["task_id"]
             child.kill()
             await child.wait()
 
-        web = other or await stack.enter_async_context(serving(bus=bus, view=VIEW))
+        [web] = others or [await stack.enter_async_context(serving(bus=bus, view=VIEW))]
         waiting = asyncio.create_task(web.http.get(f"/tasks/{task_id}", params={"wait": "9s"}))
         # A node that handles it only now, as after a restart of everything, and stores what it answers.
         await store(bus, Message(request_id=task_id, payload=payload.encode_value(7), from_node=NODE, outcome="ok"))
