@@ -20,6 +20,8 @@ except ModuleNotFoundError as error:
 
 # What ASGI calls a scope or an event.
 Event = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Event]]
+Send = Callable[[Event], Awaitable[None]]
 
 # Status by the outcome of an item; any other is 500.
 STATUS = {
@@ -71,8 +73,13 @@ class WebhookSource(Source):
         self._requests = asyncio.Queue(maxsize=1)
         self._ended = asyncio.Event()
         ref, resources = self.site.ref, self.site.resources
+
+        # uvicorn takes a method for an application of ASGI 2.
+        async def answer(scope: Event, receive: Receive, send: Send) -> None:
+            await self._answer(scope, receive, send)
+
         self._server = HttpServer(
-            self._answer,
+            answer,
             HttpLimits(),
             tls=None,
             grace_s=GRACE_S,
@@ -112,9 +119,7 @@ class WebhookSource(Source):
 
     # --- requests ---
 
-    async def _answer(
-        self, scope: Event, receive: Callable[[], Awaitable[Event]], send: Callable[[Event], Awaitable[None]]
-    ) -> None:
+    async def _answer(self, scope: Event, receive: Receive, send: Send) -> None:
         """Answer one request; what ASGI calls an application."""
         status, outcome = await self._status(scope, receive)
         body = records.json_bytes({"outcome": str(outcome)})
@@ -122,7 +127,7 @@ class WebhookSource(Source):
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _status(self, scope: Event, receive: Callable[[], Awaitable[Event]]) -> tuple[int, str]:
+    async def _status(self, scope: Event, receive: Receive) -> tuple[int, str]:
         if scope["type"] != "http" or scope["path"] != self.params.path:
             return 404, "unknown"
         if scope["method"] != "POST":
@@ -141,7 +146,7 @@ class WebhookSource(Source):
         given = headers.get("authorization", "").removeprefix("Bearer ")
         return not wanted or hmac.compare_digest(given.encode(), wanted.encode())
 
-    async def _body(self, receive: Callable[[], Awaitable[Event]]) -> bytes | None:
+    async def _body(self, receive: Receive) -> bytes | None:
         """Return the body, None for one that is too large."""
         parts = bytearray()
         while True:
