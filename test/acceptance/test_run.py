@@ -70,11 +70,18 @@ class Run:
                 return line
 
     def wait_for_end(self) -> int:
-        code = self.process.wait(TIMEOUT_S)
+        try:
+            code = self.process.wait(TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._read_rest()
+            pytest.fail(f"it has not ended after {TIMEOUT_S:g} s:\n" + "\n".join(self.lines))
         self._reader.join(TIMEOUT_S)
+        self._read_rest()
+        return code
+
+    def _read_rest(self) -> None:
         while not self._unread.empty():
             self.lines.append(self._unread.get())
-        return code
 
     def stop(self, number: signal.Signals = signal.SIGINT) -> int:
         self.process.send_signal(number)

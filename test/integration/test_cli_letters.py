@@ -290,8 +290,8 @@ def test_repro_gives_the_handler_a_copy_of_its_state(krt: Krt) -> None:
         await flow.send(wire.encode(message))
         await flow.die(await flow.take("score"))
         entry = StateEntry(
-            state_id="cam-1", payload=encode_value({"seen": 4}), subject="", sequence=1, stored_ns=1, first_number=0,
-            outputs=(),
+            state_id="cam-1", payload=encode_value({"seen": 4}), request_id="r0", origin=1, subject="", sequence=1,
+            stored_ns=1, first_number=0, outputs=(),
         )  # fmt: skip
         bucket = await flow.bus.key_value(names.state_bucket(STREAM, "score"), create=True)
         await bucket.put(names.state_key("cam-1"), entry.encode())

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -32,6 +33,8 @@ log = logging.getLogger(__name__)
 FLOW = Path(__file__).parent / "flow" / "workflow.yaml"
 # Messages fed and not ended: enough for every replica to be busy, few enough for all to be inside the dedup window.
 BACKLOG = 20_000
+# Messages that are sent before their PubAcks are waited for.
+CHUNK = 500
 # Seconds without any output after which what is missing counts as lost: above the ack wait and a crash loop's pause.
 SILENCE_S = 90.0
 # Being killed is no fault of a process.
@@ -53,23 +56,26 @@ class Outcome:
         return all(line.balances for line in self.lines)
 
 
-async def soak(messages: int, folder: Path, *, every_s: float, seed: int, limit: int = sys.maxsize) -> Outcome:
+async def soak(
+    messages: int, folder: Path, *, every_s: float, seed: int, limit: int = sys.maxsize, rate: float = math.inf
+) -> Outcome:
     """Send `messages` through the workflow under attacks `every_s` seconds apart, and count what comes out.
 
-    limit: how many attacks there are at most.
+    limit: how many attacks there are at most. rate: messages a second that are sent at most.
     folder: an empty one, for the server's store, the documents and the processes' log.
     """
     server = EmbeddedServer(folder / "nats", binary=find_binary(""))
     await server.start()
     try:
-        return await _Soak(messages, folder, server).run(every_s=every_s, seed=seed, limit=limit)
+        return await _Soak(messages, folder, server, rate).run(every_s=every_s, seed=seed, limit=limit)
     finally:
         await server.stop()
 
 
 class _Soak:
-    def __init__(self, messages: int, folder: Path, server: EmbeddedServer) -> None:
+    def __init__(self, messages: int, folder: Path, server: EmbeddedServer, rate: float) -> None:
         self._messages = messages
+        self._rate = rate
         self._server = server
         self._workflow = load(FLOW)
         self._stream = stream_of(self._workflow, "local")
@@ -138,6 +144,7 @@ class _Soak:
         subject = names.entrypoint_subject(self._stream)
         unconfirmed: list[Confirmation] = []
         ends_per_message = self._ledger.expected_ends / self._messages
+        started_s = asyncio.get_running_loop().time()
         for number in range(self._messages):
             while number - self._ledger.ended / ends_per_message > BACKLOG:
                 self._room.clear()
@@ -148,7 +155,8 @@ class _Soak:
             stored = Confirmation()
             await publisher.publish(subject, wire.encode(message), message_id=f"in.{number}", confirm=stored)
             unconfirmed.append(stored)
-            if len(unconfirmed) >= 1000:
+            if len(unconfirmed) >= CHUNK:
+                await asyncio.sleep(started_s + number / self._rate - asyncio.get_running_loop().time())
                 await asyncio.gather(*map(_confirmed, unconfirmed))
                 unconfirmed.clear()
         await asyncio.gather(*map(_confirmed, unconfirmed))
