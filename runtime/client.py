@@ -16,7 +16,7 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -57,10 +57,32 @@ class Reply:
     headers: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Route:
+    """How requests reach a workflow that somebody else runs, and where its answers pass.
+
+    subject: that requests are stored under. answers: subject of all answers; those to requests of others count as late.
+    encode, decode: the envelope; decode raises DecodeError.
+    """
+
+    subject: str
+    answers: str
+    encode: Callable[[Message], bytes]
+    decode: Callable[[bytes], Message]
+
+
 class Workflow:
     """See the module. Open it with `async with`, or with `start` and `close`."""
 
-    def __init__(self, bus: Bus, stream: str, *, clock: Clock | None = None, give_up_s: float = GIVE_UP_S) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        stream: str,
+        *,
+        clock: Clock | None = None,
+        give_up_s: float = GIVE_UP_S,
+        route: Route | None = None,
+    ) -> None:
         """Prepare; nothing is sent. give_up_s: how long a request is retried that the stream does not take."""
         self.stream = stream
         # Answers that came after their request had ended: second answers, and those after a timeout or a cancel.
@@ -68,7 +90,10 @@ class Workflow:
         self._bus = bus
         self._clock: Clock = clock or SystemClock()
         self._give_up_s = give_up_s
-        self._subject = names.entrypoint_subject(stream)
+        self._subject = route.subject if route else names.entrypoint_subject(stream)
+        self._answers = route.answers if route else ""
+        self._encode = route.encode if route else wire.encode
+        self._decode = route.decode if route else wire.decode
         self._partitions: Partitions | None = None
         self._inbox = ""
         self._pending: dict[str, _Request] = {}
@@ -106,7 +131,7 @@ class Workflow:
         How the entrypoint is partitioned is read here, so a client is to be started again after that was changed.
         """
         self._partitions = await self._find_partitions()
-        self._inbox = self._bus.new_inbox()
+        self._inbox = self._answers or self._bus.new_inbox()
         self._subscription = await self._bus.subscribe(self._inbox, self._on_answer)
         self._publisher = self._bus.publisher(self.stream, give_up_s=self._give_up_s)
         self._sender = asyncio.create_task(self._send(self._publisher), name=f"client {self.stream}")
@@ -214,7 +239,7 @@ class Workflow:
             traceparent=passed.pop(TRACE_HEADER, ""),
             headers=passed,
         )
-        data = wire.fit(wire.encode(message), self._publisher.limit_bytes)
+        data = wire.fit(self._encode(message), self._publisher.limit_bytes)
         request = _Request(request_id, state_id, timeout_s, data, receiver)
         self._pending[request_id] = request
         # The loop keeps its timers in one heap: no task and no table of our own.
@@ -275,7 +300,7 @@ class Workflow:
     def _on_answer(self, answer: CoreMessage) -> None:
         message = Message()
         try:
-            message = wire.decode(answer.data)
+            message = self._decode(answer.data)
             self._hand_over(message)
         except DecodeError as error:
             self._on_unreadable(error, message)

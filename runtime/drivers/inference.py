@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from runtime.bus.base import Bus
-from runtime.client import DEFAULT_TIMEOUT_S, Reply, Workflow
+from runtime.client import DEFAULT_TIMEOUT_S, Reply, Route, Workflow
 from runtime.clock import Clock
 from runtime.drivers.base import WorkflowSchema
 from runtime.drivers.loop_thread import call_on_loop
@@ -24,7 +24,7 @@ class WorkflowView:
     """What is known of a deployed workflow.
 
     output_subjects: of its answers, and of the ERRORs in their place. find_schema: called from any thread; quick.
-    timeout_s: until the deadline of a request that says nothing about it.
+    timeout_s: until the deadline of a request that says nothing about it. route: of a workflow that others run.
     """
 
     name: str
@@ -32,6 +32,7 @@ class WorkflowView:
     output_subjects: tuple[str, ...] = ()
     find_schema: Callable[[], WorkflowSchema] = WorkflowSchema
     timeout_s: float = DEFAULT_TIMEOUT_S
+    route: Route | None = None
 
 
 class Inference:
@@ -56,7 +57,7 @@ class Inference:
         self.in_flight = 0
         self._find_schema = view.find_schema
         self._timeout_s = view.timeout_s
-        self._client = Workflow(bus, view.stream, clock=clock)
+        self._client = Workflow(bus, view.stream, clock=clock, route=view.route)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
