@@ -23,6 +23,8 @@ DEFAULT_INBOX_PREFIX = "_INBOX"
 DEFAULT_REQUEST_TIMEOUT_S = 5.0
 # Seconds between SIGTERM and giving deliveries back: below the 30 s after which Kubernetes kills.
 DEFAULT_GRACE_S = 25.0
+# Seconds for one call at KRE's entrypoint.
+DEFAULT_ENTRYPOINT_TIMEOUT_S = 30.0
 # KRE's log collector reads this file where its folder exists.
 KRE_LOG_FILE = Path("/var/log/app/app.log")
 # The limit of the consumer that a bare runner makes for itself: ours and KRE's own name of it.
@@ -132,7 +134,8 @@ class DriverSettings:
     """What a driver needs. spec: JSON of a `spec.driver.DriverSpec`; it may hold secrets.
 
     base_path: folder of the workflow, from which drivers may be imported. advertise_address: under which others reach
-    this host, "" for its name.
+    this host, "" for its name. subjects_file, wire and request_timeout_s: of KRE's entrypoint, which has no spec; wire
+    is "" where the file tells.
     """
 
     nats: NatsSettings
@@ -141,6 +144,9 @@ class DriverSettings:
     advertise_address: str
     log: LogSettings
     ready_fd: int | None
+    subjects_file: Path | None = None
+    wire: str = ""
+    request_timeout_s: float = DEFAULT_ENTRYPOINT_TIMEOUT_S
 
 
 def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
@@ -226,13 +232,19 @@ def read_driver(environ: Mapping[str, str] = os.environ) -> DriverSettings:
     """Read a driver's variables. Raises SettingsError with every problem."""
     read = _Reader(environ)
     folder = read.text("KRT_BASE_PATH", default="")
+    subjects = read.text("KRT_NATS_SUBJECTS_FILE", default="")
     settings = DriverSettings(
         nats=read.nats(),
-        spec=read.text("KRT_DRIVER_SPEC", "JSON, as `krt run` makes it"),
+        spec=read.text("KRT_DRIVER_SPEC", "JSON, as `krt run` makes it", "" if subjects else None),
         base_path=Path(folder) if folder else None,
         advertise_address=read.text("KRT_ADVERTISE_ADDRESS", default=""),
         log=read.log(),
         ready_fd=read.ready_fd(),
+        subjects_file=Path(subjects) if subjects else None,
+        wire=read.stated_wire(),
+        request_timeout_s=read.number(
+            "KRT_REQUEST_TIMEOUT", float, "seconds, 0.1 to 86400", DEFAULT_ENTRYPOINT_TIMEOUT_S, low=0.1, high=86_400.0
+        ),
     )
     return read.checked(settings)
 
@@ -388,12 +400,16 @@ class _Reader:
 
     def wire(self) -> str:
         """Return the wire version. KRE's variables tell its runners apart; a plan of ours is always of the second."""
-        stated = self.text("KRT_WIRE", default="")
-        if stated not in ("", "v1", "v2"):
-            self._wrong("KRT_WIRE", "v1 or v2")
+        stated = self.stated_wire()
         first = any(name in self._environ for name in ("KRT_NATS_ENTRYPOINT_SUBJECT", "KRT_IS_LAST_NODE"))
         planned = bool(self.text("KRT_NODE_SPEC", default=""))
         return stated or ("v1" if first and not planned else "v2")
+
+    def stated_wire(self) -> str:
+        stated = self.text("KRT_WIRE", default="")
+        if stated not in ("", "v1", "v2"):
+            self._wrong("KRT_WIRE", "v1 or v2")
+        return stated
 
     def _missing(self, name: str, expected: str) -> None:
         self._problems[name] = f"the '{name}' env var is missing ({expected})"
@@ -423,5 +439,6 @@ KNOWN = frozenset(
     NATS_MAX_ACK_PENDING MAX_PENDING_ACK JS_REQUEST_TIMEOUT MONGO_DB_NAME NODE_SPEC WIRE REPLICA LOG_FORMAT LOG_LEVEL
     LOG_FILE INFLUX_TOKEN INFLUX_ORG INFLUX_BUCKET MAX_INFLATED_BYTES SHUTDOWN_GRACE READY_FD MANAGER_SPEC
     NATS_SERVER_BIN NATS_CREDENTIALS NATS_INBOX_PREFIX DRIVER_SPEC ADVERTISE_ADDRESS
+    NATS_SUBJECTS_FILE REQUEST_TIMEOUT
     """.split()
 )

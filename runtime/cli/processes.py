@@ -73,6 +73,10 @@ def _prepare(kind: str) -> tuple[settings.LogSettings, Run]:
         return writer.log, partial(run_writer, writer)
     if kind == "driver":
         driver = settings.read_driver()
+        if not driver.spec:
+            from runtime.drivers.grpc.kre import run_entrypoint
+
+            return driver.log, partial(run_entrypoint, driver)
         from runtime.drivers.process import run_driver
 
         return driver.log, partial(run_driver, driver)

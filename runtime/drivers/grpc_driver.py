@@ -18,7 +18,6 @@ import grpc
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]  # has no types
 from pydantic import BeforeValidator, Field
 
-from runtime.clock import Clock, SystemClock
 from runtime.drivers.base import (
     DriverParameters,
     DriverResources,
@@ -91,7 +90,6 @@ class GRPCDriver(PipelineDriver):
         self._tls = server_credentials(Path(tls)) if tls else None
         self._parameters = parameters or GRPCParameters()
         self._find_view = find_view
-        self._clock: Clock = SystemClock()
         self._stopped = asyncio.Event()
         add_health(self._schema.pool)
 
@@ -130,7 +128,7 @@ class GRPCDriver(PipelineDriver):
         for method in self._methods:
             if method.workflow not in workflows:
                 view = self._find_view(method.workflow) if self._find_view else _sibling(own, method.workflow)
-                opened = Inference(own.bus, view, self._clock, stopping=own.stopping)
+                opened = Inference(own.bus, view, own.clock, driver=own.driver, stopping=own.stopping)
                 workflows[method.workflow] = await stack.enter_async_context(opened)
         return workflows
 
@@ -140,7 +138,7 @@ class GRPCDriver(PipelineDriver):
             # Two servers on one port would share its connections, and nobody would be told.
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", self._max_message)],
         )
-        gates = {name: Gate(inference, self._clock) for name, inference in workflows.items()}
+        gates = {name: Gate(inference) for name, inference in workflows.items()}
         behind: dict[str, list[Gate]] = {"": []}
         handlers: dict[str, dict[str, grpc.RpcMethodHandler[Any, Any]]] = {}
         for method in self._methods:

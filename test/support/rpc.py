@@ -73,32 +73,33 @@ class RpcClient:
 
     def start(
         self,
-        name: str,
+        method: str,
+        /,
         *,
         timeout: float | None = PATIENCE_S,
         metadata: tuple[tuple[str, str | bytes], ...] = (),
         **fields: Any,
     ) -> "grpc.aio.UnaryUnaryCall[Any, Any]":
         """Begin a call."""
-        path, method = self._methods[name]
-        takes = message_factory.GetMessageClass(method.input_type)
-        returns = message_factory.GetMessageClass(method.output_type)
+        path, described = self._methods[method]
+        takes = message_factory.GetMessageClass(described.input_type)
+        returns = message_factory.GetMessageClass(described.output_type)
         call = self.channel.unary_unary(
             path, request_serializer=takes.SerializeToString, response_deserializer=returns.FromString
         )
         return call(takes(**fields), timeout=timeout, metadata=metadata)
 
-    async def call(self, name: str, **options: Any) -> Any:
+    async def call(self, method: str, /, **options: Any) -> Any:
         """Return the answer of a call. Raises grpc.aio.AioRpcError."""
-        return await self.start(name, **options)
+        return await self.start(method, **options)
 
-    async def failure(self, name: str, **options: Any) -> "Failure":
+    async def failure(self, method: str, /, **options: Any) -> "Failure":
         """Return how a call fails that has to."""
         try:
-            answer = await self.start(name, **options)
+            answer = await self.start(method, **options)
         except grpc.aio.AioRpcError as error:
             return Failure(error)
-        raise AssertionError(f"{name} has answered {answer!r}")
+        raise AssertionError(f"{method} has answered {answer!r}")
 
     async def send(self, path: str, data: bytes) -> bytes:
         """Call a method with these very bytes."""

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import SettingsError
-from runtime.settings import KNOWN, read_manager, read_node, read_writer, redact, unknown_variables
+from runtime.settings import KNOWN, read_driver, read_manager, read_node, read_writer, redact, unknown_variables
 from test.support.node import environment
 
 FOLDER = Path("/krt-files")
@@ -228,3 +228,26 @@ def test_every_variable_that_is_read_is_known() -> None:
     read_manager(Recording(environment(FOLDER, MANAGER_SPEC="{}")))
 
     assert read - KNOWN == {"KRT_MONGO_BUCKET"}
+
+
+def test_a_driver_without_a_spec_is_kres_entrypoint() -> None:
+    entrypoint = read_driver(
+        {
+            "KRT_NATS_SERVER": "nats",
+            "KRT_NATS_SUBJECTS_FILE": "/src/conf/nats_subject.json",
+            "KRT_REQUEST_TIMEOUT": "60",
+        }
+    )
+
+    assert (entrypoint.spec, entrypoint.wire, entrypoint.request_timeout_s) == ("", "", 60.0)
+    assert entrypoint.subjects_file == Path("/src/conf/nats_subject.json")
+
+
+def test_a_driver_needs_a_spec_or_kres_file_of_subjects() -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_driver({"KRT_NATS_SERVER": "nats", "KRT_WIRE": "v3"})
+
+    assert refused.value.problems == (
+        "the 'KRT_DRIVER_SPEC' env var is missing (JSON, as `krt run` makes it)",
+        "the 'KRT_WIRE' env var is 'v3': expected v1 or v2",
+    )

@@ -2,7 +2,6 @@
 
 import asyncio
 
-from runtime.clock import Clock
 from runtime.drivers.base import RestrictedInferenceProcess
 from runtime.errors import BusError, NotFoundError, PredictionError
 from runtime.message import ReplyOutcome
@@ -16,9 +15,8 @@ LOOK_HOLDS_S = 1.0
 class Gate:
     """Whether one workflow takes requests now."""
 
-    def __init__(self, inference: RestrictedInferenceProcess, clock: Clock) -> None:
+    def __init__(self, inference: RestrictedInferenceProcess) -> None:
         self._inference = inference
-        self._clock = clock
         self._seen: tuple[float, PredictionError | None] | None = None
 
     async def admit(self, max_in_flight: int) -> None:
@@ -36,7 +34,7 @@ class Gate:
 
     async def fault(self) -> PredictionError | None:
         """Return why the workflow cannot be reached, None when it can; looks once a second, however many ask."""
-        now_s = self._clock.monotonic()
+        now_s = self._inference.clock.monotonic()
         if self._seen is None or now_s - self._seen[0] > LOOK_HOLDS_S:
             self._seen = (now_s, await self._look())
         return self._seen[1]
