@@ -252,7 +252,7 @@ async def test_an_entry_lives_for_the_time_of_its_bucket_after_its_last_write(bu
     await bucket.put("colour", b"red")
     kept = await (await bus.key_value("settings", create=True)).put("colour", b"blue")
 
-    await eventually(bucket.keys, [])
+    await eventually(bucket.keys, list[str]())
 
     with pytest.raises(RevisionError):
         await bucket.update("colour", b"green", kept)
@@ -264,7 +264,7 @@ async def test_the_time_to_live_of_a_bucket_is_changed_only_on_request(bus: Bus)
     await bus.key_value("settings", create=True, ttl_s=0.2)
     bucket = await bus.key_value("settings", create=True)
     await bucket.put("colour", b"red")
-    await eventually(bucket.keys, [])
+    await eventually(bucket.keys, list[str]())
 
     await bus.key_value("settings", create=True, ttl_s=3600.0)
     await bucket.put("colour", b"blue")
