@@ -16,7 +16,7 @@ from pathlib import Path
 
 import uvloop
 
-from test.bench import documents, idle, latency, measurements, soak, throughput
+from test.bench import documents, http, idle, latency, measurements, soak, throughput
 from test.bench.processes import BenchError, start_node
 from test.bench.report import Row, machine, print_table, write_json
 from test.bench.workbench import Workbench
@@ -31,6 +31,7 @@ PROFILE_MESSAGES = 20_000
 NOTES = (
     "Payload: a JSON object of the stated size; a node's messages carry it in an envelope. Streams: file, discard new.",
     "In flight: node 16 handlers, faststream 1 (its default), idiomatic 500 (one fetch), lean up to 1,500, latency 1.",
+    "HTTP: 64 connections at once for the rate, one for the time; fastapi has the handler in its own process, no NATS.",
     "Documents: 64 handlers save at once, but for kre, which awaits one after the other; one request and insert each.",
 )
 
@@ -76,6 +77,7 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
     return {
         **{name: functools.partial(throughput.measure, plan=plan) for name, plan in comparisons.items()},
         "latency": functools.partial(latency.measure, requests=requests),
+        "http": functools.partial(http.measure, requests=requests, seconds=seconds),
         "documents": functools.partial(documents.measure, seconds=seconds, rounds=rounds),
         "measurements": measurements.measure,
         "start": idle.measure_start,

@@ -121,7 +121,7 @@ def start_node(stage: Stage, folder: Path, *, handler: str = "echo.py", profile:
     ready, other_side = os.pipe()
     spec = NodeSpec(durable=stage.durable, exit_channel="main" if stage.is_last else None)
     store = f"sqlite:///{folder / 'store.sqlite'}"
-    environment = _environment() | {
+    environment = clean_environment() | {
         "KRT_WORKFLOW_NAME": "bench",
         "KRT_VERSION_ID": "bench",
         "KRT_VERSION": "v1",
@@ -157,14 +157,14 @@ def start_peer(module: str, stage: Stage, folder: Path) -> Child:
         ready_fd=other_side,
     )
     command = [sys.executable, "-m", f"test.bench.peers.{module}", json.dumps(asdict(place))]
-    environment = _environment() | {"KRT_READY_FD": str(other_side)}
+    environment = clean_environment() | {"KRT_READY_FD": str(other_side)}
     return Child(command, environment, folder / f"{stage.stream}-{stage.node}.log", ready)
 
 
 def start_writer(server: str, subject: str, uri: str, folder: Path) -> Child:
     """Start our writer: the process that a deployed workflow runs."""
     ready, other_side = os.pipe()
-    environment = _environment() | {
+    environment = clean_environment() | {
         "KRT_NATS_SERVER": server,
         "KRT_NATS_MONGO_WRITER": subject,
         "KRT_MONGO_URI": uri,
@@ -178,10 +178,10 @@ def start_one_by_one_writer(server: str, subject: str, uri: str, folder: Path) -
     """Start the writer that works as KRE's does."""
     ready, other_side = os.pipe()
     command = [sys.executable, "-m", "test.bench.peers.one_by_one_writer", server, subject, uri, str(other_side)]
-    environment = _environment() | {"KRT_READY_FD": str(other_side)}
+    environment = clean_environment() | {"KRT_READY_FD": str(other_side)}
     return Child(command, environment, folder / f"{subject}.log", ready)
 
 
-def _environment() -> dict[str, str]:
+def clean_environment() -> dict[str, str]:
     """Return this environment without variables that would configure a node."""
     return {name: value for name, value in os.environ.items() if not name.startswith("KRT_")}

@@ -1,0 +1,193 @@
+"""What HTTP costs: a workflow of one node behind `FastAPIDriver`, beside the bare call and beside plain FastAPI.
+
+The callers share the machine with what they measure, and so are raw sockets: an HTTP library would be the slower side.
+"""
+
+import asyncio
+import os
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from statistics import quantiles
+
+import orjson
+
+from runtime.client import Workflow
+from runtime.spec.driver import DriverSpec
+from test.bench import payloads
+from test.bench.processes import BenchError, Child, clean_environment, start_node
+from test.bench.report import Row, Target
+from test.bench.workbench import Workbench
+
+SIZE_BYTES = 200
+CONNECTIONS = 64
+WARM_UP = 50
+# Requests that one contender gets before it is the other's turn, so that both see the same machine.
+BLOCK = 50
+OVERHEAD = Target(bound=3.0, at_most=True)
+RATE = Target(bound=1_000.0)
+
+Call = Callable[[], Awaitable[None]]
+
+
+class Connection:
+    """One connection that sends the same request again and again."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, request: bytes) -> None:
+        self._reader = reader
+        self._writer = writer
+        self._request = request
+
+    @classmethod
+    async def open(cls, port: int, body: bytes) -> "Connection":
+        head = f"POST /predict HTTP/1.1\r\nHost: bench\r\nContent-Type: application/json\r\nContent-Length: {len(body)}"
+        return cls(*await asyncio.open_connection("127.0.0.1", port), head.encode() + b"\r\n\r\n" + body)
+
+    async def call(self) -> None:
+        self._writer.write(self._request)
+        head = (await self._reader.readuntil(b"\r\n\r\n")).lower()
+        if not head.startswith(b"http/1.1 200 "):
+            raise BenchError(f"a request was not answered with 200: {head.decode()}")
+        await self._reader.readexactly(int(head.partition(b"content-length:")[2].split(b"\r\n")[0]))
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+async def measure(bench: Workbench, requests: int, seconds: float) -> list[Row]:
+    """Send `requests` one after the other, then as many as go through in `seconds` over all connections."""
+    value = payloads.json_of_size(SIZE_BYTES)
+    body = orjson.dumps(value)
+    async with (
+        bench.chain(1) as [stage],
+        _running(start_node(stage, bench.folder)),
+        _driver(bench, stage.stream, stage.target) as driver,
+        _plain(bench) as plain,
+        Workflow(bench.bus, stage.stream) as workflow,
+    ):
+
+        async def bare() -> None:
+            await workflow.predict(value)
+
+        one = await Connection.open(driver, body)
+        times = await _alternate({"workflow call": bare, "http driver": one.call}, requests)
+        one.close()
+        rates = {who: await _rate(port, body, seconds) for who, port in (("fastapi", plain), ("http driver", driver))}
+    return [*_latency_rows(times), *_rate_rows(rates)]
+
+
+async def _alternate(calls: dict[str, Call], requests: int) -> dict[str, list[float]]:
+    """Return the milliseconds of each call, block by block in turn."""
+    times: dict[str, list[float]] = {who: [] for who in calls}
+    for call in calls.values():
+        await _timed(call, WARM_UP)
+    for _ in range(max(1, requests // BLOCK)):
+        for who, call in calls.items():
+            times[who] += await _timed(call, BLOCK)
+    return times
+
+
+async def _timed(call: Call, count: int) -> list[float]:
+    times = []
+    for _ in range(count):
+        started_s = time.perf_counter()
+        await call()
+        times.append((time.perf_counter() - started_s) * 1e3)
+    return times
+
+
+async def _rate(port: int, body: bytes, seconds: float) -> float:
+    """Return the requests a second over all connections."""
+    connections = [await Connection.open(port, body) for _ in range(CONNECTIONS)]
+    started_s = time.perf_counter()
+
+    async def keep_calling(connection: Connection) -> int:
+        count = 0
+        while time.perf_counter() - started_s < seconds:
+            await connection.call()
+            count += 1
+        return count
+
+    counts = await asyncio.gather(*(keep_calling(connection) for connection in connections))
+    took_s = time.perf_counter() - started_s
+    for connection in connections:
+        connection.close()
+    return sum(counts) / took_s
+
+
+def _latency_rows(times: dict[str, list[float]]) -> list[Row]:
+    medians = {who: quantiles(measured, n=100)[49] for who, measured in times.items()}
+    rows = [Row(name="HTTP, one request, p50", who=who, value=value, unit="ms") for who, value in medians.items()]
+    overhead = medians["http driver"] - medians["workflow call"]
+    return [*rows, Row(name="HTTP over the call, p50", who="http driver", value=overhead, unit="ms", target=OVERHEAD)]
+
+
+def _rate_rows(rates: dict[str, float]) -> list[Row]:
+    name = f"HTTP, {CONNECTIONS} connections"
+    plain = Row(name=name, who="fastapi", value=rates["fastapi"], unit="req/s")
+    ratio = rates["http driver"] / rates["fastapi"]
+    reached = Row(name=name, who="http driver", value=rates["http driver"], unit="req/s", target=RATE)
+    return [plain, reached, Row(name=name, who="http driver", value=ratio, unit="× fastapi")]
+
+
+# --- processes ---
+
+
+@asynccontextmanager
+async def _running(child: Child) -> AsyncIterator[None]:
+    try:
+        await child.wait_ready()
+        yield
+    finally:
+        await child.stop()
+
+
+@asynccontextmanager
+async def _driver(bench: Workbench, stream: str, output: str) -> AsyncIterator[int]:
+    """Run the driver of a deployed workflow; yields its port."""
+    port = _free_port()
+    spec = DriverSpec(
+        ref="web", driver="http", workflow="bench", stream=stream, output_subjects=(output,), ports={"http": port}
+    )
+    ready, other_side = os.pipe()
+    environment = clean_environment() | {
+        "KRT_NATS_SERVER": bench.server.url,
+        "KRT_DRIVER_SPEC": spec.model_dump_json(),
+        "KRT_LOG_LEVEL": "WARN",
+        "KRT_READY_FD": str(other_side),
+    }
+    command = [sys.executable, "-m", "runtime", "driver"]
+    async with _running(Child(command, environment, bench.folder / "driver.log", ready)):
+        await _accepting(port)
+        yield port
+
+
+@asynccontextmanager
+async def _plain(bench: Workbench) -> AsyncIterator[int]:
+    port = _free_port()
+    ready, other_side = os.pipe()
+    command = [sys.executable, "-m", "test.bench.peers.plain_fastapi", str(port), str(other_side)]
+    environment = clean_environment() | {"KRT_READY_FD": str(other_side)}
+    async with _running(Child(command, environment, bench.folder / "fastapi.log", ready)):
+        yield port
+
+
+async def _accepting(port: int) -> None:
+    """Wait until the port is served: a driver is ready before its port is."""
+    async with asyncio.timeout(10):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except ConnectionRefusedError:
+                await asyncio.sleep(0.02)
+            else:
+                writer.close()
+                return
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
