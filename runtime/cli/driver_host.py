@@ -6,7 +6,7 @@ can be used again. No other process is touched by any of this.
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -17,14 +17,16 @@ from runtime.deploy.supervisor import Supervisor
 from runtime.drivers import hosting
 from runtime.drivers.base import DriverState
 from runtime.drivers.control import DriverRecord, Drivers, new_pid
-from runtime.errors import DriverError, DriverExistsError, DriverStartError
+from runtime.errors import BusError, DriverError, DriverExistsError, DriverStartError
 from runtime.spec import names
-from runtime.spec.driver import DriverRequest, DriverSpec
+from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S, DriverRequest, DriverSpec
 
 log = logging.getLogger(__name__)
 
 # Seconds from the start of a process until its driver is on the list, and from its end until it is off.
 LIST_LIMIT_S = 10.0
+# Seconds beyond a driver's own stop timeout until its process is killed.
+KILL_MARGIN_S = 2.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,9 +98,12 @@ class DriverHost:
     async def remove(self, ref: str) -> None:
         """End the process of a driver that was added here, and take it off the list."""
         await self._end(ref)
-        for record in self._drivers.records():
-            if record.ref == ref:
-                await self._drivers.discard(record.pid)
+        try:
+            for record in self._drivers.records():
+                if record.ref == ref:
+                    await self._drivers.discard(record.pid)
+        except (BusError, TimeoutError) as error:  # its record expires by itself
+            log.warning("driver %s stays on the list for a while: %s", ref, error, extra={"action": "driver-removed"})
 
     def _process_of(self, request: DriverRequest, pid: str) -> Process:
         workflow = self._workflow
@@ -134,7 +139,7 @@ class DriverHost:
 
     async def _end(self, ref: str) -> None:
         if process := self._hosted.pop(ref, None):
-            await self._supervisor.remove(process.name)
+            await self._supervisor.remove(process.name, grace_s=DEFAULT_STOP_TIMEOUT_S + KILL_MARGIN_S)
 
     async def _forget_ended(self) -> None:
         """Forget every process whose driver was stopped over NATS."""
@@ -150,29 +155,30 @@ class DriverHost:
     # --- requests ---
 
     def _on_add(self, request: CoreMessage) -> None:
-        self._spawn(self._answer(request, self._add), "add a driver")
+        self._spawn(self._answer_add(request), "add a driver")
 
     def _on_remove(self, request: CoreMessage) -> None:
-        # Another host may have it, and its answer counts.
-        if request.data.decode(errors="replace") in self._hosted:
-            self._spawn(self._answer(request, self._remove), "remove a driver")
+        ref = request.data.decode(errors="replace")
+        # Where it is not, another host may have it, and that one's answer counts.
+        if ref in self._hosted:
+            self._reply(request, hosting.answer({}))
+            self._spawn(self.remove(ref), f"remove driver {ref}")
 
     async def _add(self, data: bytes) -> dict[str, Any]:
         record = await self.add(hosting.read_request(data))
         return {"pid": record.pid, "state": record.state, "reason": record.reason}
 
-    async def _remove(self, data: bytes) -> dict[str, Any]:
-        await self.remove(data.decode())
-        return {}
-
-    async def _answer(self, request: CoreMessage, do: Callable[[bytes], Any]) -> None:
+    async def _answer_add(self, request: CoreMessage) -> None:
         try:
-            body = hosting.answer(await do(request.data))
+            body = hosting.answer(await self._add(request.data))
         except DriverError as error:
             body = hosting.refusal(error)
         except Exception as error:  # on behalf of somebody far away, who has to hear of it
             log.exception("a request for a driver has failed", extra={"action": "driver-request"})
             body = hosting.refusal(error)
+        self._reply(request, body)
+
+    def _reply(self, request: CoreMessage, body: bytes) -> None:
         if request.reply:
             self._bus.send(request.reply, body)
 

@@ -21,7 +21,10 @@ def driver_lines(records: Sequence[DriverRecord]) -> list[str]:
     """Return one line for each driver, in columns: ref, pid, class, state, then services or why it failed."""
     rows = [(record.ref, record.pid, record.driver, record.state, _rest(record)) for record in records]
     widths = [max(len(row[column]) for row in rows) for column in range(4)] if rows else []
-    return ["  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]) for row in rows]
+    return [
+        "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[4]]).rstrip()
+        for row in rows
+    ]
 
 
 def driver_fields(record: DriverRecord) -> dict[str, Any]:

@@ -161,7 +161,7 @@ class LocalRun:
         self._say_header()
         RunFile.remove(self._options.place)
         try:
-            async with Supervisor(on_line=self._console.line, command=_command()) as supervisor:
+            async with Supervisor(on_line=self._console.line, command=process_command()) as supervisor:
                 yield supervisor
         finally:
             RunFile.remove(self._options.place)
@@ -351,7 +351,7 @@ def _credentials(processes: Sequence[Process], stream: str) -> dict[str, str]:
     return {name: str(path) for name, path in own.items() if path.is_dir()}
 
 
-def _command() -> Sequence[str]:
+def process_command() -> Sequence[str]:
     """Return how processes are started: `-P` keeps the current folder's modules from standing in for Python's own."""
     try:
         importlib.metadata.distribution("krt-runtime")

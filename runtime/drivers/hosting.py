@@ -2,7 +2,7 @@
 
     krt driver add ── add_driver ──▶ `drivers.<stream>.add` ──▶ a driver host: `krt run`, `krt driver serve`
 
-One host answers an `add`. A `remove` reaches every host, and the one that has the driver answers.
+One host answers an `add`. A `remove` reaches every host; the one that has the driver answers at once, and ends it.
 """
 
 from dataclasses import dataclass
@@ -30,8 +30,8 @@ ADD, REMOVE = "add", "remove"
 START_LIMIT_S = 60.0
 # Seconds beyond that for the answer.
 ANSWER_S = 5.0
-# Seconds for the host to end a process, its stop timeout included.
-REMOVE_LIMIT_S = 20.0
+# Seconds for a host to say that it has a driver to remove; those that have not stay silent.
+HAVE_LIMIT_S = 2.0
 
 _KINDS = {kind.__name__: kind for kind in (DriverExistsError, DriverNotFoundError, DriverStartError)}
 
@@ -62,9 +62,12 @@ async def add_driver(bus: Bus, stream: str, request: DriverRequest) -> Added:
 
 
 async def remove_driver(bus: Bus, stream: str, ref: str) -> None:
-    """End the process of a driver that does not answer by itself. Raises DriverNotFoundError where no host has it."""
+    """Have the process ended of a driver that does not answer by itself; it may last its stop timeout.
+
+    Raises DriverNotFoundError where no host has it.
+    """
     try:
-        await _ask(bus, names.driver_host_subject(stream, REMOVE), ref.encode(), REMOVE_LIMIT_S)
+        await _ask(bus, names.driver_host_subject(stream, REMOVE), ref.encode(), HAVE_LIMIT_S)
     except (NoRespondersError, BusUnavailableError) as error:
         raise DriverNotFoundError(f'there is no driver "{ref}" on {stream}, and nobody has a process of it') from error
 

@@ -1,0 +1,106 @@
+"""`krt driver serve`: a place for drivers beside a workflow that runs elsewhere."""
+
+import asyncio
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from runtime.cli import exits, target
+from runtime.cli.options import NatsOption, StreamOption, WorkflowArgument
+
+if TYPE_CHECKING:
+    from runtime.bus.base import Bus
+    from runtime.cli.driver_host import HostedWorkflow
+
+
+def serve(
+    workflow: WorkflowArgument,
+    folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--folder", metavar="DIR", help="Folder of the workflow, for drivers of its own.", file_okay=False
+        ),
+    ] = None,
+    nats: NatsOption = "",
+    stream: StreamOption = "",
+) -> None:
+    """Run the drivers that `krt driver add` asks for, until Ctrl-C ends them; `krt run` does so, too.
+
+    With --nats and --stream the workflow may run on other machines. Several of these share the requests.
+
+    Exit codes: 0 stopped in order, 2 wrong arguments, 5 not running or not reachable.
+
+    Example: krt driver serve hello --nats nats://nats:4222 --stream local_dev_hello --folder workflows/hello
+    """
+    found = target.find(workflow, nats=nats, stream=stream)
+    # Not uvloop: children are started here.
+    asyncio.run(_serve(hosted_workflow(found, folder or _folder(found, workflow))))
+    raise typer.Exit(exits.OK)
+
+
+def _folder(found: target.Target, workflow: str) -> Path:
+    if found.run is not None:
+        return Path(found.run.folder)
+    path = Path(workflow)
+    return path if path.is_dir() else path.parent
+
+
+def hosted_workflow(found: target.Target, folder: Path) -> "HostedWorkflow":
+    """Return what drivers are told. Without a workflow file in the folder they do not know where answers are stored."""
+    from runtime.cli.driver_host import HostedWorkflow
+    from runtime.deploy.drivers import output_subjects
+    from runtime.spec.load import load_report
+
+    loaded = load_report(folder, workflow=found.name).workflow
+    return HostedWorkflow(
+        name=loaded.name if loaded else found.name,
+        stream=found.stream,
+        output_subjects=output_subjects(loaded, found.stream) if loaded else (),
+        nats_servers=tuple(found.nats.split(",")),
+        folder=str(folder.absolute()),
+    )
+
+
+async def _serve(workflow: "HostedWorkflow") -> None:
+    from runtime import log as logs
+    from runtime.cli.console import Console
+    from runtime.cli.driver_host import DriverHost
+    from runtime.cli.local_drivers import connected, watched
+    from runtime.cli.local_run import process_command
+    from runtime.deploy.supervisor import Supervisor
+    from runtime.errors import NotFoundError
+
+    logs.configure(level="WARN")
+    stop = asyncio.Event()
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    console = Console(on_closed=stop.set)
+    async with connected(workflow) as bus, watched(bus, workflow.stream) as drivers:
+        try:
+            await bus.stream_state(workflow.stream)
+        except NotFoundError as error:
+            raise target.NotRunningError(f"there is no stream {workflow.stream}: {target.REMEDY}") from error
+        async with (
+            Supervisor(on_line=console.line, command=process_command()) as supervisor,
+            DriverHost(workflow, supervisor, bus, drivers),
+        ):
+            console.say(f"ready: krt driver add {workflow.name} REF CLASS   (Ctrl-C stops)")
+            await _stopped_or_closed(stop, bus)
+
+
+async def _stopped_or_closed(stop: asyncio.Event, bus: "Bus") -> None:
+    """Return once `stop` is set. Raises BusClosedError when NATS has closed the connection for good."""
+    from runtime.errors import BusClosedError
+
+    stopped = asyncio.ensure_future(stop.wait())
+    closed = asyncio.ensure_future(bus.wait_closed())
+    try:
+        await asyncio.wait([stopped, closed], return_when=asyncio.FIRST_COMPLETED)
+        if closed.done() and not stop.is_set():
+            raise BusClosedError("NATS has closed the connection for good")
+    finally:
+        for task in (stopped, closed):
+            task.cancel()
+        await asyncio.gather(stopped, closed, return_exceptions=True)
