@@ -10,6 +10,7 @@ three private methods and calls two. So `Pipfile` keeps nats-py below the next m
 `test/unit/bus/test_direct.py` says what has to be looked at when that changes.
 """
 
+import asyncio
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -102,6 +103,15 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
             self._pending: list[bytes] = []
             self._pending_data_size = 0
         await super()._send_ping(future)
+
+    async def _process_pong(self) -> None:
+        """Overridden: nats-py's reading task dies, in silence, of the answer to a flush that nobody waits for any more.
+
+        That is one that was cancelled or has timed out. Its place in the row stays: the server answers every PING.
+        """
+        if self._pongs and self._pongs[0].done():
+            self._pongs[0] = asyncio.get_running_loop().create_future()
+        await super()._process_pong()
 
     async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:
         """Overridden: called by nats-py with what the server says of itself, before anything is told to the server.

@@ -167,3 +167,16 @@ def test_headers_are_counted_in_bytes() -> None:
 def test_a_header_with_a_line_break_is_refused(value: str) -> None:
     with pytest.raises(ValueError, match="a header holds a line break"):
         header_block({"Nats-Msg-Id": value})
+
+
+async def test_the_answer_to_a_flush_that_was_cancelled_harms_no_later_one() -> None:
+    client = DirectClient()
+    cancelled, waiting = asyncio.get_running_loop().create_future(), asyncio.get_running_loop().create_future()
+    client._pongs = [cancelled, waiting]
+    cancelled.cancel()
+
+    await client._ps.parse(b"PONG\r\n")
+    before = waiting.done()
+    await client._ps.parse(b"PONG\r\n")
+
+    assert (before, waiting.done()) == (False, True)
