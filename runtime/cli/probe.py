@@ -5,45 +5,19 @@ own, because importing runs the user's code: it may fail, hang, print, or leave 
 need modules of the same name.
 """
 
-import collections.abc
-import contextlib
-import inspect
 import os
 import sys
 import traceback
-import types
-import typing
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Literal
-
-import pydantic
-from google.protobuf import any_pb2
-from google.protobuf.message import Message
-from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core.core_schema import DataclassField, ModelField, TypedDictField
+from typing import Literal
 
 from runtime import errors
-from runtime.node.handler import LoadedHandler, load_handler
+from runtime.node.handler import load_handler
+from runtime.node.handler_types import handler_types
 from runtime.node.join import parts_decoder
 from runtime.node.state import StateClass
-from runtime.spec.edges import EdgeType, HandlerTypes
+from runtime.spec.edges import HandlerTypes
 from runtime.spec.node import Frozen, JoinSpec
-
-UNKNOWN = EdgeType(kind="unknown")
-
-# What a handler may return besides its results.
-OUTCOMES = (errors.Retry, errors.Reject, errors.Drop)
-# Returned containers whose items are the outputs.
-CONTAINERS = (
-    list,
-    collections.abc.Iterable,
-    collections.abc.Iterator,
-    collections.abc.Generator,
-    collections.abc.AsyncIterable,
-    collections.abc.AsyncIterator,
-    collections.abc.AsyncGenerator,
-)
 
 
 class Wanted(Frozen):
@@ -64,15 +38,6 @@ class Finding(Frozen):
     code: Literal["handler-import", "handler-signature"] = "handler-import"
 
 
-class _EdgeSchema(GenerateJsonSchema):
-    """What is sent holds every field of a model, those with a default as well; pydantic calls those optional."""
-
-    def field_is_required(self, field: ModelField | DataclassField | TypedDictField, total: bool) -> bool:
-        if self.mode == "serialization" and field["type"] != "typed-dict-field":
-            return not field.get("serialization_exclude")
-        return super().field_is_required(field, total)
-
-
 def probe(folder: Path, handler: str, wanted: Wanted = NOTHING_ELSE) -> Finding:
     """Import one handler and return what it declares, or what is wrong with it."""
     try:
@@ -83,7 +48,7 @@ def probe(folder: Path, handler: str, wanted: Wanted = NOTHING_ELSE) -> Finding:
             parts_decoder(wanted.join, loaded)
     except errors.HandlerLoadError as err:
         return Finding(fault=str(err), code=_code(err, folder / handler))
-    return Finding(types=_types(loaded))
+    return Finding(types=handler_types(loaded))
 
 
 def _code(err: errors.HandlerLoadError, path: Path) -> Literal["handler-import", "handler-signature"]:
@@ -92,98 +57,6 @@ def _code(err: errors.HandlerLoadError, path: Path) -> Literal["handler-import",
     frames = traceback.extract_tb(cause.__traceback__) if cause else []
     ran = any(Path(frame.filename) == path.absolute() for frame in frames)
     return "handler-import" if ran or isinstance(cause, SyntaxError) else "handler-signature"
-
-
-def _types(loaded: LoadedHandler) -> HandlerTypes:
-    functions = dict(loaded.by_node.items())
-    if loaded.default is not None:
-        functions[""] = loaded.default
-    inputs = {node: input_type(function.function) for node, function in functions.items()}
-    output = None
-    # What a handler of the from-node style returns is ignored; it sends through its context.
-    if loaded.default is not None and not loaded.from_node_style:
-        output = output_type(loaded.default.function)
-    line = _line(next(iter(functions.values())).function)
-    return HandlerTypes(line=line, inputs=inputs, output=output, channels=_channels(loaded))
-
-
-def input_type(function: Callable[..., Any]) -> EdgeType:
-    """Return the type of the second parameter."""
-    parameters = list(inspect.signature(function).parameters.values())
-    if len(parameters) < 2:
-        return UNKNOWN
-    return edge_type(_hints(function).get(parameters[1].name, Any), mode="validation")
-
-
-def output_type(function: Callable[..., Any]) -> EdgeType | None:
-    """Return the type of the outputs without outcomes: None where the handler says that it returns nothing."""
-    hints = _hints(function)
-    if "return" not in hints:
-        return UNKNOWN
-    results = [member for member in _union(hints["return"]) if not _is_no_result(member)]
-    items = [_item(member) for member in results]
-    if not items:
-        return None
-    return edge_type(items[0] if len(items) == 1 else typing.Union[tuple(items)], mode="serialization")  # noqa: UP007
-
-
-def edge_type(annotation: Any, mode: Literal["validation", "serialization"]) -> EdgeType:
-    """Return the description of an annotation; `unknown` for one that no JSON Schema can be made of."""
-    if annotation in (Any, object):
-        return UNKNOWN
-    if annotation in (any_pb2.Any, Message):
-        return EdgeType(kind="raw")
-    if isinstance(annotation, type) and issubclass(annotation, Message):
-        return EdgeType(kind="protobuf", message=annotation.DESCRIPTOR.full_name)
-    if annotation is bytes:
-        return EdgeType(kind="bytes")
-    with contextlib.suppress(pydantic.errors.PydanticUserError, TypeError):
-        adapter = pydantic.TypeAdapter(annotation)
-        return EdgeType(kind="json", json_schema=adapter.json_schema(mode=mode, schema_generator=_EdgeSchema))
-    return UNKNOWN
-
-
-def _channels(loaded: LoadedHandler) -> dict[str, EdgeType] | None:
-    if loaded.channels is None:
-        return None
-    declared = getattr(loaded.module, "channels", None)
-    annotations = declared if isinstance(declared, Mapping) else {}
-    return {name: edge_type(annotations.get(name, Any), mode="serialization") for name in sorted(loaded.channels)}
-
-
-def _hints(function: Callable[..., Any]) -> dict[str, Any]:
-    inner = inspect.unwrap(getattr(function, "func", function))
-    inner = inner if inspect.isroutine(inner) else type(inner).__call__
-    try:
-        return typing.get_type_hints(inner)
-    except Exception:  # an annotation is the user's code; one that only type checkers can read is no fault
-        return {}
-
-
-def _union(annotation: Any) -> list[Any]:
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return list(typing.get_args(annotation))
-    return [annotation]
-
-
-def _is_no_result(annotation: Any) -> bool:
-    if annotation in (None, type(None), typing.NoReturn, typing.Never):
-        return True
-    return isinstance(annotation, type) and issubclass(annotation, OUTCOMES)
-
-
-def _item(annotation: Any) -> Any:
-    """Return the type of the items where several outputs are returned; a bare list says nothing of them."""
-    origin = typing.get_origin(annotation)
-    if origin in CONTAINERS:
-        return typing.get_args(annotation)[0]
-    return Any if annotation in CONTAINERS else annotation
-
-
-def _line(function: Callable[..., Any]) -> int:
-    with contextlib.suppress(TypeError, OSError):
-        return inspect.getsourcelines(inspect.unwrap(function))[1]
-    return 1
 
 
 def main() -> None:

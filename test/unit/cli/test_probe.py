@@ -11,7 +11,8 @@ from google.protobuf.message import Message
 from pydantic import BaseModel, Field
 
 from runtime import errors
-from runtime.cli.probe import Wanted, input_type, output_type, probe
+from runtime.cli.probe import Wanted, probe
+from runtime.node.handler_types import input_type, output_type
 from runtime.spec.edges import EdgeType
 from runtime.spec.node import JoinSpec
 
