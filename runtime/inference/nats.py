@@ -118,7 +118,9 @@ class NatsHost:
             arguments=dict(arguments),
         )
         process = self._process_of(spec)
-        self._own[pid] = process.name
+        # One of this name that ended by itself, or that somebody else has removed.
+        await self._children.remove(process.name, grace_s=0.0)
+        self._own = {pid: name for pid, name in self._own.items() if name != process.name} | {pid: process.name}
         try:
             await self._start_driver(process, pid)
         except BaseException:
@@ -253,18 +255,14 @@ async def deployed(bus: Bus, runtime_id: str, workflow: str, version: str) -> Wo
     streams = sorted({key.split(".")[1] for key in managers.records})
     found = [stream for stream in streams if _is_stream_of(stream, runtime_id, workflow, version)]
     if len(found) != 1:
-        what = "no workflow" if not found else "several versions of workflow"
-        raise ConfigError(f'{what} "{workflow}" of runtime "{runtime_id}" deployed; there are: {_listed(streams)}')
+        what = f'{"more than one" if found else "no"} workflow "{workflow}" of runtime "{runtime_id}" is deployed'
+        raise ConfigError(f"{what}; there are: {', '.join(streams) or 'none'}")
     return WorkflowView(name=workflow, stream=found[0])
 
 
 def _is_stream_of(stream: str, runtime_id: str, workflow: str, version: str) -> bool:
     runtime, of_version, name = stream.split("_")
     return (runtime, name) == (runtime_id, workflow) and version in ("", of_version)
-
-
-def _listed(streams: Sequence[str]) -> str:
-    return ", ".join(streams) or "none"
 
 
 def _describe(state: ReplicaStatus) -> str:
