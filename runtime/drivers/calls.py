@@ -12,10 +12,14 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
+from runtime.drivers.flow import Sink, Source
 from runtime.drivers.runner import in_thread
 
 # Seconds that the `close` of a component whose thread hangs may take.
 CLOSE_S = 2.0
+
+# What the contracts do by themselves, for which no thread is needed.
+_NOTHING = frozenset((Source.resume, Source.open, Source.close, Sink.open, Sink.close))
 
 _END = object()
 
@@ -35,6 +39,8 @@ class Calls:
 
     async def call(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Call a method, and return what it returns or raises. Cancelling leaves a plain method running."""
+        if _does_nothing(method):
+            return None
         if inspect.iscoroutinefunction(method):
             return await method(*arguments)
         result = await self._in_thread(partial(method, *arguments))
@@ -58,7 +64,7 @@ class Calls:
 
     async def close(self, method: Callable[[], Any]) -> None:
         """Call a `close`. If the component's thread hangs in another call, it is made from a thread beside it."""
-        if not self._busy or inspect.iscoroutinefunction(method):
+        if not self._busy or inspect.iscoroutinefunction(method) or _does_nothing(method):
             await self.call(method)
             return
         with contextlib.suppress(TimeoutError):
@@ -112,3 +118,7 @@ class Calls:
                 tell(None, RuntimeError(f"the component raised {error!r}"))
             else:
                 tell(result, None)
+
+
+def _does_nothing(method: Callable[..., Any]) -> bool:
+    return getattr(method, "__func__", None) in _NOTHING
