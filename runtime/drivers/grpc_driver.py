@@ -30,7 +30,7 @@ from runtime.drivers.grpc.access import TokenCheck, server_credentials
 from runtime.drivers.grpc.call import MethodCalls, Terms
 from runtime.drivers.grpc.gate import Gate
 from runtime.drivers.grpc.health import HEALTH_SERVICE, add_health, health_handler
-from runtime.drivers.grpc.routes import Services, served_methods
+from runtime.drivers.grpc.routes import Services, read_services, served_methods
 from runtime.drivers.grpc.schema import read_schema
 from runtime.drivers.inference import Inference, WorkflowView
 from runtime.drivers.tokens import Tokens
@@ -83,7 +83,7 @@ class GRPCDriver(PipelineDriver):
         if payload not in ("any", "json"):
             raise DriverStartError(f'payload is "{payload}"; write any (the message itself) or json')
         self._schema = read_schema(Path(proto))
-        self._methods = served_methods(self._schema.services, services or {})
+        self._methods = served_methods(self._schema.services, read_services(services))
         self._as_json = payload == "json"
         self._max_message = read_bytes(max_message)
         self._tokens = Tokens.read(os.environ.get(token_env, ""), token_env) if token_env else None

@@ -357,6 +357,8 @@ def test_a_faulty_start_is_told_before_anything_listens(tmp_path: Path, monkeypa
 
     with pytest.raises(DriverStartError, match='payload is "yaml"; write any'):
         GRPCDriver(proto, payload="yaml")  # type: ignore[arg-type]  # what a workflow file may say
+    with pytest.raises(DriverStartError, match=r"services is \['Echo'\]; write \{SERVICE: WORKFLOW\}"):
+        GRPCDriver(proto, services=["Echo"])  # type: ignore[arg-type]  # what a workflow file may say
     with pytest.raises(ConfigError, match="RPC_TOKEN holds no token"):
         GRPCDriver(proto, token_env="RPC_TOKEN")
     with pytest.raises(ConfigError, match=r"has no tls\.crt"):
@@ -368,9 +370,13 @@ async def test_a_public_address_without_token_and_tls_is_warned_of(
 ) -> None:
     proto = write_proto(tmp_path)
 
-    async with hosted(lambda: GRPCDriver(proto), terms=DriverTerms(listen="0.0.0.0")) as driver:
-        await port_of(driver)
+    async with (
+        hosted(lambda: GRPCDriver(proto), terms=DriverTerms(listen="0.0.0.0")) as driver,
+        RpcClient(proto, await port_of(driver)) as client,
+    ):
+        answer = await client.call("Say", text="hi")
 
+    assert answer.text == "hi"
     assert [record.message for record in caplog.records if getattr(record, "action", "") == "open-driver"] == [
         "the gRPC driver listens on 0.0.0.0 without a token and TLS; others on the network can use the workflow"
     ]

@@ -29,7 +29,7 @@ class TokenCheck(grpc.aio.ServerInterceptor):
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Handler]],
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Handler:
-        service = handler_call_details.method.split("/")[1]
+        service = handler_call_details.method.strip("/").partition("/")[0]
         if service == HEALTH_SERVICE:
             return await continuation(handler_call_details)
         given = dict(handler_call_details.invocation_metadata or ()).get(AUTHORIZATION, b"")

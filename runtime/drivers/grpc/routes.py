@@ -11,6 +11,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+import pydantic
 from google.protobuf import message_factory
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 from google.protobuf.message import Message
@@ -18,7 +19,8 @@ from google.protobuf.message import Message
 from runtime.errors import DriverStartError
 
 # Workflow by service, or by method of a service.
-Services = Mapping[str, "str | Mapping[str, str]"]
+Services = Mapping[str, str | Mapping[str, str]]
+_SERVICES: pydantic.TypeAdapter[Services] = pydantic.TypeAdapter(dict[str, str | dict[str, str]])
 
 # The service of KRE's manifests, whose methods are named after workflows.
 KRE_SERVICE = "Entrypoint"
@@ -36,6 +38,16 @@ class Method:
 
     def __str__(self) -> str:
         return f"{self.service}/{self.name}"
+
+
+def read_services(given: object) -> Services:
+    """Return what a workflow file says. Raises DriverStartError unless it has the form of the table."""
+    try:
+        return _SERVICES.validate_python(given or {}, strict=True)
+    except pydantic.ValidationError as error:
+        raise DriverStartError(
+            f"services is {given!r}; write {{SERVICE: WORKFLOW}}, or {{SERVICE: {{METHOD: WORKFLOW}}}}"
+        ) from error
 
 
 def served_methods(services: Sequence[ServiceDescriptor], wanted: Services) -> list[Method]:
