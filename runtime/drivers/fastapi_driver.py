@@ -36,6 +36,7 @@ from runtime.drivers.http.admission import Admission
 from runtime.drivers.http.app import HttpApp, Terms
 from runtime.drivers.http.server import HttpLimits, HttpServer
 from runtime.drivers.http.tasks import Tasks
+from runtime.drivers.http.workflow_types import WorkflowTypes
 from runtime.drivers.tls import server_tls
 from runtime.drivers.tokens import Tokens
 from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S
@@ -106,8 +107,9 @@ class FastAPIDriver(PipelineDriver):
 
     async def run(self, inference: RestrictedInferenceProcess, resources: DriverResources) -> None:
         self._tasks = tasks = Tasks(inference, lambda: self._parameters.task_ttl, self._clock)
+        types = WorkflowTypes(inference, self._clock)
         self._server = server = HttpServer(
-            self._app(inference, tasks),
+            self._app(inference, tasks, types),
             self._limits,
             tls=self._tls,
             grace_s=GRACE_S,
@@ -116,12 +118,16 @@ class FastAPIDriver(PipelineDriver):
         bound = resources.socket(PORT)
         self._warn_of_openness(bound.getsockname()[0])
         async with asyncio.TaskGroup() as group:
-            keeping = group.create_task(tasks.run(), name="tasks")
+            beside = [
+                group.create_task(tasks.run(), name="tasks"),
+                group.create_task(types.run(), name="types of the workflow"),
+            ]
             try:
                 await server.serve_on(bound)
             finally:
                 await tasks.close()
-                keeping.cancel()
+                for task in beside:
+                    task.cancel()
 
     def stop(self) -> None:
         if self._server is not None and self._tasks is not None:
@@ -134,9 +140,9 @@ class FastAPIDriver(PipelineDriver):
     def set_parameters(self, parameters: FastAPIParameters) -> None:
         self._parameters = parameters
 
-    def _app(self, inference: RestrictedInferenceProcess, tasks: Tasks) -> Gate:
+    def _app(self, inference: RestrictedInferenceProcess, tasks: Tasks, types: WorkflowTypes) -> Gate:
         self._admission = Admission(inference, lambda: self._parameters.max_in_flight, self._clock)
-        http = HttpApp(inference, self._admission, tasks, self._terms, has_tokens=self._tokens is not None)
+        http = HttpApp(inference, self._admission, tasks, types, self._terms, has_tokens=self._tokens is not None)
         app = http.routes()
         self.add_routes(app)
         return Gate(app, self._tokens, lambda: self._parameters.cors)

@@ -9,6 +9,7 @@ from typing import Any
 from runtime.bus.base import Bus
 from runtime.clock import SystemClock
 from runtime.deploy.drivers import output_subjects
+from runtime.drivers.base import WorkflowSchema
 from runtime.drivers.control import DriverDesk, Drivers, is_decided, new_pid
 from runtime.drivers.inference import WorkflowView
 from runtime.drivers.load import check_callable, name_of
@@ -25,7 +26,12 @@ class MemoryHost:
         self._clock = SystemClock()
         self._deployment = MemoryDeployment(workflow, runtime_id, self._clock)
         stream = self._deployment.stream
-        self.view = WorkflowView(name=workflow.name, stream=stream, output_subjects=output_subjects(workflow, stream))
+        self.view = WorkflowView(
+            name=workflow.name,
+            stream=stream,
+            output_subjects=output_subjects(workflow, stream),
+            find_schema=lambda: WorkflowSchema(**self._deployment.told_schemas()),
+        )
         self._hosted: dict[str, tuple[DriverRunner, DriverDesk]] = {}
         self._drivers: Drivers | None = None
         self._managing: asyncio.Task[None] | None = None

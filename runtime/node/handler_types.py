@@ -19,7 +19,8 @@ from pydantic_core.core_schema import DataclassField, ModelField, TypedDictField
 
 from runtime import errors
 from runtime.node.handler import LoadedHandler
-from runtime.spec.edges import EdgeType, HandlerTypes
+from runtime.spec import names
+from runtime.spec.edges import EdgeType, HandlerTypes, JsonSchema
 
 UNKNOWN = EdgeType(kind="unknown")
 
@@ -58,6 +59,20 @@ def handler_types(loaded: LoadedHandler) -> HandlerTypes:
         output = output_type(loaded.default.function)
     line = _line(next(iter(functions.values())).function)
     return HandlerTypes(line=line, inputs=inputs, output=output, channels=_channels(loaded))
+
+
+def told_schemas(loaded: LoadedHandler, *, takes_requests: bool, exit_channel: str | None) -> dict[str, JsonSchema]:
+    """Return what a node tells drivers: the JSON Schemas `inputs`, if it takes requests, and `outputs`, if it answers.
+
+    One that says nothing, or takes something else than JSON, is left out.
+    """
+    declared = handler_types(loaded)
+    told = {"inputs": declared.input_from(names.ENTRYPOINT)} if takes_requests else {}
+    if exit_channel == names.MAIN_CHANNEL:
+        told["outputs"] = declared.output or UNKNOWN
+    elif exit_channel is not None:
+        told["outputs"] = (declared.channels or {}).get(exit_channel, UNKNOWN)
+    return {what: edge.json_schema for what, edge in told.items() if edge.json_schema}
 
 
 def input_type(function: Callable[..., Any]) -> EdgeType:

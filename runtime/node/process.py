@@ -26,6 +26,7 @@ from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
 from runtime.node.gate import Gate
 from runtime.node.handler import HandlerFunction, LoadedHandler, load_handler
+from runtime.node.handler_types import told_schemas
 from runtime.node.history import History
 from runtime.node.join import Joins, parts_decoder, without_decoding
 from runtime.node.object_store import ObjectStore
@@ -36,6 +37,7 @@ from runtime.node.versions import first_version, second_version
 from runtime.node.work import Outputs
 from runtime.settings import NodeSettings
 from runtime.spec import names
+from runtime.spec.edges import JsonSchema
 from runtime.spec.node import DEFAULT_ASYNC_CONCURRENCY, NodeSpec
 from runtime.stores.base import DocumentStore, PointStore
 from runtime.stores.documents import DocumentClient
@@ -147,6 +149,13 @@ class NodeProcess:
         await self._stores.documents.close()
         if self._threads is not None:
             self._threads.close()
+
+    def told_schemas(self) -> dict[str, JsonSchema]:
+        """Return the schemas of requests and answers, as far as this node takes or gives them."""
+        settings = self._settings
+        entrypoint = names.entrypoint_subject(settings.stream)
+        takes_requests = self.spec.join is None and entrypoint in settings.inputs
+        return told_schemas(self._handler, takes_requests=takes_requests, exit_channel=self.spec.exit_channel)
 
     @property
     def _planned(self) -> bool:
@@ -304,6 +313,7 @@ def _presence(
     record = ServiceRecord.of_this_process(
         names.NODE, settings.node, workflow=settings.workflow, replica=settings.replica
     )
+    record = replace(record, metadata={names.SCHEMAS: process.told_schemas()})
     key = names.presence_key(names.NODE, settings.stream, settings.node, record.instance)
     return Heartbeat(
         bus, names.PRESENCE_BUCKET, key, lambda: replace(record, counters=process.metrics.totals()), SystemClock()

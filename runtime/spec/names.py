@@ -63,6 +63,8 @@ PASS_FROM = "PASSTHROUGH_FROM"
 
 # KV bucket of the service records of every live process that uses the server.
 PRESENCE_BUCKET = "presence"
+# Metadata of a node's service record: the JSON Schemas of what it takes from, and gives to, callers of the workflow.
+SCHEMAS = "schemas"
 # Kinds of processes, as their service records name them.
 NODE, MANAGER, WRITER, DRIVER = "node", "manager", "writer", "driver"
 

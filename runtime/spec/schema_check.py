@@ -318,5 +318,6 @@ def _path(way: Way) -> str:
 
 
 def _word(value: Any) -> str:
-    kind = next(kind for kind in ("boolean", "integer", "number", *_KINDS) if _KINDS[kind](value))
-    return WORDS[kind]
+    """Say what a value is; no kind of JSON takes bytes."""
+    kind = next((kind for kind in ("boolean", "integer", "number", *_KINDS) if _KINDS[kind](value)), "")
+    return WORDS.get(kind, "bytes")

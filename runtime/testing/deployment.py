@@ -22,6 +22,7 @@ from runtime.node.handler import LoadedHandler
 from runtime.node.process import NodeProcess, Stores
 from runtime.settings import read_node
 from runtime.spec import names
+from runtime.spec.edges import JsonSchema
 from runtime.spec.model import Workflow
 from runtime.stores.base import Point
 from runtime.stores.writer import Writer
@@ -71,6 +72,7 @@ class MemoryDeployment:
         self._clock = clock
         self._environment = os.environ if environment is None else environment
         self._wrap = wrap
+        self._nodes: list[NodeProcess] = []
         self._stack = AsyncExitStack()
 
     async def start(self) -> Manager:
@@ -105,6 +107,10 @@ class MemoryDeployment:
         self._stack.push_async_callback(connection.close)
         return connection
 
+    def told_schemas(self) -> dict[str, JsonSchema]:
+        """Return the schemas `inputs` and `outputs` of the workflow, as far as its handlers declare them."""
+        return {what: schema for node in self._nodes for what, schema in node.told_schemas().items()}
+
     def _node_processes(self) -> list[Process]:
         """Return the nodes' processes as they are planned, in the order of the file. Raises ConfigError."""
         target = Target(
@@ -137,6 +143,7 @@ class MemoryDeployment:
         stores = Stores(MemoryDocuments(self.collections), MemoryPoints(self.points))
         handler = self._wrap(process.name, handler)
         node = NodeProcess(read_node(process.environment), self.connect(), stores, handler, self._clock)
+        self._nodes.append(node)
         self._stack.push_async_callback(node.stop)
         await node.start()
 

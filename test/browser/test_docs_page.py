@@ -9,9 +9,7 @@ import pytest
 from playwright.async_api import Page, async_playwright, expect
 
 from runtime.drivers.base import WorkflowSchema
-from runtime.spec import names
-from test.support.answering_node import NODE
-from test.support.drivers import STREAM, WORKFLOW, echo_workflow
+from test.support.drivers import WORKFLOW, echo_workflow
 from test.support.http import Web, serving
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -38,8 +36,6 @@ SCHEMA = WorkflowSchema(inputs=pydantic.TypeAdapter(City).json_schema(), outputs
 @pytest.fixture
 async def web() -> AsyncIterator[Web]:
     async with echo_workflow() as bus, serving(bus=bus, view=replace(WORKFLOW, find_schema=lambda: SCHEMA)) as web:
-        presence = await bus.expiring_key_value(names.PRESENCE_BUCKET, ttl_s=60)
-        await presence.put(names.presence_key(names.NODE, STREAM, NODE, "a1"), b"{}")
         yield web
 
 

@@ -36,10 +36,11 @@ from runtime.drivers.http.readiness import why_not_ready
 from runtime.drivers.http.request import Call, read_body, read_call
 from runtime.drivers.http.task_record import CANCELLED
 from runtime.drivers.http.tasks import Tasks
+from runtime.drivers.http.workflow_types import WorkflowTypes
 from runtime.errors import BusError, EncodeError, MessageTooLargeError, PredictionError
 from runtime.message import ReplyOutcome, new_request_id
 from runtime.payload import decode_value
-from runtime.spec.schema_check import Fault, SchemaCheck
+from runtime.spec.schema_check import Fault
 
 T = TypeVar("T")
 
@@ -65,6 +66,7 @@ class HttpApp:
         inference: RestrictedInferenceProcess,
         admission: Admission,
         tasks: Tasks,
+        types: WorkflowTypes,
         terms: Callable[[], Terms],
         *,
         has_tokens: bool,
@@ -74,8 +76,7 @@ class HttpApp:
         self._tasks = tasks
         self._terms = terms
         self._has_tokens = has_tokens
-        self._schema = inference.schema
-        self._check = SchemaCheck(self._schema.inputs)
+        self._types = types
 
     def routes(self) -> FastAPI:
         """Return the app. What a user adds to it is in its OpenAPI document, too."""
@@ -127,7 +128,7 @@ class HttpApp:
         """Read, check and admit a request. Raises Refusal, with nothing sent."""
         terms = self._terms()
         body = await read_body(request, terms.max_body, terms.body_s)
-        call = read_call(request.headers, body, self._check, terms.timeout_s)
+        call = read_call(request.headers, body, self._types.check, terms.timeout_s)
         await self._admission.admit(slot, call.timeout_s)
         return call
 
@@ -177,12 +178,11 @@ class HttpApp:
         return json_response({"ready": True})
 
     async def schema(self, request: Request) -> Response:
-        return json_response(
-            {"workflow": self._inference.workflow, "inputs": self._schema.inputs, "outputs": self._schema.outputs}
-        )
+        schema = self._types.schema
+        return json_response({"workflow": self._inference.workflow, "inputs": schema.inputs, "outputs": schema.outputs})
 
     def _document(self, app: FastAPI) -> dict[str, Any]:
-        own = openapi(self._inference.workflow, self._schema, has_tokens=self._has_tokens)
+        own = openapi(self._inference.workflow, self._types.schema, has_tokens=self._has_tokens)
         added = get_openapi(title="", version="", routes=app.routes)
         own["paths"] = {**added["paths"], **own["paths"]}
         own["components"]["schemas"] |= added.get("components", {}).get("schemas", {})

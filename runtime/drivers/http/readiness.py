@@ -25,17 +25,15 @@ async def _missing(inference: RestrictedInferenceProcess) -> str:
     except NotFoundError:
         return f"workflow {inference.workflow} is not deployed: there is no stream {inference.stream}"
     exits = {subject.split(".")[1] for subject in inference.output_subjects}
-    alive = await _nodes_alive(inference)
-    if exits and exits.isdisjoint(alive):
+    if exits and exits.isdisjoint(await _nodes_at_work(inference)):
         return f"no replica of node {' or '.join(sorted(exits))} is alive, which answers the requests"
     return ""
 
 
-async def _nodes_alive(inference: RestrictedInferenceProcess) -> set[str]:
-    """Return the nodes of the workflow that have a live replica, by their records, which expire."""
-    try:
-        presence = await inference.bus.key_value(names.PRESENCE_BUCKET)
-    except NotFoundError:  # no process of any workflow has been there
-        return set()
-    prefix = names.presence_key(names.NODE, inference.stream, "")
-    return {key.removeprefix(prefix).split(".")[0] for key in await presence.keys() if key.startswith(prefix)}
+async def _nodes_at_work(inference: RestrictedInferenceProcess) -> set[str]:
+    """Return the nodes whose consumer has somebody who asks for messages, or is at work on some.
+
+    A replica that was killed counts until its messages are given to another one, within the ack wait.
+    """
+    states = await inference.bus.consumer_states(inference.stream)
+    return {names.node_of(state.name) for state in states if state.waiting or state.ack_pending or state.is_push}

@@ -17,9 +17,7 @@ from schemathesis.core.result import Ok
 
 from runtime.drivers.base import WorkflowSchema
 from runtime.drivers.fastapi_driver import FastAPIDriver, FastAPIParameters
-from runtime.spec import names
-from test.support.answering_node import NODE
-from test.support.drivers import STREAM, WORKFLOW, echo_workflow
+from test.support.drivers import WORKFLOW, echo_workflow
 from test.support.http import serving
 
 # Requests for each operation, from data that fits and from data that does not.
@@ -53,8 +51,6 @@ def served() -> Iterator[str]:
         view = replace(WORKFLOW, find_schema=lambda: SCHEMA)
         make = lambda: FastAPIDriver(parameters=parameters)  # noqa: E731
         async with echo_workflow() as bus, serving(make, bus, view=view) as web:
-            presence = await bus.expiring_key_value(names.PRESENCE_BUCKET, ttl_s=60)
-            await presence.put(names.presence_key(names.NODE, STREAM, NODE, "a1"), b"{}")
             address.append(f"http://127.0.0.1:{web.port}")
             ready.set()
             await asyncio.to_thread(ended.wait)

@@ -12,11 +12,14 @@ import pytest
 from fastapi import FastAPI
 
 from runtime import wire
+from runtime.bus.memory import MemoryBroker
+from runtime.bus.presence import ServiceRecord
+from runtime.clock import SystemClock
 from runtime.drivers.base import DriverState, WorkflowSchema
 from runtime.drivers.fastapi_driver import FastAPIDriver, FastAPIParameters
 from runtime.drivers.http.server import HttpLimits
 from runtime.spec import names
-from test.support.answering_node import NODE
+from test.support.answering_node import NODE, AnsweringNode, stream_config
 from test.support.drivers import STREAM, WORKFLOW, echo_workflow
 from test.support.http import JSON_HEADERS, Web, predict_bytes, serving, until
 
@@ -281,15 +284,31 @@ async def test_a_subclass_adds_routes_whose_faults_are_answered_alike() -> None:
 
 
 async def test_ready_tells_what_is_missing() -> None:
-    async with echo_workflow() as bus, serving(bus=bus) as web:
+    broker = MemoryBroker(SystemClock())
+    bus = broker.connect()
+    await bus.ensure_stream(stream_config(STREAM))
+    async with serving(bus=bus) as web:
         lonely = await web.http.get("/ready")
-        presence = await bus.expiring_key_value(names.PRESENCE_BUCKET, ttl_s=60)
-        await presence.put(names.presence_key(names.NODE, STREAM, NODE, "a1"), b"{}")
-        ready = await web.http.get("/ready")
-
-    async with echo_workflow() as bus, serving(bus=bus, view=replace(WORKFLOW, stream="test_v1_missing")) as web:
+        async with AnsweringNode(broker.connect(), STREAM):
+            ready = await web.http.get("/ready")
+    async with serving(bus=bus, view=replace(WORKFLOW, stream="test_v1_missing")) as web:
         missing = await web.http.get("/ready")
 
     assert (lonely.status_code, "node echo is alive" in lonely.json()["detail"]) == (503, True)
     assert (ready.status_code, ready.json()) == (200, {"ready": True})
     assert (missing.status_code, "not deployed" in missing.json()["detail"]) == (503, True)
+
+
+async def test_the_types_that_nodes_tell_are_checked_from_their_first_beat() -> None:
+    async with echo_workflow() as bus, serving(bus=bus) as web:
+        before = await web.http.post("/predict", json={"city": 5})
+        told = {names.SCHEMAS: {"inputs": ORDERS.inputs, "outputs": ORDERS.outputs}}
+        record = ServiceRecord.of_this_process(names.NODE, NODE)
+        presence = await bus.expiring_key_value(names.PRESENCE_BUCKET, ttl_s=60)
+        key = names.presence_key(names.NODE, STREAM, NODE, record.instance)
+        await presence.put(key, replace(record, metadata=told).encode())
+        after = await web.http.post("/predict", json={"city": 5})
+        schema = (await web.http.get("/schema")).json()
+
+    assert (before.status_code, after.status_code) == (200, 400)
+    assert schema == {"workflow": "echo", "inputs": ORDERS.inputs, "outputs": ORDERS.outputs}
