@@ -64,9 +64,13 @@ class DriverParameters:
 
 @dataclass(frozen=True, slots=True)
 class DriverResourcesRequest:
-    """What a driver needs of its machine. ports: names of TCP ports, each of which it will listen on."""
+    """What a driver needs of its machine.
 
-    ports: Sequence[str] = ()
+    ports: names of TCP ports, each of which it will listen on; or with the numbers that they have where nothing else is
+    configured, 0 for a free one.
+    """
+
+    ports: Sequence[str] | Mapping[str, int] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -74,6 +74,7 @@ class FastAPIDriver(PipelineDriver):
     def __init__(
         self,
         *,
+        port: int = 0,
         token_env: str = "",
         tls: str | Path = "",
         parameters: FastAPIParameters | None = None,
@@ -85,6 +86,7 @@ class FastAPIDriver(PipelineDriver):
         tls: credentials folder with `tls.crt`, `tls.key`, and `ca.crt` where clients need a certificate.
         Raises ConfigError for a variable without a token and for unusable credentials.
         """
+        self._port = port
         self._tokens = Tokens.read(os.environ.get(token_env, ""), token_env) if token_env else None
         self._tls: ssl.SSLContext | None = server_tls(Path(tls)) if tls else None
         self._parameters = parameters or FastAPIParameters()
@@ -100,7 +102,7 @@ class FastAPIDriver(PipelineDriver):
         return self._admission.in_flight if self._admission else 0
 
     def resources_request(self) -> DriverResourcesRequest:
-        return DriverResourcesRequest(ports=(PORT,))
+        return DriverResourcesRequest(ports={PORT: self._port})
 
     def add_routes(self, app: FastAPI) -> None:
         """Add routes of a subclass. Called once, before the first request."""

@@ -58,8 +58,9 @@ class Resources:
             if unknown := sorted(set(configured) - set(request.ports)):
                 asked = ", ".join(request.ports) or "none"
                 raise DriverStartError(f"the driver asks for no port {', '.join(unknown)}; it asks for: {asked}")
+            wanted = request.ports if isinstance(request.ports, Mapping) else {}
             for name in request.ports:
-                resources._sockets[name] = _bound(name, listen, configured.get(name, 0))
+                resources._sockets[name] = _bound(name, listen, configured.get(name, wanted.get(name, 0)))
         except DriverStartError:
             resources.close()
             raise

@@ -1,6 +1,7 @@
 """Requests to `/predict` of an HTTP driver, on real connections: outputs, and every way in which there are none."""
 
 import asyncio
+import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -18,9 +19,10 @@ from runtime.clock import SystemClock
 from runtime.drivers.base import DriverState, WorkflowSchema
 from runtime.drivers.fastapi_driver import FastAPIDriver, FastAPIParameters
 from runtime.drivers.http.server import HttpLimits
+from runtime.drivers.runner import DriverTerms
 from runtime.spec import names
 from test.support.answering_node import NODE, AnsweringNode, stream_config
-from test.support.drivers import STREAM, WORKFLOW, echo_workflow
+from test.support.drivers import STREAM, WORKFLOW, echo_workflow, hosted
 from test.support.http import JSON_HEADERS, Web, predict_bytes, serving, until
 
 
@@ -312,3 +314,19 @@ async def test_the_types_that_nodes_tell_are_checked_from_their_first_beat() -> 
 
     assert (before.status_code, after.status_code) == (200, 400)
     assert schema == {"workflow": "echo", "inputs": ORDERS.inputs, "outputs": ORDERS.outputs}
+
+
+async def test_a_port_of_its_own_is_taken_and_the_configured_one_wins() -> None:
+    with socket.socket() as one, socket.socket() as other:
+        for free in (one, other):
+            free.bind(("127.0.0.1", 0))
+        own, configured = one.getsockname()[1], other.getsockname()[1]
+
+    async with hosted(lambda: FastAPIDriver(port=own)) as runner:
+        await until(lambda: bool(runner.services))
+        first = runner.services[0].port
+    async with hosted(lambda: FastAPIDriver(port=own), terms=DriverTerms(ports={"http": configured})) as runner:
+        await until(lambda: bool(runner.services))
+        second = runner.services[0].port
+
+    assert (first, second) == (own, configured)
