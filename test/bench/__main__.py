@@ -16,7 +16,7 @@ from pathlib import Path
 
 import uvloop
 
-from test.bench import documents, http, idle, latency, measurements, soak, throughput
+from test.bench import documents, http, idle, latency, measurements, rpc, soak, throughput
 from test.bench.processes import BenchError, start_node
 from test.bench.report import Row, machine, print_table, write_json
 from test.bench.workbench import Workbench
@@ -78,6 +78,7 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
         **{name: functools.partial(throughput.measure, plan=plan) for name, plan in comparisons.items()},
         "latency": functools.partial(latency.measure, requests=requests),
         "http": functools.partial(http.measure, requests=requests, seconds=seconds),
+        "grpc": functools.partial(rpc.measure, requests=requests, seconds=seconds),
         "documents": functools.partial(documents.measure, seconds=seconds, rounds=rounds),
         "measurements": measurements.measure,
         "start": idle.measure_start,

@@ -5,31 +5,25 @@ The callers share the machine with what they measure, and so are raw sockets: an
 
 import asyncio
 import os
-import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from statistics import quantiles
 
 import orjson
 
 from runtime.client import Workflow
-from runtime.spec.driver import DriverSpec
 from test.bench import payloads
+from test.bench.driver_process import alternate, driver, free_port, running
 from test.bench.processes import BenchError, Child, clean_environment, start_node
 from test.bench.report import Row, Target
 from test.bench.workbench import Workbench
 
 SIZE_BYTES = 200
 CONNECTIONS = 64
-WARM_UP = 50
-# Requests that one contender gets before it is the other's turn, so that both see the same machine.
-BLOCK = 50
 OVERHEAD = Target(bound=3.0, at_most=True)
 RATE = Target(bound=1_000.0)
-
-Call = Callable[[], Awaitable[None]]
 
 
 class Connection:
@@ -62,8 +56,8 @@ async def measure(bench: Workbench, requests: int, seconds: float) -> list[Row]:
     body = orjson.dumps(value)
     async with (
         bench.chain(1) as [stage],
-        _running(start_node(stage, bench.folder)),
-        _driver(bench, stage.stream, stage.target) as driver,
+        running(start_node(stage, bench.folder)),
+        driver(bench, stage, "http") as port,
         _plain(bench) as plain,
         Workflow(bench.bus, stage.stream) as workflow,
     ):
@@ -71,31 +65,11 @@ async def measure(bench: Workbench, requests: int, seconds: float) -> list[Row]:
         async def bare() -> None:
             await workflow.predict(value)
 
-        one = await Connection.open(driver, body)
-        times = await _alternate({"workflow call": bare, "http driver": one.call}, requests)
+        one = await Connection.open(port, body)
+        times = await alternate({"workflow call": bare, "http driver": one.call}, requests)
         one.close()
-        rates = {who: await _rate(port, body, seconds) for who, port in (("fastapi", plain), ("http driver", driver))}
+        rates = {who: await _rate(at, body, seconds) for who, at in (("fastapi", plain), ("http driver", port))}
     return [*_latency_rows(times), *_rate_rows(rates)]
-
-
-async def _alternate(calls: dict[str, Call], requests: int) -> dict[str, list[float]]:
-    """Return the milliseconds of each call, block by block in turn."""
-    times: dict[str, list[float]] = {who: [] for who in calls}
-    for call in calls.values():
-        await _timed(call, WARM_UP)
-    for _ in range(max(1, requests // BLOCK)):
-        for who, call in calls.items():
-            times[who] += await _timed(call, BLOCK)
-    return times
-
-
-async def _timed(call: Call, count: int) -> list[float]:
-    times = []
-    for _ in range(count):
-        started_s = time.perf_counter()
-        await call()
-        times.append((time.perf_counter() - started_s) * 1e3)
-    return times
 
 
 async def _rate(port: int, body: bytes, seconds: float) -> float:
@@ -132,62 +106,11 @@ def _rate_rows(rates: dict[str, float]) -> list[Row]:
     return [plain, reached, Row(name=name, who="http driver", value=ratio, unit="× fastapi")]
 
 
-# --- processes ---
-
-
-@asynccontextmanager
-async def _running(child: Child) -> AsyncIterator[None]:
-    try:
-        await child.wait_ready()
-        yield
-    finally:
-        await child.stop()
-
-
-@asynccontextmanager
-async def _driver(bench: Workbench, stream: str, output: str) -> AsyncIterator[int]:
-    """Run the driver of a deployed workflow; yields its port."""
-    port = _free_port()
-    spec = DriverSpec(
-        ref="web", driver="http", workflow="bench", stream=stream, output_subjects=(output,), ports={"http": port}
-    )
-    ready, other_side = os.pipe()
-    environment = clean_environment() | {
-        "KRT_NATS_SERVER": bench.server.url,
-        "KRT_DRIVER_SPEC": spec.model_dump_json(),
-        "KRT_LOG_LEVEL": "WARN",
-        "KRT_READY_FD": str(other_side),
-    }
-    command = [sys.executable, "-m", "runtime", "driver"]
-    async with _running(Child(command, environment, bench.folder / "driver.log", ready)):
-        await _accepting(port)
-        yield port
-
-
 @asynccontextmanager
 async def _plain(bench: Workbench) -> AsyncIterator[int]:
-    port = _free_port()
+    port = free_port()
     ready, other_side = os.pipe()
     command = [sys.executable, "-m", "test.bench.peers.plain_fastapi", str(port), str(other_side)]
     environment = clean_environment() | {"KRT_READY_FD": str(other_side)}
-    async with _running(Child(command, environment, bench.folder / "fastapi.log", ready)):
+    async with running(Child(command, environment, bench.folder / "fastapi.log", ready)):
         yield port
-
-
-async def _accepting(port: int) -> None:
-    """Wait until the port is served: a driver is ready before its port is."""
-    async with asyncio.timeout(10):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except ConnectionRefusedError:
-                await asyncio.sleep(0.02)
-            else:
-                writer.close()
-                return
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

@@ -58,7 +58,6 @@ class RpcClient:
             if credentials
             else grpc.aio.insecure_channel(target, options)
         )
-        self.pool = read_schema(proto).pool
         self._methods = {
             method.name: (f"/{service.full_name}/{method.name}", method)
             for service in read_schema(proto).services
