@@ -32,7 +32,7 @@ ID_DIGITS = 24
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """What is kept of one source. written_ns: when, unix time in nanoseconds."""
+    """What is kept of one source. position: None before its first item was done. written_ns: when, unix time."""
 
     position: Any
     written_ns: int
@@ -60,7 +60,10 @@ def request_prefix(driver: str, source: str) -> str:
 
 
 class Position:
-    """The position of one source. `run` writes it, until it is cancelled; then `flush`."""
+    """The position of one source. `run` writes it, until it is cancelled; then `flush`.
+
+    is_begun: whether something is kept, so that a later run knows since when requests may have been sent.
+    """
 
     def __init__(self, bus: Bus, clock: Clock, stream: str, driver: str, source: str) -> None:
         self._bus = bus
@@ -73,6 +76,7 @@ class Position:
         self._latest: Any = None
         self._is_written = True
         self._moved = asyncio.Event()
+        self.is_begun = False
 
     async def load(self) -> Kept | None:
         """Return what an earlier run has kept. Raises BusUnavailableError."""
@@ -81,7 +85,20 @@ class Position:
         except NotFoundError:
             return None
         found = orjson.loads(entry.value)
+        self.is_begun = True
         return Kept(found["position"], found["written_ns"])
+
+    async def mark_start(self) -> None:
+        """Keep that there is a source, before its first request is sent; waits for NATS as long as that takes."""
+        self._is_written = False
+        backoff = Backoff()
+        while not self.is_begun:
+            try:
+                await self._write()
+                self.is_begun = True
+            except BusUnavailableError as error:
+                log.warning("the position %s is not written: %s", self._key, error, extra={"action": "position"})
+                await self._clock.sleep(backoff.next_s())
 
     def begin(self, position: Any) -> _Place:
         """Note that an item was read; to be called in the order of reading."""

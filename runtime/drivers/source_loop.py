@@ -29,6 +29,10 @@ from runtime.message import ReplyOutcome, new_request_id
 
 log = logging.getLogger(__name__)
 
+# Timeouts after the start within which everything has been sent again that an earlier run had in flight: its requests
+# were sent within one.
+REPEATS_WITHIN = 10
+
 # Answers to one item on their way into the sinks: returns what ends when all of them are written.
 Deliver = Callable[[Item, Sequence[Answer]], "asyncio.Future[Any]"]
 
@@ -80,6 +84,7 @@ class SourceLoop:
         self._schedule = Schedule(self._clock, self._params.rate)
         # Sequences of answers to requests that an earlier run has sent and not seen through.
         self._left_behind: dict[str, list[int]] = {}
+        self._prepared_ns = 0
         self._in_flight = 0
         self._waiting: Item | None = None
         self._has_room = asyncio.Event()
@@ -106,10 +111,13 @@ class SourceLoop:
     async def prepare(self) -> None:
         """Find out where an earlier run has stopped. Raises BusUnavailableError."""
         kept = await self._position.load()
-        if kept is not None:
+        self._prepared_ns = self._clock.time_ns()
+        if kept is None:
+            return
+        if kept.position is not None:
             log.info('source "%s" goes on at %s', self.ref, kept.position, extra={"action": "resume"})
             await self._calls.call(self._source.resume, kept.position)
-            self._left_behind = await self._find_left_behind(kept)
+        self._left_behind = await self._find_left_behind(kept)
 
     async def run(self) -> None:
         """Work until the source is drained or stopped. Raises DriverError when the source fails."""
@@ -196,6 +204,8 @@ class SourceLoop:
     # --- room ---
 
     async def _admit(self, item: Item) -> None:
+        if item.position is not None and not self._position.is_begun:
+            await self._position.mark_start()
         if self._params.overflow is Overflow.BLOCK:
             await self._has_room.wait()
         if self._in_flight < self._params.max_in_flight and self._waiting is None:
@@ -292,9 +302,14 @@ class SourceLoop:
         """Return how a request ended that failed: perhaps only its answer was lost."""
         if error.outcome == ReplyOutcome.TIMEOUT:
             with contextlib.suppress(BusUnavailableError):
-                if answers := await self._answers.of(item.request_id, sent_ns):
+                if answers := await self._answers.of(item.request_id, self._sent_since_ns(item, sent_ns)):
                     return _ended(answers)
         return self._failed(item, error.outcome, error.detail)
+
+    def _sent_since_ns(self, item: Item, sent_ns: int) -> int:
+        """Return since when the stream may have the request: one of a run that was killed was sent before ours."""
+        may_repeat_ns = self._prepared_ns + round(REPEATS_WITHIN * self._params.timeout * 1e9)
+        return self._prepared_ns if item.position is not None and sent_ns < may_repeat_ns else sent_ns
 
     def _failed(self, item: Item, outcome: str, detail: str) -> _Ended:
         fields = {"request_id": item.request_id, "action": "item-failed"}
