@@ -28,7 +28,9 @@ def check(
     ] = "",
     strict: Annotated[bool, typer.Option("--strict", help="Let warnings fail the check.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the problems as JSON.")] = False,
-    no_import: Annotated[bool, typer.Option("--no-import", help="Leave the handlers' code alone.")] = False,
+    no_import: Annotated[
+        bool, typer.Option("--no-import", help="Leave the code of handlers and drivers alone.")
+    ] = False,
 ) -> None:
     """Report every problem of a workflow at once, each with its place and its remedy.
 
@@ -58,9 +60,11 @@ def _load(path: Path, workflow: str, no_import: bool) -> "Loaded":
 
     loaded = load_report(path, workflow=workflow, check_handlers=True)
     if not no_import:
+        from runtime.cli.driver_check import check_drivers
         from runtime.cli.imports import check_handlers
 
         check_handlers(loaded)
+        check_drivers(loaded)
     return loaded
 
 

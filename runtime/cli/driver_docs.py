@@ -2,7 +2,6 @@
 
 import inspect
 import sys
-import typing
 from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields, is_dataclass
 from typing import Annotated, Any
@@ -63,26 +62,18 @@ def _described(name: str) -> Iterator[str]:
 
 def describe_driver(name: str, make: Callable[..., object]) -> str:
     """Return the documentation of a driver: of its class, its arguments, and its parameters, as Markdown."""
+    from runtime.drivers.load import parameters_class
+
     parts = [f"### {name}", inspect.getdoc(make) or ""]
     arguments = [each for each in inspect.signature(make).parameters.values() if each.name not in ("self", "args")]
     if arguments:
         parts += ["Arguments:", _table((each.name, each.default) for each in arguments)]
         parts += [inspect.getdoc(make.__init__) or ""] if inspect.isclass(make) else []
-    parameters = _parameters_class(make)
-    if parameters is not None and fields(parameters):
+    parameters = parameters_class(make)
+    if is_dataclass(parameters) and fields(parameters):
         parts += ["Parameters:", _table((each.name, _default(each)) for each in fields(parameters))]
         parts += [inspect.getdoc(parameters) or ""]
     return "\n\n".join(part for part in parts if part)
-
-
-def _parameters_class(make: Callable[..., object]) -> Any:
-    """Return the class of a driver's parameters, as far as it is annotated and a dataclass."""
-    getter = getattr(make, "get_parameters", None)
-    try:
-        annotated = typing.get_type_hints(getter).get("return") if getter is not None else None
-    except Exception:  # annotations are the user's code
-        return None
-    return annotated if is_dataclass(annotated) else None
 
 
 def _default(field: Any) -> Any:

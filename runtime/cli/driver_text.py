@@ -6,7 +6,7 @@ from typing import Any
 from runtime.drivers.control import DriverRecord
 
 # Protocols whose addresses people use as they are.
-URL_PROTOCOLS = ("http", "https", "grpc")
+URL_PROTOCOLS = ("http", "https", "grpc", "grpcs")
 
 
 def service_url(service: Mapping[str, Any]) -> str:

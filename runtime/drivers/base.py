@@ -22,7 +22,7 @@ Only the runtime makes, starts and stops drivers: it is given the class, or any 
 import socket
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Generator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Generator, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, Protocol
@@ -229,8 +229,25 @@ class RestrictedInferenceProcess(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class ValueProblem:
+    """One fault of what a workflow file gives a driver. path: the keys that lead to it: ("sources", "in", "rate")."""
+
+    path: tuple[str, ...]
+    what: str
+
+
 class PipelineDriver(ABC):
     """Joins a workflow to the outside, from `run` to `stop`."""
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> Iterable[ValueProblem]:
+        """Return what is wrong with the values of a workflow file beyond their names; nothing is opened.
+
+        values: arguments and parameters, by name. `krt check` calls it in a process of its own, in the workflow's
+        folder, where the driver's secrets are set to any text. Nobody else does: `__init__` checks as well.
+        """
+        return ()
 
     def resources_request(self) -> DriverResourcesRequest:
         """Return what is needed before `run`; nothing by default."""

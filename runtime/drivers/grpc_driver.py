@@ -8,7 +8,7 @@ proc.add_driver("rpc", GRPCDriver, "api/greeter.proto", payload="json", token_en
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +24,7 @@ from runtime.drivers.base import (
     DriverResourcesRequest,
     PipelineDriver,
     RestrictedInferenceProcess,
+    ValueProblem,
 )
 from runtime.drivers.durations import read_bytes, read_seconds
 from runtime.drivers.grpc.access import TokenCheck, server_credentials
@@ -64,6 +65,7 @@ class GRPCDriver(PipelineDriver):
         self,
         proto: str | Path,
         *,
+        port: int = 0,
         services: Services | None = None,
         payload: Literal["any", "json"] = "any",
         max_message: int | str = 16 * MIB,
@@ -82,6 +84,7 @@ class GRPCDriver(PipelineDriver):
         """
         if payload not in ("any", "json"):
             raise DriverStartError(f'payload is "{payload}"; write any (the message itself) or json')
+        self._port = port
         self._schema = read_schema(Path(proto))
         self._methods = served_methods(self._schema.services, read_services(services))
         self._as_json = payload == "json"
@@ -93,8 +96,20 @@ class GRPCDriver(PipelineDriver):
         self._stopped = asyncio.Event()
         add_health(self._schema.pool)
 
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> Iterable[ValueProblem]:
+        try:
+            schema = read_schema(Path(values["proto"]))
+        except DriverStartError as error:
+            return [ValueProblem(("proto",), str(error))]
+        try:
+            served_methods(schema.services, read_services(values.get("services")))
+        except DriverStartError as error:
+            return [ValueProblem(("services",), str(error))]
+        return []
+
     def resources_request(self) -> DriverResourcesRequest:
-        return DriverResourcesRequest(ports=(PORT,))
+        return DriverResourcesRequest(ports={PORT: self._port})
 
     async def run(self, inference: RestrictedInferenceProcess, resources: DriverResources) -> None:
         async with AsyncExitStack() as stack:

@@ -2,6 +2,7 @@
 
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -97,6 +98,15 @@ def checked_driver(made: object) -> PipelineDriver:
     if not isinstance(made, PipelineDriver):
         raise DriverStartError(f"the callable returned {type(made).__name__}, which is no PipelineDriver")
     return made
+
+
+def parameters_class(make: Callable[..., object]) -> type | None:
+    """Return the class of a driver's parameters, as far as its `get_parameters` says it."""
+    try:
+        annotated = typing.get_type_hints(getattr(make, "get_parameters", None)).get("return")
+    except Exception:  # there is no such method, or its annotations are the user's code and cannot be read
+        return None
+    return annotated if isinstance(annotated, type) else None
 
 
 def _split(make: Callable[..., object], parameters: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:

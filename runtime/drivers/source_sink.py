@@ -15,7 +15,7 @@ down, or makes them drop: memory does not grow.
 """
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -26,6 +26,7 @@ from runtime.drivers.base import (
     DriverResourcesRequest,
     PipelineDriver,
     RestrictedInferenceProcess,
+    ValueProblem,
 )
 from runtime.drivers.components import WORKFLOW, SinkEntry, check, read_ends
 from runtime.drivers.flow import Item, Sink, Site, Source
@@ -64,6 +65,11 @@ class SourceSinkDriver(PipelineDriver):
         self._source_loops: dict[str, SourceLoop] = {}
         self._sink_loops: dict[str, SinkLoop] = {}
         self._stopped = asyncio.Event()
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> Iterable[ValueProblem]:
+        ends = read_ends(values.get("sources") or {}, values.get("sinks") or {})
+        return [ValueProblem(problem.path, problem.what) for problem in ends.problems]
 
     def add_source(self, ref: str, source: Source) -> None:
         """Add a source, before the driver starts. ref: a name. Raises ValueError for one that is taken or no name."""

@@ -9,6 +9,7 @@ from typing import get_args
 
 import pytest
 
+from runtime.cli.driver_check import check_drivers
 from runtime.cli.imports import check_handlers
 from runtime.errors import WorkflowError
 from runtime.spec.load import load, load_report
@@ -21,6 +22,8 @@ INVALID = Path(__file__).parent / "spec" / "invalid"
 CODES_OF_FILES = {"missing-file"}
 # Codes that only importing the handlers shows.
 CODES_OF_IMPORTS = {"edge-type", "handler-import", "handler-signature", "unchecked-edge", "unknown-channel", "unread"}
+# Codes that only importing the drivers shows.
+CODES_OF_DRIVERS = {"driver-import", "driver-value"}
 # Codes of warnings: the workflow loads.
 CODES_OF_WARNINGS = {"idle-replicas", "long-retry", "order-at-risk", "unchecked-edge", "unread"}
 # There is no file that shows what happens without one; test_load.py has it.
@@ -43,6 +46,8 @@ def test_invalid_file_gives_the_expected_problems(file: Path, monkeypatch: pytes
     loaded = load_report(file.name, check_handlers=file.stem in CODES_OF_FILES | CODES_OF_IMPORTS)
     if file.stem in CODES_OF_IMPORTS:
         check_handlers(loaded)
+    if file.stem in CODES_OF_DRIVERS:
+        check_drivers(loaded)
 
     assert [str(problem) for problem in loaded.report.problems] == file.with_suffix(".txt").read_text().splitlines()
     assert file.stem in {problem.code for problem in loaded.report.problems}
