@@ -455,6 +455,14 @@ async def test_a_port_that_is_taken_is_named_with_its_owner(serve: Serve, tmp_pa
             pass
 
 
+async def test_a_driver_may_name_the_port_that_it_wants(serve: Serve) -> None:
+    port = free_port()
+
+    served = await serve(port=port)
+
+    assert served.driver.services[0].port == port
+
+
 async def test_serving_starts_after_the_answers_are_subscribed_to(tmp_path: Path) -> None:
     proto = write_proto(tmp_path)
     broker = MemoryBroker(SystemClock())
