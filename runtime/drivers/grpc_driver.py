@@ -77,9 +77,9 @@ class GRPCDriver(PipelineDriver):
         """Compile the file, and check everything that can be wrong. Blocks.
 
         proto: see `grpc.schema.read_schema`. port: where none is configured, 0 for a free one. services: see
-        `grpc.routes`. payload: what handlers get, the message itself or JSON. max_message: bytes of a request, or with a
-        unit (`16Mi`). token_env: variable with the tokens, see `tokens.Tokens`; without one everybody is let in. tls:
-        credentials folder, see `tls.server_tls`.
+        `grpc.routes`. payload: what handlers get, the message itself or JSON. max_message: bytes of a request, or with
+        a unit (`16Mi`). token_env: variable with the tokens, see `tokens.Tokens`; without one everybody is let in.
+        tls: credentials folder, see `tls.server_tls`.
         find_view: finds the workflow of a name; without it, in the runtime and version of the driver's own.
         Raises DriverStartError with every fault of file and services, ConfigError for token and credentials.
         """
