@@ -1,12 +1,15 @@
 """Every folder of `workflows/` does what its README says: in memory, and as processes through `krt`."""
 
+import base64
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,7 +25,10 @@ WORKFLOWS = ROOT / "workflows"
 EXAMPLES = sorted(path.parent.name for path in WORKFLOWS.glob("*/workflow.yaml"))
 
 # What `krt send` needs beside the sample.
-SEND_OPTIONS = {"greeter": ["--message", "public_input_pb2:Request"]}
+SEND_OPTIONS = {
+    "camera": ["--message", "google.protobuf.wrappers_pb2:BytesValue"],
+    "greeter": ["--message", "public_input_pb2:Request"],
+}
 # Held-out digits: every third of 1,797.
 HELD_OUT = 599
 # Seconds until everything of a run is ready, on a machine that does other things as well.
@@ -123,7 +129,7 @@ def test_an_example_answers_its_sample_in_memory(name: str) -> None:
             reply = workflow.send(json_format.ParseDict(sample, Request()))
             answer = json_format.MessageToDict(reply)
         else:
-            answer = workflow.send(sample)
+            answer = workflow.send(base64.b64decode(sample) if name == "camera" else sample)
         dead = workflow.dead_letters()
 
     assert_as_expected(answer, name)
@@ -174,6 +180,31 @@ def test_what_digits_saves_has_the_true_value(tmp_path: Path) -> None:
         ("2", "", "missing_values"),
     ]
     assert [point.fields.get("correct") for point in measured] == [True, None]
+
+
+@needs_nats
+def test_the_driver_of_camera_writes_one_line_for_each_picture_over_two_runs(tmp_path: Path) -> None:
+    folder = tmp_path / "camera"
+    shutil.copytree(WORKFLOWS / "camera", folder, ignore=shutil.ignore_patterns(".krt"))
+    expected = (folder / "expected-frames.jsonl").read_text()
+    seen = folder / ".krt" / "seen.jsonl"
+
+    with running(tmp_path, folder):
+        wait_for_lines(seen, 6)
+    shutil.copy(folder / "frames" / "frame-001.png", folder / "frames" / "frame-007.png")
+    with running(tmp_path, folder):
+        wait_for_lines(seen, 7)
+
+    *first, last = seen.read_text().splitlines()
+    assert first == expected.splitlines()
+    assert json.loads(last) == {"file": "frame-007.png", "frame": 7, "x": 1.0, "y": 1.0, "moved": 17.69}
+
+
+def wait_for_lines(path: Path, count: int) -> None:
+    deadline_s = time.monotonic() + READY_WITHIN_S
+    while not path.exists() or path.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < deadline_s, path
+        time.sleep(0.05)
 
 
 @needs_nats
