@@ -14,7 +14,7 @@ import asyncio
 import logging
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -29,6 +29,7 @@ from runtime.drivers.base import (
     DriverResourcesRequest,
     PipelineDriver,
     RestrictedInferenceProcess,
+    ValueProblem,
 )
 from runtime.drivers.durations import read_bytes, read_seconds
 from runtime.drivers.http.access import Gate
@@ -39,6 +40,7 @@ from runtime.drivers.http.tasks import Tasks
 from runtime.drivers.http.workflow_types import WorkflowTypes
 from runtime.drivers.tls import server_tls
 from runtime.drivers.tokens import Tokens
+from runtime.errors import ConfigError
 from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S
 
 log = logging.getLogger(__name__)
@@ -100,6 +102,14 @@ class FastAPIDriver(PipelineDriver):
     def in_flight(self) -> int:
         """Requests and tasks without an answer."""
         return self._admission.in_flight if self._admission else 0
+
+    @classmethod
+    def check(cls, values: Mapping[str, Any]) -> Iterator[ValueProblem]:
+        if isinstance(folder := values.get("tls"), str):
+            try:
+                server_tls(Path(folder))
+            except ConfigError as error:
+                yield ValueProblem(("tls",), str(error))
 
     def resources_request(self) -> DriverResourcesRequest:
         return DriverResourcesRequest(ports={PORT: self._port})

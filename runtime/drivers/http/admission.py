@@ -87,8 +87,8 @@ class Admission:
         try:
             async with asyncio.timeout(LOOK_S):
                 await self._inference.bus.stream_state(stream)
-        except (BusError, TimeoutError):
-            return Refusal("unavailable", "NATS cannot be reached", retry_after_s=RETRY_S)
+        except (BusError, TimeoutError) as error:
+            return Refusal("unavailable", f"NATS cannot be reached: {error or 'no answer'}", retry_after_s=RETRY_S)
         return Refusal("busy", f"stream {stream} is full and takes nothing now", retry_after_s=RETRY_S)
 
 

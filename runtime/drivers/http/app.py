@@ -105,7 +105,7 @@ class HttpApp:
             if EVENT_STREAM in request.headers.get("accept", ""):
                 first, replies = await self._first_reply(request, call, slot, request_id)
                 kept.pop_all()  # the slot is the response's, which goes on after this
-                return EventResponse(first, replies, slot)
+                return EventResponse(first, replies, slot, request_id)
             prediction = self._inference.predict(
                 call.inputs, call.state_id, timeout=call.timeout_s, headers=call.headers, request_id=request_id
             )

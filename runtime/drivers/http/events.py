@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 
 from runtime.client import Reply
 from runtime.drivers.http.admission import Slot
-from runtime.drivers.http.answers import Refusal
+from runtime.drivers.http.answers import REQUEST_ID_HEADER, Refusal
 from runtime.errors import PredictionError
 
 EVENT_STREAM = "text/event-stream"
@@ -25,9 +25,10 @@ EVENT_STREAM = "text/event-stream"
 class EventResponse(StreamingResponse):
     """Sends the events, and keeps the request's slot until the last one is sent or the client is gone."""
 
-    def __init__(self, first: Reply | None, replies: AsyncIterator[Reply], slot: Slot) -> None:
+    def __init__(self, first: Reply | None, replies: AsyncIterator[Reply], slot: Slot, request_id: str) -> None:
         """first: the answer that has been waited for; None when the workflow answers without outputs."""
-        super().__init__(_events(first, replies), headers={"Cache-Control": "no-store"}, media_type=EVENT_STREAM)
+        headers = {"Cache-Control": "no-store", REQUEST_ID_HEADER: request_id}
+        super().__init__(_events(first, replies), headers=headers, media_type=EVENT_STREAM)
         self._slot = slot
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

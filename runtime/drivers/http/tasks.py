@@ -126,6 +126,8 @@ class Tasks:
                 return
             if (written := await self._store.end_surely(task, ended)) is not None:
                 self._note(written)
+        except BusError as error:  # another driver finds the answer in the stream
+            log.warning("task %s stays pending: %s", task.record.id, error, extra={"action": "task-lost"})
         finally:
             del self._own[task.record.id]
 

@@ -122,6 +122,8 @@ def test_credentials_that_cannot_be_used_are_named(tmp_path: Path) -> None:
     (tmp_path / "tls.key").write_text("no key")
     with pytest.raises(ConfigError, match=r"tls\.crt with tls\.key"):
         FastAPIDriver(tls=tmp_path)
+    [problem] = FastAPIDriver.check({"tls": str(tmp_path)})
+    assert (problem.path, "tls.crt with tls.key" in problem.what) == (("tls",), True)
 
 
 async def test_a_driver_that_is_open_to_the_network_says_so(caplog: pytest.LogCaptureFixture) -> None:

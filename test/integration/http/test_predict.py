@@ -199,6 +199,7 @@ async def test_several_outputs_come_as_events(web: Web) -> None:
 
     events = 'event: output\ndata: 5\n\nevent: output\ndata: {"early":5}\n\nevent: end\ndata: {"outcome":"ok"}\n\n'
     assert (answer.status_code, answer.text) == (200, events)
+    assert len(answer.headers["Krt-Request-Id"]) == 32
 
 
 async def test_a_request_for_events_that_fails_at_once_has_its_status(web: Web) -> None:
