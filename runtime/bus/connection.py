@@ -18,6 +18,7 @@ from urllib.parse import unquote, urlsplit
 import nats.errors
 from nats.js.client import JetStreamContext
 
+from runtime.bus.cancellation import kept_cancellation
 from runtime.bus.credentials import Credentials, read_credentials
 from runtime.bus.direct import DirectClient, DirectSubscription, NoTlsError, OnArrival, publish_command
 from runtime.errors import AccessError, BusClosedError, BusUnavailableError, ServerError
@@ -191,7 +192,8 @@ class Connection:
                 while self._outbox:
                     self._drained = self._drained or asyncio.get_running_loop().create_future()
                     await asyncio.shield(self._drained)
-            await self.client.flush(timeout=self.request_timeout_s)
+            with kept_cancellation():
+                await self.client.flush(timeout=self.request_timeout_s)
         except nats.errors.ConnectionClosedError as error:
             raise BusClosedError("the connection to NATS is closed") from error
         except (nats.errors.Error, TimeoutError, OSError) as error:

@@ -27,6 +27,7 @@ from runtime.bus.base import (
     StreamPlacement,
     StreamState,
 )
+from runtime.bus.cancellation import kept_cancellation
 from runtime.bus.connection import Connection, describe
 from runtime.errors import (
     AccessError,
@@ -275,7 +276,8 @@ async def translated(connection: Connection) -> AsyncIterator[None]:
     """Turn nats-py's errors into ours; the cause is kept."""
     violations = connection.violations
     try:
-        yield
+        with kept_cancellation():
+            yield
     except nats.js.errors.KeyWrongLastSequenceError as error:
         raise RevisionError(f"somebody else wrote first: {describe(error)}") from error
     except nats.js.errors.NotFoundError as error:
