@@ -102,6 +102,7 @@ Where to look next
   workflows/digits/README.md                                   what just ran, and its code
   krt run workflows/digits                                     keep it running, and in a second shell:
     krt send digits @workflows/digits/sample.json                one image
+    krt driver services digits                                   where it is served over HTTP
     krt status digits                                            the nodes and what waits for them
   krt new demo                                                 a workflow of your own
   docs/getting-started.md                                      the first five minutes
