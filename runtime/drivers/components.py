@@ -5,12 +5,12 @@ import inspect
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, TypeVar
 
 import pydantic
+from pydantic.fields import FieldInfo
 
-from runtime.drivers.flow import Parameters, Sink, Source
+from runtime.drivers.flow import Parameters, Sink, SinkParameters, Source, SourceParameters
 from runtime.errors import ConfigError, DriverStartError
 from runtime.spec import names
 
@@ -179,17 +179,25 @@ def find_class(word: str, base: type[C], built_in: Mapping[str, str]) -> type[C]
     return found
 
 
-def describe(word: str, kind: type[Source] | type[Sink]) -> str:
+def describe(word: str, kind: type[Source] | type[Sink], *, only_own: bool = False) -> str:
     """Return the documentation of a component, made of its class and parameters, as Markdown.
 
-    kind: as `find_class` gives it for `word`.
+    kind: as `find_class` gives it for `word`. only_own: leave out the parameters that every source, or sink, has.
     """
+    shared = (SourceParameters if issubclass(kind, Source) else SinkParameters).model_fields if only_own else {}
+    fields = kind.parameters.model_fields
+    own = {name: each for name, each in fields.items() if name not in shared or each.default != shared[name].default}
+    lines = [f"### {word}", "", inspect.getdoc(kind) or ""]
+    return "\n".join([*lines, "", *describe_parameters(own)] if own else lines)
+
+
+def describe_parameters(fields: Mapping[str, FieldInfo]) -> list[str]:
+    """Return the lines of a table of parameters."""
     rows = [
-        f"| {name} | {'required' if field.is_required() else _shown(field.default)} | {field.description or ''} |"
-        for name, field in kind.parameters.model_fields.items()
+        f"| {name} | {'required' if each.is_required() else _shown(each)} | {each.description or ''} |"
+        for name, each in fields.items()
     ]
-    table = ["| parameter | default | |", "|---|---|---|", *rows]
-    return "\n".join([f"### {word}", "", inspect.getdoc(kind) or "", "", *table])
+    return ["| parameter | default | |", "|---|---|---|", *rows]
 
 
 def missing_extra(extra: str, package: str) -> ConfigError:
@@ -197,10 +205,13 @@ def missing_extra(extra: str, package: str) -> ConfigError:
     return ConfigError(f"the package {package} is missing; install krt-runtime[{extra}]")
 
 
-def _shown(value: Any) -> str:
-    if isinstance(value, str | Path):
-        return f"`{value}`" if str(value) else ""
-    return "" if value is None else f"`{value}`"
+def _shown(field: FieldInfo) -> str:
+    """Return a default as a workflow file would have it, "" for nothing."""
+    default = field.get_default(call_default_factory=True)
+    value = default.get_secret_value() if isinstance(default, pydantic.SecretStr) else default
+    if isinstance(value, bool):
+        return f"`{value}`".lower()
+    return f"`{value}`" if value or value == 0 else ""
 
 
 def _told(message: str, kind: str, parameters: type[Parameters]) -> str:

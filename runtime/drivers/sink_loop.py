@@ -62,6 +62,7 @@ class SinkLoop:
         self._letters = letters
         self._calls = Calls(f"sink {ref}")
         self._is_open = False
+        self._was_open = False
         self._queue: asyncio.Queue[_Job] = asyncio.Queue()
 
     def put(self, outputs: Any, item: Item) -> "asyncio.Future[None]":
@@ -114,9 +115,13 @@ class SinkLoop:
             self._is_open = True
             try:
                 await self._calls.call(self._sink.open)
-            except Exception:
+            except Exception as error:
                 await self._close()
+                if self._was_open and not isinstance(error, NotConnected):
+                    # It knows how to open: whatever is in its way is no fault of the output that waits.
+                    raise NotConnected(f"{type(error).__name__}: {error}") from error
                 raise
+            self._was_open = True
 
     async def _reopen_later(self, error: NotConnected, trouble: _Trouble) -> None:
         if trouble.backoff.is_fresh:

@@ -95,8 +95,7 @@ async def rotated_files(place: Surroundings) -> SinkCase:
     path = place.folder / "out.jsonl"
 
     async def read_back() -> list[Any]:
-        files = sorted(place.folder.glob("out.jsonl*"), key=lambda each: each.name, reverse=True)
-        newest_last = [each for each in files if each != path] + [path]
+        newest_last = [*sorted(place.folder.glob("out.jsonl.*")), path]
         return [value for each in newest_last for value in _json_lines(each)]
 
     return SinkCase(make=lambda: FileSink(path=path, rotate_bytes=20), read_back=read_back)

@@ -7,7 +7,7 @@ from typing import Any
 import orjson
 from pydantic import Field
 
-from runtime.drivers.flow import Bytes, Item, Seconds, Sink, SinkParameters, record_of
+from runtime.drivers.flow import Bytes, Item, NotConnected, Seconds, Sink, SinkParameters, record_of
 from runtime.drivers.records import json_bytes
 
 # Bytes read at once while the last line of a file is looked for.
@@ -23,7 +23,9 @@ class FileParameters(SinkParameters):
     rotate_every: Seconds = Field(
         0.0, ge=0, description="Begin a new file after so long, if there is output; 0s never."
     )
-    keep: int = Field(10, ge=1, description="Older files that are kept: in.jsonl.1 is the last one.")
+    keep: int = Field(
+        0, ge=0, description="Rotated files that are kept, of which out.jsonl.1 is the oldest; 0 for all."
+    )
 
 
 class FileSink(Sink):
@@ -58,13 +60,13 @@ class FileSink(Sink):
 
     def _append(self, line: bytes) -> None:
         try:
-            if os.pwrite(self._file, line, self._size_bytes) < len(line):
-                raise OSError(f"{self.params.path} took a part of a line only; is the disk full?")
-        except OSError:
-            # Half a line would be read together with the next one.
-            os.ftruncate(self._file, self._size_bytes)
-            raise
-        self._size_bytes += len(line)
+            written = os.pwrite(self._file, line, self._size_bytes)
+        except OSError as error:  # no fault of the output: the next one would fare no better
+            raise NotConnected(f"{self.params.path}: {error.strerror}") from error
+        if written < len(line):
+            # Half a line would be read together with the next one; `open` cuts it off.
+            raise NotConnected(f"{self.params.path} took a part of a line only; is the disk full?")
+        self._size_bytes += written
 
     def _is_due(self, more_bytes: int) -> bool:
         by_size = 0 < self.params.rotate_bytes < self._size_bytes + more_bytes
@@ -72,14 +74,21 @@ class FileSink(Sink):
         return by_size or 0 < self.params.rotate_every <= age_s
 
     def _rotate(self) -> None:
-        """Begin a new file. Dying in between leaves a gap in the numbers, and no output is lost."""
+        """Begin a new file, and remove the oldest ones beyond `keep`."""
         self.close()
         path = self.params.path
-        for number in range(self.params.keep, 0, -1):
-            older = path if number == 1 else path.with_name(f"{path.name}.{number - 1}")
-            if older.exists():
-                older.replace(path.with_name(f"{path.name}.{number}"))
+        numbers = self._numbers()
+        newest = max(numbers, default=0) + 1
+        path.rename(path.with_name(f"{path.name}.{newest}"))
+        for number in numbers if self.params.keep else ():
+            if number <= newest - self.params.keep:
+                path.with_name(f"{path.name}.{number}").unlink()
         self._begin()
+
+    def _numbers(self) -> list[int]:
+        path = self.params.path
+        endings = (each.name.removeprefix(f"{path.name}.") for each in path.parent.glob(f"{path.name}.*"))
+        return [int(ending) for ending in endings if ending.isdecimal()]
 
 
 def end_of_lines(file: int) -> int:

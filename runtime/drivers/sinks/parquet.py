@@ -9,7 +9,7 @@ import orjson
 from pydantic import Field
 
 from runtime.drivers.components import missing_extra
-from runtime.drivers.flow import Item, Seconds, Sink, SinkParameters, record_of
+from runtime.drivers.flow import Item, NotConnected, Seconds, Sink, SinkParameters, record_of
 from runtime.drivers.records import json_bytes
 from runtime.drivers.sinks.file import end_of_lines
 
@@ -63,10 +63,12 @@ class ParquetSink(Sink):
         if not isinstance(row, dict):
             raise TypeError(f"a row is a JSON object, and not {type(row).__name__}; write with_item: true")
         line = json_bytes(row) + b"\n"
-        written = os.pwrite(self._file, line, self._size_bytes)
-        if written < len(line):
-            os.ftruncate(self._file, self._size_bytes)
-            raise OSError(f"{self._journal} took a part of a row only; is the disk full?")
+        try:
+            written = os.pwrite(self._file, line, self._size_bytes)
+        except OSError as error:  # no fault of the output: the next one would fare no better
+            raise NotConnected(f"{self._journal}: {error.strerror}") from error
+        if written < len(line):  # `open` cuts the part off
+            raise NotConnected(f"{self._journal} took a part of a row only; is the disk full?")
         self._size_bytes += written
         self._rows += 1
         age_s = self.site.clock.monotonic() - self._opened_s

@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from runtime.drivers.components import SINK, SINKS, SOURCE, SOURCES, describe, find_class, read_ends
+from runtime.drivers.components import (
+    SINK,
+    SINKS,
+    SOURCE,
+    SOURCES,
+    describe,
+    describe_parameters,
+    find_class,
+    read_ends,
+)
+from runtime.drivers.flow import SinkParameters, SourceParameters
 from runtime.drivers.load import make_driver
 from runtime.drivers.source_sink import SourceSinkDriver
 from runtime.drivers.sources.file import FileSource
@@ -120,8 +130,22 @@ def test_every_source_is_documented(word: str) -> None:
 def test_every_sink_is_documented(word: str) -> None:
     text = describe(word, find_class(word, SINK, SINKS))
 
-    assert "| errors | `False` |" in text
+    assert "| errors | `false` |" in text
     assert not [line for line in text.splitlines() if line.endswith("|  |")]
+
+
+PAGE = Path(__file__).parents[3] / "docs" / "sources-and-sinks.md"
+
+
+def test_the_page_has_what_the_components_say_of_themselves() -> None:
+    page = PAGE.read_text()
+
+    for word in SOURCES:
+        assert describe(word, find_class(word, SOURCE, SOURCES), only_own=True) in page, word
+    for word in SINKS:
+        assert describe(word, find_class(word, SINK, SINKS), only_own=True) in page, word
+    for shared in (SourceParameters, SinkParameters):
+        assert "\n".join(describe_parameters(shared.model_fields)) in page
 
 
 def test_a_missing_package_is_told_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
