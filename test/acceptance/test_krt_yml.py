@@ -147,10 +147,16 @@ custom_handlers = {"greet": of_greet}
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A folder for a manifest and its handlers, beside the messages that the greeter of `workflows/` has."""
+    """A folder for a manifest and its handlers, beside the messages that the greeter of `workflows/` has.
+
+    Its service is called as KRE's entrypoint wants it.
+    """
     made = tmp_path / "greeter"
     made.mkdir()
     shutil.copy(ROOT / "workflows" / "greeter" / "public_input_pb2.py", made)
+    proto = (ROOT / "workflows" / "greeter" / "public_input.proto").read_text()
+    entrypoint = proto.replace("service Greeter", "service Entrypoint").replace("rpc Greet(", "rpc Greeter(")
+    (made / "public_input.proto").write_text(entrypoint)
     return made
 
 
