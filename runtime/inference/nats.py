@@ -3,11 +3,11 @@
 import asyncio
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic_core import PydanticSerializationError
 
@@ -15,17 +15,20 @@ from runtime.bus.base import Bus
 from runtime.bus.nats import NatsBus
 from runtime.bus.presence import PresenceSet
 from runtime.clock import SystemClock
-from runtime.deploy.drivers import driver_process, output_subjects
+from runtime.deploy.drivers import DRIVER_STAGE, driver_process, output_subjects, process_name
 from runtime.deploy.plan import Target, handler_versions, plan, stream_of
-from runtime.deploy.process import LinePrinter, Process, ReplicaStatus, describe_exit
+from runtime.deploy.process import LinePrinter, Process, ReplicaStatus, State, describe_exit
 from runtime.deploy.supervisor import Supervisor
-from runtime.drivers.control import Drivers, is_decided, new_pid
+from runtime.drivers.base import DriverState
+from runtime.drivers.control import DriverRecord, Drivers, is_decided, new_pid
 from runtime.drivers.inference import WorkflowView
 from runtime.drivers.load import check_callable, importable_name
 from runtime.errors import ConfigError, DriverStartError, WorkflowStartError
 from runtime.spec import names
 from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S, DriverSpec
 from runtime.spec.model import Workflow
+
+T = TypeVar("T")
 
 # Seconds that the processes of a workflow, or of a driver, may take to start.
 START_LIMIT_S = 60.0
@@ -61,6 +64,7 @@ class NatsHost:
         self._children = Children()
         # Pid -> name of the process, of the drivers that are children of this process.
         self._own: dict[str, str] = {}
+        self._file_drivers: list[Process] = []
         self._bus: NatsBus | None = None
         self._drivers: Drivers | None = None
         self._view: WorkflowView | None = None
@@ -89,6 +93,7 @@ class NatsHost:
             else:
                 self._view = await self._deploy(self._workflow)
             self._drivers = await Drivers.open(self._bus, self._view.stream, self._clock)
+            await self._start_file_drivers()
         except BaseException:
             await self.stop()
             raise
@@ -155,7 +160,9 @@ class NatsHost:
             handler_versions=handler_versions(workflow),
             environment=os.environ,
         )
-        await self._children.run(plan(workflow, target))
+        planned = plan(workflow, target)
+        await self._children.run([process for process in planned if process.stage < DRIVER_STAGE])
+        self._file_drivers = [process for process in planned if process.stage == DRIVER_STAGE]
         return WorkflowView(name=workflow.name, stream=stream, output_subjects=output_subjects(workflow, stream))
 
     # --- drivers ---
@@ -173,19 +180,36 @@ class NatsHost:
         except PydanticSerializationError as error:
             raise DriverStartError(f"the arguments of driver {spec.ref} have to be JSON: {error}") from error
 
+    async def _start_file_drivers(self) -> None:
+        """Start the drivers of the workflow file; one that cannot start is listed with its reason, and harms nobody."""
+        wanted = {process.name for process in self._file_drivers}
+
+        def all_decided(records: list[DriverRecord]) -> bool:
+            decided = {process_name(record.ref) for record in records if record.state is not DriverState.STARTING}
+            return wanted <= decided
+
+        if self._file_drivers:
+            await self._first_of(self._children.begin(self._file_drivers), all_decided)
+
     async def _start_driver(self, process: Process, pid: str) -> None:
         """Start the process, and return once its driver runs or has ended. Raises DriverStartError."""
-        told = asyncio.create_task(self.drivers.wait_until(partial(is_decided, pid)), name=f"{process.name} told")
-        ended = asyncio.create_task(self._children.run_to_end(process), name=f"{process.name} ended")
+        ended = await self._first_of(self._children.run_to_end(process), partial(is_decided, pid))
+        if ended is not None:
+            raise DriverStartError(f"the process of the driver, {ended}; see the lines that it printed")
+
+    async def _first_of(
+        self, work: Coroutine[Any, Any, T], condition: Callable[[list[DriverRecord]], bool]
+    ) -> T | None:
+        """Return what the work does, or None if the drivers meet the condition before; the work is then cancelled."""
+        working = asyncio.create_task(work, name="start of drivers")
+        told = asyncio.create_task(self.drivers.wait_until(condition), name="drivers told")
         try:
-            done, _ = await asyncio.wait({told, ended}, timeout=START_LIMIT_S, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({working, told}, return_when=asyncio.FIRST_COMPLETED)
+            return None if told.done() else working.result()
         finally:
             told.cancel()
-            ended.cancel()
-            await asyncio.gather(told, ended, return_exceptions=True)
-        if told not in done:
-            how = ended.result() if ended in done else f"is not ready after {START_LIMIT_S:g} s"
-            raise DriverStartError(f"the process of the driver, {process.name}, {how}; see the lines that it printed")
+            working.cancel()
+            await asyncio.gather(told, working, return_exceptions=True)
 
     async def _forget(self, pid: str) -> None:
         """Take a driver off the list, whose process may have been killed, and wait until it is seen to be gone."""
@@ -210,16 +234,23 @@ class Children:
         if idle:
             raise WorkflowStartError(f"the workflow cannot start: {'; '.join(idle)}; see the lines that they printed")
 
+    async def begin(self, processes: Sequence[Process]) -> None:
+        """Start processes, and return once each works or has ended once, or after START_LIMIT_S."""
+        await (await self._started()).start(processes, stage_timeout_s=START_LIMIT_S)
+
     async def run_to_end(self, process: Process) -> str:
-        """Start a process, and return how it ended when it does so for the first time. Cancelling leaves it running."""
+        """Start a process, and return how it ended when it does so for the first time, or that it does not get ready.
+
+        Cancelling leaves it running.
+        """
         supervisor = await self._started()
-        await supervisor.start([process], stage_timeout_s=START_LIMIT_S)
+        await self.begin([process])
 
-        def find(states: list[ReplicaStatus]) -> list[ReplicaStatus]:
-            return [state for state in states if state.process == process.name and state.last_exit is not None]
+        def is_over(states: list[ReplicaStatus]) -> bool:
+            return any(each.process == process.name and _has_failed(each) for each in states)
 
-        await supervisor.wait_until(lambda states: bool(find(states)))
-        return _describe(find(supervisor.states())[0])
+        await supervisor.wait_until(is_over)
+        return next(_describe(each) for each in supervisor.states() if each.process == process.name)
 
     async def remove(self, name: str, *, grace_s: float) -> None:
         if self._supervisor is not None:
@@ -263,6 +294,10 @@ async def deployed(bus: Bus, runtime_id: str, workflow: str, version: str) -> Wo
 def _is_stream_of(stream: str, runtime_id: str, workflow: str, version: str) -> bool:
     runtime, of_version, name = stream.split("_")
     return (runtime, name) == (runtime_id, workflow) and version in ("", of_version)
+
+
+def _has_failed(state: ReplicaStatus) -> bool:
+    return state.last_exit is not None or state.state is State.STARTING
 
 
 def _describe(state: ReplicaStatus) -> str:

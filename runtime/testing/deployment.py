@@ -82,8 +82,9 @@ class MemoryDeployment:
         """
         async with AsyncExitStack() as stack:
             self._stack = stack
-            processes = self._node_processes()
-            self._set_variables(processes)
+            planned = self._planned()
+            self._set_variables(planned)
+            nodes = [process for process in planned if process.arguments == ("node",)]
             modules = HandlerModules(self.definition.folder.absolute())
             stack.callback(modules.close)
             loaded = [modules.load(node.handler) for node in self.definition.nodes]
@@ -91,7 +92,7 @@ class MemoryDeployment:
             manager = Manager(bus, manager_spec(self.definition, self.runtime_id), self._clock)
             await manager.apply()
             await self._start_writer(bus)
-            for process, handler in zip(processes, loaded, strict=True):
+            for process, handler in zip(nodes, loaded, strict=True):
                 await self._start_node(process, handler)
             self._stack = stack.pop_all()
         return manager
@@ -111,8 +112,8 @@ class MemoryDeployment:
         """Return the schemas `inputs` and `outputs` of the workflow, as far as its handlers declare them."""
         return {what: schema for node in self._nodes for what, schema in node.told_schemas().items()}
 
-    def _node_processes(self) -> list[Process]:
-        """Return the nodes' processes as they are planned, in the order of the file. Raises ConfigError."""
+    def _planned(self) -> list[Process]:
+        """Return the processes as they are planned, in the order of the file. Raises ConfigError."""
         target = Target(
             nats_servers=("nats://memory:4222",),
             mongo_uri="sqlite:///memory",
@@ -123,15 +124,15 @@ class MemoryDeployment:
             handler_versions=handler_versions(self.definition),
             environment=self._environment,
         )
-        return [process for process in plan(self.definition, target) if process.arguments == ("node",)]
+        return plan(self.definition, target)
 
     def _set_variables(self, processes: Sequence[Process]) -> None:
-        """Set the nodes' own variables. All share one process here, so two nodes must not differ in one."""
+        """Set the variables of nodes and drivers. All share one process here, so two must not differ in one."""
         own: dict[str, str] = {}
         for process in processes:
             for name, value in process.environment.items():
                 if not name.startswith("KRT_") and own.setdefault(name, value) != value:
-                    raise ConfigError(f"two nodes set {name} to different values; here all nodes run in one process")
+                    raise ConfigError(f"{name} is set to two values, but here all nodes and drivers run in one process")
         self._stack.callback(_restore_variables, {name: os.environ.get(name) for name in own})
         os.environ.update(own)
 

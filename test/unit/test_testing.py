@@ -227,7 +227,7 @@ def test_two_values_of_one_variable_are_refused(tmp_path: Path) -> None:
     nodes = "[{name: a, env: {REGION: north}}, {name: b, env: {REGION: south}}]"
     folder = write(tmp_path, f"nodes: {nodes}\n", a=DOUBLE, b=DOUBLE)
 
-    with pytest.raises(ConfigError, match="two nodes set REGION to different values"), run_workflow(folder):
+    with pytest.raises(ConfigError, match="REGION is set to two values"), run_workflow(folder):
         pass
 
 

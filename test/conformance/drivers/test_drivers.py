@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,9 +12,10 @@ import pytest
 from runtime.drivers.base import DriverState
 from runtime.drivers.process import PipelineDriverProcess
 from runtime.errors import DriverExistsError, DriverNotFoundError, DriverStartError, InvalidParametersError
-from runtime.inference import InferenceProcess
+from runtime.inference import InferenceProcess, Runtime
 from test.support.sample_drivers import Broken, Counts, Raises, Waits, make_waits
 
+SERVED = Path(__file__).parent / "served"
 # Seconds that something may take which happens by itself.
 SOON_S = 20.0
 
@@ -189,3 +191,19 @@ async def test_all_calls_have_forms_for_a_running_loop(proc: InferenceProcess) -
     assert (service["name"], parameters.factor) == ("echo", 1.0)
     with pytest.raises(DriverNotFoundError):
         await driver.astop()
+
+
+def test_drivers_of_the_workflow_file_start_with_it_and_one_that_fails_harms_nobody(runtime: Runtime) -> None:
+    served = runtime.start_inference(SERVED)
+
+    drivers = {driver.ref: driver for driver in served.list_drivers()}
+    assert {ref: driver.state for ref, driver in drivers.items()} == {
+        "broken": DriverState.FAILED,
+        "waits": DriverState.RUNNING,
+    }
+    assert drivers["broken"].record.reason == "RuntimeError: no such camera"
+    assert vars(drivers["waits"].get_parameters()) == {"factor": 4.0, "label": "left"}
+    assert served.predict({"input": 1}).result(SOON_S)["output"] == 2
+    served.remove_driver(drivers["waits"].pid)
+    assert [driver.ref for driver in served.list_drivers()] == ["broken"]
+    served.stop()
