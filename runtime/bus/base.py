@@ -14,6 +14,7 @@ from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
+from runtime.bus.batch import BatchMessage
 from runtime.bus.object_store import ObjectStores
 from runtime.bus.stored import ConsumerState as ConsumerState
 from runtime.bus.stored import Scan
@@ -35,6 +36,7 @@ class StreamConfig:
 
     max_bytes: 0 means no limit. max_age_s: 0 means for ever (only dead letters age; the manager purges the rest).
     duplicate_window_s: how long a message id is remembered, from its first storing. metadata: keys begin with `krt-`.
+    atomic: takes batches, which needs nats-server 2.12.
     """
 
     name: str
@@ -45,6 +47,7 @@ class StreamConfig:
     max_age_s: float = 0.0
     duplicate_window_s: float = 120.0
     metadata: Mapping[str, str] = field(default_factory=dict)
+    atomic: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,6 +234,13 @@ class Publisher(Protocol):
         StreamFullError, BusUnavailableError, BusClosedError, or with another BusError for what a retry cannot help
         (WrongStreamError, or larger than the stream's own limit).
         Raises MessageTooLargeError (nothing is sent, `confirm` is not called).
+        """
+        ...
+
+    async def publish_batch(self, messages: Sequence[BatchMessage]) -> None:
+        """Hand over several as `publish` does one: the `atomic` stream stores all of them, or none.
+
+        Where it knows the id of one, the batch or a part of it was stored before, and those that are missing follow.
         """
         ...
 

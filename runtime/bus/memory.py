@@ -10,6 +10,7 @@ caused it, as on a network; time passes by the broker's clock alone.
 import asyncio
 import itertools
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from runtime.bus.base import (
     GIVE_UP_S,
@@ -22,6 +23,7 @@ from runtime.bus.base import (
     StreamPlacement,
     StreamState,
 )
+from runtime.bus.batch import BatchMessage
 from runtime.bus.memory_core import MemoryRouter, MemorySubscription
 from runtime.bus.memory_kv import MemoryBucket, MemoryKeyValue
 from runtime.bus.memory_objects import MemoryObjects, MemoryObjectStore
@@ -55,10 +57,18 @@ class MemoryBroker:
 
     def store(self, expected_stream: str, subject: str, data: bytes, headers: Headers) -> None:
         """Store a message in the stream of its subject; raises why it is refused."""
+        self._fail_if_told()
+        self.streams.store(expected_stream, subject, data, headers)
+
+    def store_batch(self, expected_stream: str, messages: Sequence[BatchMessage]) -> None:
+        """Store all messages of a batch or none; raises why they are refused."""
+        self._fail_if_told()
+        self.streams.store_batch(expected_stream, messages)
+
+    def _fail_if_told(self) -> None:
         if self.streams.paused or self._refused_publishes > 0:
             self._refused_publishes = max(0, self._refused_publishes - 1)
-            raise BusUnavailableError(f"no answer to a publish on {subject}")
-        self.streams.store(expected_stream, subject, data, headers)
+            raise BusUnavailableError("no answer to a publish")
 
     def bucket(self, name: str, ttl_s: float | None = None) -> MemoryBucket:
         """Return the bucket, made if missing; None leaves the time to live as it is."""
@@ -210,7 +220,8 @@ class MemoryBus:
         self, stream: str, *, on_hold: Callable[[bool], None] | None = None, give_up_s: float = GIVE_UP_S
     ) -> MemoryPublisher:
         publisher = MemoryPublisher(
-            lambda subject, data, headers: self._broker.store(stream, subject, data, headers),
+            partial(self._broker.store, stream),
+            partial(self._broker.store_batch, stream),
             self._broker.clock,
             limit_bytes=self.max_payload_bytes,
             give_up_s=give_up_s,

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from runtime.bus.base import Confirm, Headers
+from runtime.bus.batch import BatchMessage, check_size
 from runtime.bus.memory_stream import MESSAGE_ID_HEADER, header_size
 from runtime.clock import Clock, TimerHandle
 from runtime.errors import BusClosedError, BusError, BusUnavailableError, MessageTooLargeError, StreamFullError
@@ -18,15 +20,14 @@ WINDOW_BYTES = 32 * 1024 * 1024
 FIRST_RETRY_S = 0.05
 LONGEST_RETRY_S = 2.0
 
-# Stores one message of this stream, or raises why it was refused.
+# Stores one message of this stream, or a batch, or raises why it was refused.
 Store = Callable[[str, bytes, Headers], None]
+StoreBatch = Callable[[Sequence[BatchMessage]], None]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Unconfirmed:
-    subject: str
-    payload: bytes
-    headers: Headers
+    store: Callable[[], None]
     size_bytes: int
     give_up_at_s: float
     confirm: Confirm
@@ -36,9 +37,17 @@ class MemoryPublisher:
     """See `base.Publisher`. Messages are stored in the order of `publish`; the first that is refused holds the rest."""
 
     def __init__(
-        self, store: Store, clock: Clock, *, limit_bytes: int, give_up_s: float, on_hold: Callable[[bool], None] | None
+        self,
+        store: Store,
+        store_batch: StoreBatch,
+        clock: Clock,
+        *,
+        limit_bytes: int,
+        give_up_s: float,
+        on_hold: Callable[[bool], None] | None,
     ) -> None:
         self._store = store
+        self._store_batch = store_batch
         self._clock = clock
         self._limit_bytes = limit_bytes
         self._give_up_s = give_up_s
@@ -70,18 +79,25 @@ class MemoryPublisher:
             raise MessageTooLargeError(
                 f"message {message_id} on {subject}: {size_bytes} B with headers, the limit is {self._limit_bytes} B"
             )
+        await self._hand_over(partial(self._store, subject, payload, sent_headers), size_bytes, confirm)
+
+    async def publish_batch(self, messages: Sequence[BatchMessage]) -> None:
+        size_bytes = check_size(messages, self._limit_bytes)
+
+        def confirm(error: BusError | None) -> None:
+            for message in messages:
+                message.confirm(error)
+
+        await self._hand_over(partial(self._store_batch, messages), size_bytes, confirm)
+
+    async def _hand_over(self, store: Callable[[], None], size_bytes: int, confirm: Confirm) -> None:
         while self._window_is_full() and self._closed is None:
             await self._wait_for_progress()
         if self._closed is not None:
             asyncio.get_running_loop().call_soon(confirm, self._closed)
             return
         give_up_at_s = self._clock.monotonic() + self._give_up_s
-        self._queue.append(
-            _Unconfirmed(
-                subject=subject, payload=payload, headers=sent_headers, size_bytes=size_bytes,
-                give_up_at_s=give_up_at_s, confirm=confirm,
-            )
-        )  # fmt: skip
+        self._queue.append(_Unconfirmed(store=store, size_bytes=size_bytes, give_up_at_s=give_up_at_s, confirm=confirm))
         self._queued_bytes += size_bytes
         self._pump_soon()
 
@@ -114,7 +130,7 @@ class MemoryPublisher:
 
     def _try_store(self, message: _Unconfirmed) -> BusError | None:
         try:
-            self._store(message.subject, message.payload, message.headers)
+            message.store()
         except BusError as err:
             return err
         return None

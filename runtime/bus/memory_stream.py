@@ -4,13 +4,14 @@ Owns what `StreamConfig` promises. Does not know connections: `memory.py` joins 
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from runtime.bus.base import ConsumerConfig, Headers, StoredMessage, StreamConfig, StreamState
+from runtime.bus.batch import BatchMessage
 from runtime.bus.memory_consumer import MemoryConsumer
 from runtime.bus.subjects import matches
 from runtime.clock import Clock
-from runtime.errors import NotFoundError, StreamFullError
+from runtime.errors import BusUnavailableError, NotFoundError, StreamFullError
 
 # The header that JetStream deduplicates by.
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
@@ -59,8 +60,7 @@ class MemoryStream:
             return
         message = StoredMessage(subject, self._last_sequence + 1, data, headers, self._clock.time_ns())
         size_bytes = _stored_size(message)
-        if 0 < self.config.max_bytes < self._size_bytes + size_bytes:
-            raise StreamFullError(f"stream {self.config.name} is full: {self._size_bytes} of {self.config.max_bytes} B")
+        self._refuse_beyond_limit(size_bytes)
         if message_id:
             self._ids[message_id] = now_s
         self._last_sequence = message.sequence
@@ -70,6 +70,23 @@ class MemoryStream:
             consumer.offer(message)
         for told in tuple(self.on_store):
             told()
+
+    def store_batch(self, messages: Sequence[BatchMessage]) -> None:
+        """Store all messages whose ids are new, or none. Raises StreamFullError, BusUnavailableError."""
+        if not self.config.atomic:
+            raise BusUnavailableError(f"stream {self.config.name} takes no batches")
+        self._forget_old_ids(self._clock.monotonic())
+        new = [(each, {MESSAGE_ID_HEADER: each.message_id}) for each in messages if each.message_id not in self._ids]
+        size_bytes = sum(
+            _stored_size(StoredMessage(each.subject, 0, each.payload, headers, 0)) for each, headers in new
+        )
+        self._refuse_beyond_limit(size_bytes)
+        for each, headers in new:
+            self.store(each.subject, each.payload, headers)
+
+    def _refuse_beyond_limit(self, size_bytes: int) -> None:
+        if 0 < self.config.max_bytes < self._size_bytes + size_bytes:
+            raise StreamFullError(f"stream {self.config.name} is full: {self._size_bytes} of {self.config.max_bytes} B")
 
     def _forget_old_ids(self, now_s: float) -> None:
         while self._ids:

@@ -1,9 +1,11 @@
 """Every stream of a broker in memory: found by name or by subject, created, and updated where NATS could update."""
 
 import itertools
+from collections.abc import Sequence
 from dataclasses import fields
 
 from runtime.bus.base import ConsumerConfig, Headers, StreamConfig
+from runtime.bus.batch import BatchMessage
 from runtime.bus.memory_consumer import MemoryConsumer
 from runtime.bus.memory_stream import MemoryStream
 from runtime.bus.subjects import overlap
@@ -71,12 +73,22 @@ class MemoryStreams:
 
     def store(self, expected_stream: str, subject: str, data: bytes, headers: Headers) -> None:
         """Store a message in the stream of its subject; raises why it is refused."""
+        self._expect(expected_stream, subject).store(subject, data, headers)
+
+    def store_batch(self, expected_stream: str, messages: Sequence[BatchMessage]) -> None:
+        """Store all messages of a batch or none, as `store` does one."""
+        for message in messages:
+            self._expect(expected_stream, message.subject)
+        self.stream(expected_stream).store_batch(messages)
+
+    def _expect(self, expected_stream: str, subject: str) -> MemoryStream:
+        """Return the stream of a subject. Raises BusUnavailableError for none, WrongStreamError for another one."""
         stream = next((one for one in self._streams.values() if one.listens_to(subject)), None)
         if stream is None:
             raise BusUnavailableError(f"no stream has the subject {subject}")
         if stream.config.name != expected_stream:
             raise WrongStreamError(f"{subject} belongs to stream {stream.config.name}, not to {expected_stream}")
-        stream.store(subject, data, headers)
+        return stream
 
     def set_paused(self, paused: bool) -> None:
         """Stop every consumer from delivering, or let it go on."""

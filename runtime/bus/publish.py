@@ -9,11 +9,12 @@ import bisect
 import json
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 from typing import Any
 
 from runtime.bus.base import GIVE_UP_S, Confirm, Headers
+from runtime.bus.batch import BatchMessage, check_size, headers_of
 from runtime.bus.connection import Connection
 from runtime.bus.direct import DirectSubscription, header_block
 from runtime.clock import Clock
@@ -43,6 +44,8 @@ MESSAGE_ID = "Nats-Msg-Id"
 _FULL = 10077
 _TOO_LARGE = 10054
 _WRONG_STREAM = 10060
+_KNOWN_ID = 10201
+_BATCH_TOO_LARGE = 10199
 
 
 class _Unconfirmed:
@@ -60,6 +63,20 @@ class _Unconfirmed:
         self.first_s = now_s
         self.due_s = 0.0
         self.error: BusError | None = None
+
+
+class _UnconfirmedBatch(_Unconfirmed):
+    """Messages that are written, answered and repeated as one."""
+
+    __slots__ = ("messages",)
+
+    def __init__(self, order: int, messages: Sequence[BatchMessage], size: int, now_s: float) -> None:
+        super().__init__(order, messages[-1].subject, b"", b"", size, self._confirm_each, now_s)
+        self.messages = messages
+
+    def _confirm_each(self, error: BusError | None) -> None:
+        for message in self.messages:
+            message.confirm(error)
 
 
 class NatsPublisher:
@@ -141,6 +158,24 @@ class NatsPublisher:
         else:
             self._write(message, now_s)
 
+    async def publish_batch(self, messages: Sequence[BatchMessage]) -> None:
+        size = check_size(messages, self.limit_bytes)
+        if self._subscription is None:
+            await self._open()
+        while len(self._sent) + len(self._refused) >= MAX_IN_FLIGHT or self._bytes + size > MAX_IN_FLIGHT_BYTES:
+            await self._next_confirm()
+        self._order = order = self._order + 1
+        now_s = self._clock.monotonic()
+        batch = _UnconfirmedBatch(order, messages, size, now_s)
+        if self._closed:
+            batch.confirm(BusClosedError(f"the publisher into {self._stream} is closed"))
+            return
+        self._bytes += size
+        if self._refused or self._probe is not None:
+            self._refused.append(batch)
+        else:
+            self._write_batch(batch, now_s)
+
     async def flush(self) -> None:
         while self._sent or self._refused:
             await self._next_confirm()
@@ -193,6 +228,25 @@ class NatsPublisher:
         self._sent[number] = message
         self._connection.write(message.subject, message.payload, f"{self._prefix}{number}", message.block)
 
+    def _write_again(self, message: _Unconfirmed, now_s: float) -> None:
+        if isinstance(message, _UnconfirmedBatch):
+            self._write_batch(message, now_s)
+        else:
+            self._write(message, now_s)
+
+    def _write_batch(self, batch: _UnconfirmedBatch, now_s: float) -> None:
+        """Write a whole batch, each time under a new id: of an earlier one the server may still await the rest."""
+        self._number = number = self._number + 1
+        batch.due_s = now_s + self._timeout_s
+        self._sent[number] = batch
+        batch_id = f"{self._prefix.split('.')[-2]}-{number}"
+        count = len(batch.messages)
+        for place, message in enumerate(batch.messages, start=1):
+            block = header_block({MESSAGE_ID: message.message_id, **headers_of(batch_id, place, count)})
+            # Only the last one is answered where we listen. The others have a reply for the sake of `discard`.
+            reply = f"{self._prefix}{number}" if place == count else f"{self._prefix}{number}.{place}"
+            self._connection.write(message.subject, message.payload, reply, block)
+
     def _on_disconnect(self) -> None:
         self._connection.discard(self._prefix)
 
@@ -203,7 +257,7 @@ class NatsPublisher:
         self._sent.clear()
         now_s = self._clock.monotonic()
         for message in unknown:
-            self._write(message, now_s)
+            self._write_again(message, now_s)
 
     # --- answers ---
 
@@ -232,10 +286,28 @@ class NatsPublisher:
             self._refuse(message, StreamFullError(f"stream {self._stream} is full: {text}"))
         elif code == _WRONG_STREAM:
             self._finish(message, WrongStreamError(f"stream {self._stream} refuses {message.subject}: {text}"))
-        elif code == _TOO_LARGE:
+        elif code in (_TOO_LARGE, _BATCH_TOO_LARGE):
             self._finish(message, BusError(f"stream {self._stream} refuses {message.size:,} bytes: {text}"))
+        elif code == _KNOWN_ID and isinstance(message, _UnconfirmedBatch):
+            self._separate(message)
         else:
             self._refuse(message, BusUnavailableError(f"stream {self._stream} refuses {message.subject}: {text}"))
+
+    def _separate(self, batch: _UnconfirmedBatch) -> None:
+        """Publish a batch of which an id is known message by message.
+
+        It was stored before, as a rule, and each is answered as a duplicate. Where the one before was another, because
+        the handler answers differently each time, or had no batches yet, what is missing follows.
+        """
+        now_s = self._clock.monotonic()
+        for message in batch.messages:
+            block = header_block({MESSAGE_ID: message.message_id})
+            size = len(message.payload) + len(block)
+            self._bytes += size
+            single = _Unconfirmed(batch.order, message.subject, message.payload, block, size, message.confirm, now_s)
+            self._write(single, now_s)
+        batch.confirm = _ignore
+        self._finish(batch, None)
 
     def _finish(self, message: _Unconfirmed, error: BusError | None) -> None:
         self._bytes -= message.size
@@ -277,7 +349,7 @@ class NatsPublisher:
         waiting, self._refused = self._refused, []
         now_s = self._clock.monotonic()
         for message in waiting:
-            self._write(message, now_s)
+            self._write_again(message, now_s)
 
     async def _tick(self) -> None:
         while True:
@@ -291,7 +363,7 @@ class NatsPublisher:
     def _send_probe(self, now_s: float) -> None:
         if self._refused and self._probe is None and now_s >= self._next_probe_s:
             self._probe = self._refused.pop(0)
-            self._write(self._probe, now_s)
+            self._write_again(self._probe, now_s)
 
     def _find_overdue(self, now_s: float) -> None:
         while self._sent:
@@ -325,3 +397,7 @@ class NatsPublisher:
             log.info("stream %s takes messages again", self._stream, extra={"action": "resume"})
         if self._on_hold is not None:
             self._on_hold(held)
+
+
+def _ignore(_: BusError | None) -> None:
+    """Confirm nothing: each message of the batch does so itself."""

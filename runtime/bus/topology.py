@@ -52,6 +52,8 @@ _FULL = 10077
 # JetStream's err_codes for more replicas than there are servers: without a cluster, and in one.
 _NOT_CLUSTERED = 10074
 _TOO_FEW_SERVERS = 10005
+# First nats-server that stores a batch of messages together or not at all.
+BATCH_FLOOR = (2, 12, 0)
 # Longest duplicate window of a bucket in seconds, the server's own default.
 MAX_BUCKET_WINDOW_S = 120.0
 # Beginning of our keys in the metadata of a stream, to which the server adds its own.
@@ -97,6 +99,9 @@ class Topology:
     async def ensure_stream(self, config: StreamConfig, *, title: str = "", rollup: bool = False) -> list[str]:
         """See `base.Bus`. title: how the lines name it. rollup: a message may replace the others of its subject."""
         title = title or f"stream {config.name}"
+        if config.atomic:
+            version = self._connection.client.connected_server_version
+            refuse_older((version.major, version.minor, version.patch), title)
         asked = _stream_config(config)
         asked.allow_rollup_hdrs = rollup
         try:
@@ -328,6 +333,16 @@ def _refuse_differences(title: str, fields: list[_Field]) -> None:
         raise DriftError(f"the server answers other than asked for {title}: {diff}; is it older than 2.10?")
 
 
+def refuse_older(version: tuple[int, int, int], title: str) -> None:
+    """Raise DriftError for a server without batches, which would ignore that it was asked for them."""
+    if version < BATCH_FLOOR:
+        found, floor = (".".join(map(str, each)) for each in (version, BATCH_FLOOR))
+        raise DriftError(
+            f"{title} cannot store the outputs of atomic nodes together: the NATS server is {found}, and that needs"
+            f" {floor}; update it, or remove `atomic` from the nodes"
+        )
+
+
 def _stream_config(config: StreamConfig) -> api.StreamConfig:
     return api.StreamConfig(
         name=config.name,
@@ -341,6 +356,7 @@ def _stream_config(config: StreamConfig) -> api.StreamConfig:
         duplicate_window=config.duplicate_window_s,
         metadata=dict(config.metadata),
         allow_direct=True,
+        allow_atomic=config.atomic or None,
     )
 
 
@@ -355,6 +371,7 @@ def _stream_fields(config: StreamConfig, found: api.StreamConfig) -> list[_Field
         _Field("max_age_s", config.max_age_s, float(found.max_age or 0)),
         _Field("duplicate_window_s", config.duplicate_window_s, float(found.duplicate_window)),
         _Field("metadata", dict(config.metadata), _own_metadata(found)),
+        _Field("atomic", config.atomic, bool(found.allow_atomic)),
     ]
 
 
