@@ -32,7 +32,10 @@ def schema_of(form: Any) -> dict[str, Any]:
     if isinstance(form, Mapping):
         if _is_schema(form):
             return dict(form)
-        return {"type": "object", "properties": {name: schema_of(each) for name, each in form.items()}}
+        fields = {name: schema_of(each) for name, each in form.items()}
+        # References lead from the root, which is this object now.
+        definitions = {name: each for field in fields.values() for name, each in field.pop("$defs", {}).items()}
+        return {"type": "object", "properties": fields, "$defs": definitions}
     try:
         return pydantic.TypeAdapter(form).json_schema()
     except pydantic.errors.PydanticUserError as error:
