@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from runtime.bus.base import Bus, CoreMessage, Subscription
-from runtime.deploy.drivers import driver_process
+from runtime.deploy.drivers import driver_process, process_name
 from runtime.deploy.process import Process, ReplicaStatus, State, describe_exit
 from runtime.deploy.supervisor import Supervisor
 from runtime.drivers import hosting
 from runtime.drivers.base import DriverState
 from runtime.drivers.control import DriverRecord, Drivers, new_pid
 from runtime.errors import BusError, DriverError, DriverExistsError, DriverStartError
+from runtime.settings import read_credentials_folder
 from runtime.spec import names
 from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S, DriverRequest, DriverSpec
 
@@ -39,6 +40,14 @@ class HostedWorkflow:
     nats_servers: Sequence[str] = field(repr=False)
     folder: str
     environment: dict[str, str] = field(default_factory=dict, repr=False)
+
+
+def own_credentials(stream: str, process: str) -> dict[str, str]:
+    """Return the variable with the credentials that `krt permissions` made for a process; {} where there are none."""
+    folder = read_credentials_folder()
+    if folder is None or not (own := folder / stream / process).is_dir():
+        return {}
+    return {"KRT_NATS_CREDENTIALS": str(own.absolute())}
 
 
 class DriverHost:
@@ -118,7 +127,7 @@ class DriverHost:
             spec,
             nats_servers=workflow.nats_servers,
             base_path=workflow.folder,
-            environment=workflow.environment,
+            environment={**workflow.environment, **own_credentials(workflow.stream, process_name(spec.ref))},
         )
 
     def _check_alive(self, process: Process) -> None:

@@ -5,7 +5,9 @@
 | manager | make, read and purge what the workflow has on NATS, and write its configuration |
 | writer | receive documents, and answer |
 | node | read its own consumers, publish its own outputs and dead letters, write its own state and configuration |
-| client (`krt send`, drivers) | send requests, receive their answers, look at the status |
+| client (`krt send`, `krt driver`) | send requests, get their answers, look at the status, ask drivers and hosts |
+| driver | the same, be asked, read outputs, keep tasks and positions, read by consumers of its own sinks |
+| driver host (`krt run`, `krt driver serve`) | be asked for drivers, and see them |
 | operator (`krt dlq`, `krt clean`) | all of this, and read, redrive and remove messages |
 
 Everything else is refused: other workflows' subjects, and the inboxes on which other processes get their answers.
@@ -18,6 +20,7 @@ from dataclasses import dataclass
 from runtime.deploy.plan import MANAGER, WRITER
 from runtime.deploy.process import Process
 from runtime.spec import names
+from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ManagerSpec
 from runtime.spec.node import NodeSpec
 
@@ -51,12 +54,12 @@ class Permissions:
 
 
 def permissions(processes: Sequence[Process]) -> list[Permissions]:
-    """Return the permissions of the processes of one plan, and of its client and operator."""
+    """Return the permissions of the processes of one plan, and of its client, operator and driver host."""
     manager = next(process for process in processes if process.name == MANAGER)
     spec = ManagerSpec.model_validate_json(manager.environment["KRT_MANAGER_SPEC"])
     senders = [process.name for process in processes if process.arguments[0] not in _ANSWERING]
     users = [_of(process, spec, (*senders, names.CLIENT, names.OPERATOR)) for process in processes]
-    return [*users, _permissions(names.CLIENT, spec.stream, _ask(spec)), _operator(spec)]
+    return [*users, _permissions(names.CLIENT, spec.stream, _ask(spec)), _host(spec), _operator(spec)]
 
 
 def server_configuration(users: Sequence[Permissions], passwords: Mapping[str, str] | None = None) -> str:
@@ -106,8 +109,32 @@ def _of(process: Process, spec: ManagerSpec, senders: Sequence[str]) -> Permissi
         presence = _presence(spec.stream, names.WRITER)
         return _permissions(WRITER, spec.stream, presence, subscribe=[subject], answers=True)
     if process.name in senders:
-        return _permissions(process.name, spec.stream, _ask(spec))
+        return _driver(process, spec)
     return _permissions(process.name, spec.stream, _node(process.name, process.environment, senders))
+
+
+def _driver(process: Process, spec: ManagerSpec) -> Permissions:
+    """Return what any class of driver may use."""
+    driver = DriverSpec.model_validate_json(process.environment["KRT_DRIVER_SPEC"])
+    stream = spec.stream
+    allowed = [*_ask(spec), *_presence(stream, names.DRIVER), names.dead_letter_subject(stream, driver.ref)]
+    allowed += [f"$JS.API.{operation}.{stream}.>" for operation in (*_MAKE_CONSUMERS, "CONSUMER.MSG.NEXT")]
+    allowed += [*_reads(stream), f"$JS.API.CONSUMER.CREATE.{stream}"]
+    allowed += [
+        f"$JS.ACK.{stream}.{names.sink_durable(driver.ref, sink)}.>" for sink in driver.arguments.get("sinks", ())
+    ]
+    for bucket in (names.tasks_bucket(stream), names.positions_bucket(stream)):
+        allowed += [*_makes(f"KV_{bucket}"), f"$KV.{bucket}.>"]
+        allowed += [f"$JS.API.{operation}.KV_{bucket}.>" for operation in _WATCH]
+    asked = names.driver_subject(stream, "*", ">")
+    return _permissions(process.name, stream, allowed, subscribe=[asked], answers=True)
+
+
+def _host(spec: ManagerSpec) -> Permissions:
+    allowed = [*_watches_presence(), f"$KV.{names.PRESENCE_BUCKET}.{names.DRIVER}.{spec.stream}.>"]
+    allowed += [f"$JS.API.STREAM.INFO.{spec.stream}"]
+    asked = names.driver_host_subject(spec.stream, "*")
+    return _permissions(names.DRIVER_HOST, spec.stream, allowed, subscribe=[asked], answers=True)
 
 
 def _operator(spec: ManagerSpec) -> Permissions:
@@ -172,15 +199,8 @@ def _ask(spec: ManagerSpec) -> list[str]:
     entrypoint = names.entrypoint_subject(spec.stream)
     streams = [spec.stream, *_dead_letters(spec)]
     looks = [f"$JS.API.{operation}.{stream}" for stream in streams for operation in ("STREAM.INFO", "CONSUMER.LIST")]
-    watches = [f"$JS.API.{operation}.{_PRESENCE}.>" for operation in _WATCH]
-    return [
-        entrypoint,
-        f"{entrypoint}.>",
-        *looks,
-        *_shares_presence(),
-        *watches,
-        f"$JS.API.CONSUMER.CREATE.{_PRESENCE}",
-    ]
+    asks = [names.driver_host_subject(spec.stream, "*"), names.driver_subject(spec.stream, "*", ">")]
+    return [entrypoint, f"{entrypoint}.>", *looks, *asks, *_watches_presence()]
 
 
 # --- what they are made of ---
@@ -212,6 +232,12 @@ def _presence(stream: str, *key: str) -> list[str]:
     kind, *name = key
     own = ".".join((names.PRESENCE_BUCKET, kind, stream, *name))
     return [f"$KV.{own}.>", *_shares_presence()]
+
+
+def _watches_presence() -> list[str]:
+    """Return what seeing who is there takes."""
+    watches = [f"$JS.API.{operation}.{_PRESENCE}.>" for operation in _WATCH]
+    return [*_shares_presence(), *watches, f"$JS.API.CONSUMER.CREATE.{_PRESENCE}"]
 
 
 def _shares_presence() -> list[str]:

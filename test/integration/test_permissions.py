@@ -24,6 +24,18 @@ config: {{greeting: hello}}
 nodes:
   - {{name: first, handler: first.py, retry: {{attempts: 3, first: 50ms}}}}
   - {{name: second, handler: second.py}}
+drivers:
+  asks: {{class: "own:Asks"}}
+"""
+OWN = """
+from runtime.drivers import PipelineDriver
+
+class Asks(PipelineDriver):
+    def run(self, inference, resources):
+        print("the driver got", inference.predict({"number": 1}).result(), flush=True)
+        inference.stopping.wait()
+
+    def stop(self): ...
 """
 FIRST = """
 async def handler(ctx, data: dict):
@@ -53,6 +65,7 @@ def write_workflow(folder: Path, name: str) -> Path:
     (folder / "workflow.yaml").write_text(WORKFLOW.format(name=name))
     (folder / "first.py").write_text(FIRST)
     (folder / "second.py").write_text(SECOND)
+    (folder / "own.py").write_text(OWN)
     return folder
 
 
@@ -94,7 +107,8 @@ def test_without_a_folder_passwords_are_variables_of_the_servers_environment(
     configuration.write_text(printed.stdout)
 
     variables = [f"PASSWORD_local_dev_mine_{name}" for name in ("first", "second")]
-    variables += [f"PASSWORD_local_dev_mine_krt_{name}" for name in ("manager", "writer", "client", "operator")]
+    others = ("manager", "writer", "driver_asks", "client", "drivers", "operator")
+    variables += [f"PASSWORD_local_dev_mine_krt_{name}" for name in others]
     checked = subprocess.run(
         [nats_server_binary, "-t", "-c", configuration],
         env=environment(**dict.fromkeys(variables, "secret")),
@@ -123,6 +137,10 @@ async def test_a_workflow_runs_under_its_permissions(
             krt, tmp_path, "send", "mine", '{"number": 8, "bad": true}', KRT_NATS_CREDENTIALS=str(client)
         )
         status = await asyncio.to_thread(krt, tmp_path, "--nats-credentials", str(client), "status", "--json")
+        drivers = await asyncio.to_thread(krt, tmp_path, "driver", "ls", "mine", KRT_NATS_CREDENTIALS=str(client))
+        removed = await asyncio.to_thread(
+            krt, tmp_path, "driver", "rm", "mine", "asks", KRT_NATS_CREDENTIALS=str(client)
+        )
         letters = await asyncio.to_thread(krt, tmp_path, "dlq", "ls", KRT_NATS_CREDENTIALS=str(operator))
         redriven = await asyncio.to_thread(krt, tmp_path, "dlq", "redrive", "--all", KRT_NATS_CREDENTIALS=str(operator))
     finally:
@@ -131,6 +149,9 @@ async def test_a_workflow_runs_under_its_permissions(
     assert json.loads(sent.stdout) == {"number": 7, "greeting": "hello", "project": "none"}, sent.stderr
     assert bad.returncode != 0 and "always" in bad.stderr
     assert status.returncode == 0, status.stderr
+    assert "running" in drivers.stdout, drivers.stderr
+    assert removed.returncode == 0, removed.stderr
+    assert any("the driver got {'number': 1" in line for line in run.lines)
     assert letters.returncode == 0 and "first" in letters.stdout, letters.stderr
     assert redriven.returncode == 0, redriven.stderr
     assert code == 0

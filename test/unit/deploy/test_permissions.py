@@ -6,7 +6,6 @@ import pytest
 
 from runtime.deploy.permissions import Permissions, permissions
 from runtime.deploy.plan import Target, plan
-from runtime.deploy.process import Process
 from runtime.spec import names
 from runtime.spec.load import load
 
@@ -16,6 +15,8 @@ objects: {pictures: {}, sounds: {}}
 nodes:
   - {name: first, handler: a.py, object_store: pictures}
   - {name: counts, handler: b.py, object_store: sounds, state: {}}
+drivers:
+  web: {class: source-sink, sinks: {out: {class: log, from: workflow}}}
 """
 
 
@@ -30,18 +31,30 @@ def users(tmp_path: Path) -> dict[str, Permissions]:
 
 
 def test_every_process_of_the_plan_has_a_user_and_so_have_those_who_use_it(users: dict[str, Permissions]) -> None:
-    assert list(users) == ["krt.manager", "krt.writer", "first", "counts", "krt.client", "krt.operator"]
+    assert list(users) == [
+        "krt.manager",
+        "krt.writer",
+        "first",
+        "counts",
+        "krt.driver.web",
+        "krt.client",
+        "krt.drivers",
+        "krt.operator",
+    ]
 
 
-def test_whatever_else_the_plan_starts_may_send_requests_and_is_answered(tmp_path: Path) -> None:
-    (tmp_path / "workflow.yaml").write_text(WORKFLOW)
-    target = Target(nats_servers=(), mongo_uri="", influx_uri="", base_path=str(tmp_path))
-    processes = [*plan(load(tmp_path), target), Process(name="web", arguments=("driver",))]
+def test_a_driver_may_send_requests_and_is_answered_and_asked(users: dict[str, Permissions]) -> None:
+    driver = users["krt.driver.web"]
 
-    users = {user.process: user for user in permissions(processes)}
+    assert "local_dev_flow.entrypoint" in driver.publish
+    assert "_INBOX.local_dev_flow.krt_driver_web.>" in users["counts"].publish
+    assert "driver.local_dev_flow.*.>" in driver.subscribe and driver.answers
 
-    assert "local_dev_flow.entrypoint" in users["web"].publish
-    assert "_INBOX.local_dev_flow.web.>" in users["counts"].publish
+
+def test_a_driver_acknowledges_for_its_own_sinks_alone(users: dict[str, Permissions]) -> None:
+    acks = [subject for subject in users["krt.driver.web"].publish if subject.startswith("$JS.ACK.")]
+
+    assert acks == ["$JS.ACK.local_dev_flow.web_out_sink.>"]
 
 
 def test_nobody_may_read_the_inbox_of_another(users: dict[str, Permissions]) -> None:
