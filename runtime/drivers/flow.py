@@ -239,3 +239,8 @@ def record_of(outputs: Any, item: Item) -> dict[str, Any]:
         "error": item.error,
         "output": None if item.error else outputs,
     }
+
+
+def output_of(value: Any, item: Item) -> Any:
+    """Return what a sink is given: an output as it is, an ERROR answer as an object that says what it belongs to."""
+    return {"error": item.error, "request_id": item.request_id, "source": item.source} if item.error else value

@@ -8,7 +8,7 @@ import logging
 from runtime import wire
 from runtime.bus.base import Bus, ConsumerConfig, Delivery, Reader
 from runtime.clock import Clock
-from runtime.drivers.flow import MAX_IN_FLIGHT, Item
+from runtime.drivers.flow import MAX_IN_FLIGHT, Item, output_of
 from runtime.drivers.schedule import Backoff
 from runtime.drivers.sink_letters import SinkLetters
 from runtime.drivers.sink_loop import SinkLoop
@@ -46,7 +46,8 @@ class SinkFeed:
             await self._give_up(delivery, error)
             return
         if answer is not None and (self._sink.takes_errors or not answer.error):
-            await self._sink.put(_value(answer), _item(message, answer, delivery))
+            item = _item(message, answer, delivery)
+            await self._sink.put(output_of(answer.value, item), item)
         self._reader.ack(delivery)
 
     async def _give_up(self, delivery: Delivery, failure: DecodeError) -> None:
@@ -74,7 +75,3 @@ def _item(message: Message, answer: Answer, delivery: Delivery) -> Item:
         number=delivery.sequence,
         error=answer.error,
     )
-
-
-def _value(answer: Answer) -> object:
-    return {"error": answer.error} if answer.error else answer.value

@@ -29,7 +29,7 @@ from runtime.drivers.base import (
     ValueProblem,
 )
 from runtime.drivers.components import WORKFLOW, SinkEntry, check, read_ends
-from runtime.drivers.flow import Item, Sink, Site, Source
+from runtime.drivers.flow import Item, Sink, Site, Source, output_of
 from runtime.drivers.sink_feed import SinkFeed
 from runtime.drivers.sink_letters import SinkLetters
 from runtime.drivers.sink_loop import SinkCounts, SinkLoop
@@ -250,9 +250,7 @@ def _is_fed(entry: SinkEntry, source: str) -> bool:
 def _output(item: Item, number: int, answer: Answer) -> tuple[Any, Item]:
     """Return the arguments of `Sink.write` for one answer."""
     answered = replace(item, number=number, error=answer.error)
-    if not answer.error:
-        return answer.value, answered
-    return {"error": answer.error, "request_id": item.request_id, "source": item.source}, answered
+    return output_of(answer.value, answered), answered
 
 
 def _first(group: "ExceptionGroup[Exception]") -> Exception:
