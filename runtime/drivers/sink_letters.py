@@ -17,7 +17,7 @@ from runtime.spec import names
 
 log = logging.getLogger(__name__)
 
-# Reasons of a driver's dead letters: every attempt to write has failed, or the output cannot be read.
+# Reason of a dead letter that a sink has refused; one that cannot be read has that of its DecodeError.
 SINK_REASON = "sink"
 # Seconds that dead letters are kept where no node has a stream for them yet: 30 days.
 KEEP_S = 30 * 86400.0

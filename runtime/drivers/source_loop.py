@@ -93,11 +93,6 @@ class SourceLoop:
         self._reading: asyncio.Task[None] | None = None
         self._is_stopped = False
 
-    @property
-    def in_flight(self) -> int:
-        """Items that are sent and not done."""
-        return self._in_flight
-
     def set_rate(self, rate: float | None) -> None:
         """Change the rate, from the next tick on; None: as they come."""
         self._schedule = Schedule(self._clock, rate)
@@ -190,8 +185,9 @@ class SourceLoop:
         await self._wait_for_tick()
 
     async def _wait_for_tick(self) -> None:
+        wait_s = self._schedule.wait_s()
         # Without a rate too: a source that never waits would keep the loop to itself.
-        await self._clock.sleep(wait_s) if (wait_s := self._schedule.wait_s()) else await asyncio.sleep(0)
+        await (self._clock.sleep(wait_s) if wait_s else asyncio.sleep(0))
 
     def _completed(self, item: Item) -> Item:
         position = item.position
