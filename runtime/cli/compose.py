@@ -29,7 +29,7 @@ def compose(
         typer.Option("--influx-uri", metavar="URI", help="Keep measurements in this InfluxDB, not in one of the file."),
     ] = "",
 ) -> None:
-    """Print a compose file of the workflow: NATS, MongoDB, InfluxDB, manager, writer and every node.
+    """Print a compose file of the workflow: NATS, MongoDB, InfluxDB, manager, writer, every node and driver.
 
     The workflow's folder is mounted, by its path from the current folder: keep the file here. Secrets of nodes stay
     references to variables, which `docker compose up` finds in its environment or in a file `.env`. A URI may also be

@@ -36,7 +36,7 @@ def run(
         LogLevel, typer.Option("--log-level", envvar="KRT_LOG_LEVEL", case_sensitive=False, help="Lines to show.")
     ] = LogLevel.INFO,
 ) -> None:
-    """Run a workflow until Ctrl-C: NATS, manager, writer and every node, as processes of this machine.
+    """Run a workflow until Ctrl-C: NATS, manager, writer, every node and driver, as processes of this machine.
 
     Messages, documents and measurements are kept in the store, and the next run goes on where this one stopped. Ctrl-C
     lets the nodes finish what they have begun; a second one does not. A process that ends is started again.
