@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -439,3 +440,29 @@ async def test_a_process_that_stays_to_tell_why_it_failed_is_failed_and_does_not
 
         status = supervisor.states()[0]
         assert (status.state, status.works, status.pid is not None) == (State.FAILED, False, True)
+
+
+async def test_a_process_that_may_end_is_not_started_again_after_exit_code_0_alone(supervisor: Supervisor) -> None:
+    done = replace(child("done", "ready(); sys.exit(0)"), may_end=True)
+    failing = replace(child("failing", "sys.exit(1)"), may_end=True)
+
+    async with supervisor:
+        await supervisor.start([done, failing])
+        await reach(supervisor, is_in("done", State.STOPPED))
+        await reach(supervisor, is_in("failing", State.CRASH_LOOPING))
+
+        assert [status.restarts for status in supervisor.states() if status.name == "done"] == [0]
+
+
+async def test_a_removed_process_has_ended_and_its_name_is_free(supervisor: Supervisor) -> None:
+    async with supervisor:
+        await supervisor.start([child("stays", WORK), child("goes", WORK)])
+        before = pids(supervisor)
+
+        async with watched(before[1:]):
+            await in_time(supervisor.remove("goes"))
+            await in_time(supervisor.remove("goes"))
+        await supervisor.start([child("goes", WORK)])
+
+        assert [status.name for status in supervisor.states()] == ["stays", "goes"]
+        assert pids(supervisor)[0] == before[0] and pids(supervisor)[1] != before[1]
