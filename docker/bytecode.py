@@ -2,8 +2,10 @@
 
 import importlib
 import pkgutil
+from contextlib import suppress
 
 import runtime
+from runtime.errors import ConfigError
 
 
 def modules() -> list[str]:
@@ -14,4 +16,6 @@ def modules() -> list[str]:
 
 if __name__ == "__main__":
     for name in modules():
-        importlib.import_module(name)
+        # What needs an extra that images do not have says so when it is imported; by then it is compiled.
+        with suppress(ConfigError):
+            importlib.import_module(name)
