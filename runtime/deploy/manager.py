@@ -95,6 +95,7 @@ class Manager:
             max_bytes=spec.max_bytes,
             duplicate_window_s=spec.duplicate_window_s,
             metadata={ENTRYPOINT_METADATA: spec.entrypoint.model_dump_json()} if spec.entrypoint else {},
+            atomic=spec.atomic,
         )
         if dead is None:
             return [main]

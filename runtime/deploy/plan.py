@@ -140,6 +140,7 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
         ),
         aging_buckets=_aging_buckets(workflow, stream),
         entrypoint=workflow.partitions_of(entrypoint()),
+        atomic=any(node.atomic for node in workflow.nodes),
     )
 
 
@@ -263,6 +264,7 @@ def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
         state=StateSpec(bucket=names.state_bucket(stream, node.name), type=node.state.type) if node.state else None,
         partitioned=_partitioned(workflow, node, stream),
         join=_join(node, stream),
+        atomic=node.atomic,
     )
 
 

@@ -21,6 +21,7 @@ from runtime.bus.presence import Heartbeat, ServiceRecord
 from runtime.clock import Clock, SystemClock
 from runtime.errors import AccessError, ConfigError, DriftError, SettingsError
 from runtime.node import bare
+from runtime.node.atomic import AtomicGate, AtomicOutputs
 from runtime.node.configuration import Configuration
 from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
@@ -220,20 +221,20 @@ class NodeProcess:
         return History(self._settings.node, bucket)
 
     async def _open_gate(self) -> Gate | None:
-        """Return the states or the sets of the node, if it has any. Raises HandlerLoadError for a class of no use."""
-        state, join = self.spec.state, self.spec.join
+        """Return what holds the node's states, sets or outputs, if any. Raises HandlerLoadError for a useless class."""
+        state, join, outputs = self.spec.state, self.spec.join, self._version.outputs
 
         def limit_bytes() -> int:
             return self._bus.max_payload_bytes
 
         if state is not None:
             kind = StateClass.load(state.type, self._handler)
-            return States(await self._bus.key_value(state.bucket), kind, self._version.outputs, limit_bytes)
+            return States(await self._bus.key_value(state.bucket), kind, outputs, limit_bytes)
         if join is not None:
             decode_parts = parts_decoder(join, self._handler)
             bucket = await self._bus.key_value(join.bucket)
             return Joins(bucket, join, decode_parts, self._version.decode, self._clock, limit_bytes)
-        return None
+        return AtomicGate(outputs) if isinstance(outputs, AtomicOutputs) else None
 
     async def _call(self, function: HandlerFunction | None) -> None:
         """Run `init` or `teardown`."""

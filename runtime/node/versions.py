@@ -8,6 +8,7 @@ from runtime import wire, wire_v1
 from runtime.bus.base import Bus, Publisher
 from runtime.clock import Clock
 from runtime.message import Message
+from runtime.node.atomic import AtomicOutputs
 from runtime.node.metrics import NodeMetrics
 from runtime.node.metrics_v1 import FirstVersionMetrics
 from runtime.node.ordered import OrderedOutputs
@@ -65,7 +66,7 @@ def second_version(
     """Return the parts for KRE's second version, which is ours. channels: the declared ones, None for any."""
     return WireVersion(
         decode=functools.partial(wire.decode, max_inflated_bytes=settings.max_inflated_bytes),
-        outputs=(OrderedOutputs if spec.partitions or spec.join else Outputs)(
+        outputs=_way_out(spec)(
             bus,
             publisher,
             stream=settings.stream,
@@ -79,6 +80,12 @@ def second_version(
         metrics=NodeMetrics(points, clock, _tags(settings), every_call=not settings.node_spec),
         error_subject=spec.error_subject or settings.output,
     )
+
+
+def _way_out(spec: NodeSpec) -> type[Outputs]:
+    if spec.atomic:  # a batch keeps its order anyway
+        return AtomicOutputs
+    return OrderedOutputs if spec.partitions or spec.join else Outputs
 
 
 def _tags(settings: NodeSettings) -> dict[str, str]:

@@ -28,7 +28,7 @@ class StateHolder(Protocol):
 
 
 class HeldOutput(NamedTuple):
-    """An output that waits until its delivery's state is kept; see `Outputs.emit`."""
+    """An output that waits until its delivery's state is kept, or for the others; see `ordered.py`, `atomic.py`."""
 
     payload: bytes
     channel: str
@@ -76,7 +76,7 @@ class Work:
         self.outputs = 0
         self.saves = 0
         self.outstanding = 0
-        # On a node with a state: the state of this delivery, and its outputs while they are held back.
+        # On a node with a state: the state of this delivery. There, and on an atomic node: outputs that are held back.
         self.state: StateHolder | None = None
         self.held: list[HeldOutput] | None = None
         # On a join: seconds after which the message is to come again, because its set has not ended yet.

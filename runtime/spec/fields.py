@@ -29,6 +29,7 @@ from runtime.spec.values import (
     SecretNames,
     Size,
     Spot,
+    Switch,
     WholeNumber,
     check_name,
     expect_mapping,
@@ -301,6 +302,11 @@ NODE = Record(
         ),
         "order": Field(type=Ordering(), description="Handle the messages of one state id in order, one at a time"),
         "state": Field(type=Stateful(), description="The same, and keep a ctx.state for each state id"),
+        "atomic": Field(
+            type=Switch(),
+            default=False,
+            description="Store all outputs of one delivery together, or none; needs nats-server 2.12",
+        ),
         "object_store": Field(
             type=StoreName(), description="Which of objects is ctx.object_store; the only one declared by default"
         ),

@@ -45,6 +45,7 @@ class ManagerSpec(Frozen):
     any. buckets: each bucket with the values that the workflow file has for it. applied_bucket: see
     `names.applied_bucket`. aging_buckets: of states and joins, each with the seconds that an entry is kept after it
     was written last, 0 for ever. entrypoint: how requests are to be published, None for one without partitions.
+    atomic: some node publishes in batches.
     """
 
     stream: str
@@ -61,3 +62,4 @@ class ManagerSpec(Frozen):
     aging_buckets: dict[str, Annotated[float, Field(ge=0)]] = Field(default_factory=dict)
     entrypoint: Partitions | None = None
     object_stores: tuple[ObjectStoreSpec, ...] = ()
+    atomic: bool = False

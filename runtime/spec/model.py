@@ -102,6 +102,7 @@ class Node(Frozen):
     dead_letter_keep_s: how long a given-up message is kept; None counts and logs it without storing it.
     object_store: name of the one that is `ctx.object_store`, "" for none.
     secrets: names of variables to pass on to the process, never values.
+    atomic: all outputs of one delivery are stored together, or none.
     """
 
     name: str
@@ -121,6 +122,7 @@ class Node(Frozen):
     order: Order | None = None
     state: State | None = None
     join: Join | None = None
+    atomic: bool = False
 
     @property
     def partitions(self) -> int | None:

@@ -90,5 +90,7 @@ class NodeSpec(Frozen):
     partitions: Annotated[int, Field(ge=1)] | None = None
     state: StateSpec | None = None
     join: JoinSpec | None = None
+    # All outputs of one delivery are stored together, or none.
+    atomic: bool = False
     # Own outputs that are published in partitions, by their subjects.
     partitioned: dict[str, Partitions] = Field(default_factory=dict)

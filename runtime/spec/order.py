@@ -1,4 +1,4 @@
-"""Checks of `order`, `state` and `join`: beside each other, and beside what other nodes say. Pure."""
+"""Checks of `order`, `state`, `join` and `atomic`: beside each other, and beside what other nodes say. Pure."""
 
 from collections.abc import Sequence
 
@@ -26,6 +26,9 @@ def _check_keys(draft: NodeDraft, report: Report) -> None:
     for key in sorted({"order", "state"} & given if "join" in given else ()):
         what = f'{draft.title} has "join" and "{key}", but a set of parts has no place in an order'
         report.add(Fault(draft.place, what, f'remove one, or put "{key}" on a node behind it', "conflict"))
+    for key in sorted({"state", "join"} & given if draft.values.get("atomic") else ()):
+        what = f'{draft.title} has "atomic" and "{key}", which publishes in a way of its own'
+        report.add(Fault(draft.place, what, 'remove one, or put "atomic" on a node behind it', "conflict"))
     if given >= {"sources", "join"}:
         what = f'{draft.title} has "from" and "join"; "join" waits for all parts, "from" takes any'
         report.add(Fault(draft.place, what, "keep one", "from-and-join"))

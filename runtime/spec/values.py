@@ -264,6 +264,20 @@ class Choice:
         return {"enum": [int(word) if word.isdecimal() else word for word in self.words]}
 
 
+@dataclass(frozen=True, slots=True)
+class Switch:
+    """`true` or `false`."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> bool:
+        text = expect_text(value, spot, "true or false")
+        if text.text not in ("true", "false"):
+            raise Fault(text.place, f"{spot} is {text}", "write true or false", "wrong-value")
+        return text.text == "true"
+
+    def schema(self) -> JsonSchema:
+        return {"type": "boolean"}
+
+
 def not_yet(what: str, at: Value) -> Fault:
     """Return the fault of something that a later version of the runtime will do."""
     return Fault(at.place, f"{what}, {NOT_YET}", "remove it", "not-yet")

@@ -113,10 +113,11 @@ class Workbench:
         max_bytes: int = 0,
         spec: NodeSpec | None = None,
     ) -> "Workbench":
-        """spec: of an ordered node, whose partitions have consumers of their own, or of a join."""
+        """spec: of an ordered node, whose partitions have consumers of their own, of a join or an atomic node."""
         bus = await NatsBus.connect([url], name="workbench", request_timeout_s=2.0)
         subjects = tuple(names.stream_subjects(STREAM))
-        await bus.ensure_stream(StreamConfig(name=STREAM, subjects=subjects, max_bytes=max_bytes))
+        atomic = spec is not None and spec.atomic
+        await bus.ensure_stream(StreamConfig(name=STREAM, subjects=subjects, max_bytes=max_bytes, atomic=atomic))
         await bus.ensure_stream(StreamConfig(name=DEAD_LETTERS, subjects=(f"{DEAD_LETTERS}.>",)))
         bench = cls(bus, folder, url)
         bench.consumer = ConsumerConfig(

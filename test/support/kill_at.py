@@ -59,6 +59,16 @@ STATE_POINTS = {
     "state kept": Point(_STATES, "_keep", "after"),
     "outputs published": Point(_STATES, "_publish", "after"),
 }
+# A message of an atomic node, with several outputs.
+_ATOMIC = "runtime.node.atomic:AtomicOutputs"
+ATOMIC_POINTS = {
+    "output held": Point(_ATOMIC, "emit", "after"),
+    "before the batch is gathered": Point(_ATOMIC, "release", "before"),
+    "a message gathered": Point("runtime.node.atomic:_Batch", "publish", "after"),
+    "before the batch is written": Point(_PUBLISHER, "_write_batch", "before"),
+    "batch written": Point(_PUBLISHER, "_write_batch", "after"),
+    "batch released": Point(_ATOMIC, "release", "after"),
+}
 # A part of a set that a join waits for.
 _JOINS = "runtime.node.join:Joins"
 JOIN_POINTS = {
@@ -98,7 +108,15 @@ MANAGER_POINTS = {
     "before a purge": Point(_TOPOLOGY, "purge", "before"),
     "purged": Point(_TOPOLOGY, "purge", "after"),
 }
-POINTS = {**NODE_POINTS, **STATE_POINTS, **JOIN_POINTS, **FAILURE_POINTS, **WRITER_POINTS, **MANAGER_POINTS}
+POINTS = {
+    **NODE_POINTS,
+    **STATE_POINTS,
+    **ATOMIC_POINTS,
+    **JOIN_POINTS,
+    **FAILURE_POINTS,
+    **WRITER_POINTS,
+    **MANAGER_POINTS,
+}
 
 
 def arm(point: Point, passes: int) -> None:

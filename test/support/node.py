@@ -161,7 +161,8 @@ class NodeUnderTest:
 
     async def prepare(self) -> None:
         """Make what the manager makes: streams, the consumer and the inbox of a caller."""
-        stream = StreamConfig(name=STREAM, subjects=(f"{STREAM}.>",), max_bytes=self._max_bytes)
+        atomic = read_spec(self.settings).atomic
+        stream = StreamConfig(name=STREAM, subjects=(f"{STREAM}.>",), max_bytes=self._max_bytes, atomic=atomic)
         await self.outside.ensure_stream(stream)
         await self.outside.ensure_stream(StreamConfig(name=DEAD_LETTERS, subjects=(f"{DEAD_LETTERS}.>",)))
         for consumer in consumers_of(read_spec(self.settings), self.settings.inputs):

@@ -171,6 +171,15 @@ class RecordingBus(MemoryBus):
         return await super().ensure_object_store(config)
 
 
+async def test_a_running_workflow_gets_an_atomic_node_in_place(flow: Flow, caplog: pytest.LogCaptureFixture) -> None:
+    await flow.manager.apply()
+    caplog.set_level(logging.INFO)
+
+    await Manager(flow.bus, SPEC.model_copy(update={"atomic": True}), FakeClock()).apply()
+
+    assert [each.getMessage() for each in caplog.records] == ["stream s: atomic: False -> True"]
+
+
 async def test_a_node_that_sees_the_stream_finds_everything_else(broker: MemoryBroker, clock: FakeClock) -> None:
     bus = RecordingBus(broker)
 

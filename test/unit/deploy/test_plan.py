@@ -232,6 +232,13 @@ def test_without_a_node_that_keeps_dead_letters_there_is_no_stream_for_them() ->
     assert manager_spec(workflow(node("a", dead_letter_keep_s=None)), "local").dead_letters is None
 
 
+def test_the_stream_takes_batches_only_for_a_node_that_wants_them() -> None:
+    plain, atomic = workflow(node("a"), node("b", "a")), workflow(node("a"), node("b", "a", atomic=True))
+
+    assert [manager_spec(flow, "local").atomic for flow in (plain, atomic)] == [False, True]
+    assert [spec_of(atomic, name).atomic for name in ("a", "b")] == [False, True]
+
+
 def test_the_version_of_a_handler_changes_with_its_file_alone(tmp_path: Path) -> None:
     flow = workflow(node("a"), node("b", "a")).model_copy(update={"folder": tmp_path})
     (tmp_path / "a").mkdir()
