@@ -31,7 +31,7 @@ PROFILE_MESSAGES = 20_000
 NOTES = (
     "Payload: a JSON object of the stated size; a node's messages carry it in an envelope. Streams: file, discard new.",
     "In flight: node 16 handlers, faststream 1 (its default), idiomatic 500 (one fetch), lean up to 1,500, latency 1.",
-    "HTTP: 64 connections at once for the rate, one for the time; fastapi has the handler in its own process, no NATS.",
+    "HTTP: 64 connections at once for the rate, one for the time; fastapi, bentoml: handler in the server, no NATS.",
     "Documents: 64 handlers save at once, but for kre, which awaits one after the other; one request and insert each.",
 )
 

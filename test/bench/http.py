@@ -1,4 +1,4 @@
-"""What HTTP costs: a workflow of one node behind `FastAPIDriver`, beside the bare call and beside plain FastAPI.
+"""What HTTP costs: a workflow of one node behind `FastAPIDriver`, beside the bare call, plain FastAPI and BentoML.
 
 The callers share the machine with what they measure, and so are raw sockets: an HTTP library would be the slower side.
 """
@@ -8,13 +8,13 @@ import os
 import sys
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from statistics import quantiles
 
 import orjson
 
 from runtime.client import Workflow
-from test.bench import payloads
+from test.bench import bentoml, payloads
 from test.bench.driver_process import alternate, driver, free_port, running
 from test.bench.processes import BenchError, Child, clean_environment, start_node
 from test.bench.report import Row, Target
@@ -24,6 +24,7 @@ SIZE_BYTES = 200
 CONNECTIONS = 64
 OVERHEAD = Target(bound=3.0, at_most=True)
 RATE = Target(bound=1_000.0)
+RATE_NAME = f"HTTP, {CONNECTIONS} connections"
 
 
 class Connection:
@@ -58,18 +59,21 @@ async def measure(bench: Workbench, requests: int, seconds: float) -> list[Row]:
         bench.chain(1) as [stage],
         running(start_node(stage, bench.folder)),
         driver(bench, stage, "http") as port,
-        _plain(bench) as plain,
+        _peers(bench) as (peers, missing),
         Workflow(bench.bus, stage.stream) as workflow,
     ):
 
         async def bare() -> None:
             await workflow.predict(value)
 
-        one = await Connection.open(port, body)
-        times = await alternate({"workflow call": bare, "http driver": one.call}, requests)
-        one.close()
-        rates = {who: await _rate(at, body, seconds) for who, at in (("fastapi", plain), ("http driver", port))}
-    return [*_latency_rows(times), *_rate_rows(rates)]
+        ports = {**peers, "http driver": port}
+        single = {who: await Connection.open(at, body) for who, at in ports.items()}
+        calls = {who: connection.call for who, connection in single.items()}
+        times = await alternate({"workflow call": bare, **calls}, requests)
+        for connection in single.values():
+            connection.close()
+        rates = {who: await _rate(at, body, seconds) for who, at in ports.items()}
+    return [*_latency_rows(times), *_rate_rows(rates), *missing]
 
 
 async def _rate(port: int, body: bytes, seconds: float) -> float:
@@ -99,11 +103,28 @@ def _latency_rows(times: dict[str, list[float]]) -> list[Row]:
 
 
 def _rate_rows(rates: dict[str, float]) -> list[Row]:
-    name = f"HTTP, {CONNECTIONS} connections"
-    plain = Row(name=name, who="fastapi", value=rates["fastapi"], unit="req/s")
-    ratio = rates["http driver"] / rates["fastapi"]
-    reached = Row(name=name, who="http driver", value=rates["http driver"], unit="req/s", target=RATE)
-    return [plain, reached, Row(name=name, who="http driver", value=ratio, unit="× fastapi")]
+    ours = rates["http driver"]
+    peers = {who: rate for who, rate in rates.items() if who != "http driver"}
+    return [
+        *(Row(name=RATE_NAME, who=who, value=rate, unit="req/s") for who, rate in peers.items()),
+        Row(name=RATE_NAME, who="http driver", value=ours, unit="req/s", target=RATE),
+        *(Row(name=RATE_NAME, who="http driver", value=ours / rate, unit=f"× {who}") for who, rate in peers.items()),
+    ]
+
+
+@asynccontextmanager
+async def _peers(bench: Workbench) -> AsyncIterator[tuple[dict[str, int], list[Row]]]:
+    """Serve the handler without a workflow; yields the ports by name, and rows for who could not be installed."""
+    async with AsyncExitStack() as stack:
+        ports = {"fastapi": await stack.enter_async_context(_plain(bench))}
+        missing = []
+        try:
+            python = await bentoml.installed()
+        except bentoml.NotInstalledError as error:
+            missing.append(Row.missing(RATE_NAME, bentoml.NAME, str(error)))
+        else:
+            ports[bentoml.NAME] = await stack.enter_async_context(bentoml.served(bench, python))
+        yield ports, missing
 
 
 @asynccontextmanager

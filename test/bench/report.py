@@ -1,6 +1,6 @@
 """What was measured, as one table and as JSON."""
 
-import json
+import math
 import os
 import platform
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import orjson
 from rich.console import Console
 from rich.table import Table
 
@@ -31,7 +32,7 @@ class Row:
     """One line of the table. A ratio is this value over the baseline's; the target is the ratio's, if there is one.
 
     low, high: the range over the rounds, None for a single one. cpu_us: processor time of the contender's processes per
-    message, the lowest of the rounds: other work on the machine only adds to it.
+    message, the lowest of the rounds: other work on the machine only adds to it. why_missing: why value is NaN.
     """
 
     name: str
@@ -44,6 +45,12 @@ class Row:
     ratio: float | None = None
     baseline: str = ""
     target: Target | None = None
+    why_missing: str = ""
+
+    @classmethod
+    def missing(cls, name: str, who: str, why: str) -> "Row":
+        """Return the row of a contender that could not be measured."""
+        return cls(name=name, who=who, value=math.nan, unit="", why_missing=why)
 
     @property
     def verdict(self) -> str:
@@ -59,7 +66,7 @@ class Row:
         return [
             self.name,
             self.who,
-            f"{_number(self.value)} {self.unit}",
+            "not measured" if self.why_missing else f"{_number(self.value)} {self.unit}",
             spread,
             cpu,
             ratio,
@@ -102,11 +109,15 @@ def print_table(rows: Sequence[Row], facts: dict[str, Any], notes: Sequence[str]
         style = {"ok": "green", "miss": "red"}.get(row.verdict, "")
         table.add_row(*row.cells(), style=style)
     console.print(table)
+    for row in rows:
+        if row.why_missing:
+            console.print(f"{row.who}: {row.why_missing}", highlight=False, markup=False)
 
 
 def write_json(path: Path, rows: Sequence[Row], facts: dict[str, Any]) -> None:
     measurements = [asdict(row) | {"verdict": row.verdict} for row in rows]
-    path.write_text(json.dumps({"machine": facts, "measurements": measurements}, indent=2) + "\n")
+    # orjson writes a missing value, which is NaN, as null.
+    path.write_bytes(orjson.dumps({"machine": facts, "measurements": measurements}, option=orjson.OPT_INDENT_2) + b"\n")
 
 
 def _number(value: float | None) -> str:
