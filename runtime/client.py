@@ -92,6 +92,8 @@ class Workflow:
         self._give_up_s = give_up_s
         self._subject = route.subject if route else names.entrypoint_subject(stream)
         self._answers = route.answers if route else ""
+        # Nodes of others do not listen there.
+        self._cancel_subject = "" if route else names.cancel_subject(stream)
         self._encode = route.encode if route else wire.encode
         self._decode = route.decode if route else wire.decode
         self._partitions: Partitions | None = None
@@ -161,17 +163,18 @@ class Workflow:
 
         inputs: anything `payload.encode_value` takes. The value is None when the workflow answers without a payload.
         state_id: requests of one id are stored in the order of the calls. request_id: the same id within the stream's
-        duplicate window is stored once, so a second request under it gets no answer of its own.
+        duplicate window is stored once, so a second request under it gets no answer of its own; nodes skip it for ten
+        minutes after it was cancelled.
 
         The future raises PredictionError: outcome `timeout`, `busy` (stream full), `unavailable` (NATS away, client
         closed), `invalid` (larger than the server takes), or what the workflow says, mostly `failed`. Cancelling it
-        forgets the request; nodes may still handle it.
+        cancels the request: nodes that have not begun to handle it skip it.
         Raises at once, with nothing sent: EncodeError, MessageTooLargeError; BusClosedError when the client is not
         open; ValueError for a wrong argument, or for a request_id that is in flight.
         """
         first = _FirstAnswer()
         request = self._register(first, inputs, state_id, timeout_s, request_id, headers)
-        first.future.add_done_callback(lambda _: self._forget(request))
+        first.future.add_done_callback(lambda _: self._abandon(request))
         return first.future
 
     async def predict_all(
@@ -182,10 +185,12 @@ class Workflow:
         timeout_s: float = DEFAULT_TIMEOUT_S,
         request_id: str | None = None,
         headers: Mapping[str, str] | None = None,
+        comes_again: bool = False,
     ) -> AsyncIterator[Reply]:
         """Send a request and yield its answers until the last one, which carries the outcome.
 
         timeout_s: for all answers together. An answer that only closes the reply (no payload) is not yielded.
+        Leaving the iteration early cancels the request, unless it `comes_again` under its id: then it is forgotten.
         Arguments and errors are those of `predict`; they are raised from the iteration.
         """
         every = _EveryAnswer()
@@ -196,7 +201,10 @@ class Workflow:
                     raise item
                 yield item
         finally:
-            self._forget(request)
+            if comes_again:
+                self._forget(request)
+            else:
+                self._abandon(request)
 
     # --- sending ---
 
@@ -337,6 +345,11 @@ class Workflow:
         if self._forget(request):
             error = PredictionError(detail, outcome=str(outcome), request_id=request.request_id, node=node)
             request.receiver.fail(error)
+
+    def _abandon(self, request: "_Request") -> None:
+        """Forget a request that nobody waits for any more; if it has not ended and was sent, tell the nodes."""
+        if self._forget(request) and not request.data and self._cancel_subject:
+            self._bus.send(self._cancel_subject, request.request_id.encode())
 
     def _forget(self, request: "_Request") -> bool:
         """Take the request out of the table; False if it had ended before."""

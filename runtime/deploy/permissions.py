@@ -110,7 +110,8 @@ def _of(process: Process, spec: ManagerSpec, senders: Sequence[str]) -> Permissi
         return _permissions(WRITER, spec.stream, presence, subscribe=[subject], answers=True)
     if process.name in senders:
         return _driver(process, spec)
-    return _permissions(process.name, spec.stream, _node(process.name, process.environment, senders))
+    allowed = _node(process.name, process.environment, senders)
+    return _permissions(process.name, spec.stream, allowed, subscribe=[names.cancel_subject(spec.stream)])
 
 
 def _driver(process: Process, spec: ManagerSpec) -> Permissions:
@@ -200,7 +201,7 @@ def _ask(spec: ManagerSpec) -> list[str]:
     streams = [spec.stream, *_dead_letters(spec)]
     looks = [f"$JS.API.{operation}.{stream}" for stream in streams for operation in ("STREAM.INFO", "CONSUMER.LIST")]
     asks = [names.driver_host_subject(spec.stream, "*"), names.driver_subject(spec.stream, "*", ">")]
-    return [entrypoint, f"{entrypoint}.>", *looks, *asks, *_watches_presence()]
+    return [entrypoint, f"{entrypoint}.>", names.cancel_subject(spec.stream), *looks, *asks, *_watches_presence()]
 
 
 # --- what they are made of ---

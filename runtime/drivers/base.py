@@ -212,6 +212,7 @@ class RestrictedInferenceProcess(Protocol):
         """Send one request. sid: its state id. timeout: seconds, which become the request's deadline; None for
         those of the driver.
 
+        Cancelling it, or the task that awaits it, cancels the request: nodes that have not begun skip it.
         Raises at once, with nothing sent: EncodeError, MessageTooLargeError, ValueError, BusClosedError.
         """
         ...
@@ -224,6 +225,7 @@ class RestrictedInferenceProcess(Protocol):
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        comes_again: bool = False,
     ) -> AsyncIterator[Reply]:
         """Send one request and yield every answer until the last, as `client.Workflow.predict_all`; on the loop."""
         ...

@@ -105,9 +105,15 @@ class Inference:
         timeout: float | None = None,
         headers: Mapping[str, str] | None = None,
         request_id: str | None = None,
+        comes_again: bool = False,
     ) -> AsyncIterator[Reply]:
         replies = self._client.predict_all(
-            inputs, state_id=sid, timeout_s=self._seconds(timeout), headers=headers, request_id=request_id
+            inputs,
+            state_id=sid,
+            timeout_s=self._seconds(timeout),
+            headers=headers,
+            request_id=request_id,
+            comes_again=comes_again,
         )
         self.in_flight += 1
         try:

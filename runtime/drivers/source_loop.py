@@ -285,6 +285,7 @@ class SourceLoop:
             timeout=self._params.timeout,
             headers=item.metadata,
             request_id=item.request_id,
+            comes_again=True,  # an item in flight when the driver ends is sent again
         )
         return [Answer(reply.value) async for reply in replies]
 

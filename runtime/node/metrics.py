@@ -40,12 +40,13 @@ class _Second:
 
 @dataclass(slots=True)
 class Counts:
-    """Deliveries of this process by their end."""
+    """Deliveries of this process by their end. cancelled: of those that are ok, skipped for their caller has gone."""
 
     taken: int = 0
     ok: int = 0
     retried: int = 0
     dead: int = 0
+    cancelled: int = 0
 
 
 class NodeMetrics:

@@ -22,6 +22,7 @@ from runtime.clock import Clock, SystemClock
 from runtime.errors import AccessError, ConfigError, DriftError, SettingsError
 from runtime.node import bare
 from runtime.node.atomic import AtomicGate, AtomicOutputs
+from runtime.node.cancellations import Cancellations
 from runtime.node.configuration import Configuration
 from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
@@ -80,6 +81,7 @@ class NodeProcess:
                 settings, self.spec, channels, bus, self._publisher, stores.points, self._clock
             )
         self.metrics = self._version.metrics
+        self._cancellations = Cancellations(self._clock, self.metrics.counts, self.spec.join)
         self._dead_letter_publisher = bus.publisher(names.dead_letter_stream(settings.stream))
         self._readers: list[Reader] = []
         self._runner: Runner | None = None
@@ -103,6 +105,8 @@ class NodeProcess:
             await bare.bind(self._bus, settings, consumers, self._clock)
         self._services = await self._make_services(self._version.outputs)
         gate = await self._open_gate()
+        if self._planned:
+            await self._cancellations.follow(self._bus, settings.stream)
         await self._call(self._handler.init)
         self._initialised = True
         self._readers = [self._bus.reader(config, create=not self._planned) for config in consumers]
@@ -123,6 +127,7 @@ class NodeProcess:
                 ),
                 history=await self._open_history(),
                 gate=gate,
+                cancellations=self._cancellations,
                 metrics=self.metrics,
                 threads=self._threads,
                 concurrency=concurrency,
@@ -138,6 +143,7 @@ class NodeProcess:
         """Drain within the grace time, run `teardown`, flush and close; the bus stays open. Every step is tried."""
         if self._runner is not None:
             await self._runner.stop(self._settings.grace_s)
+        await self._cancellations.close()
         try:
             if self._initialised:  # otherwise there is nothing to tear down
                 await self._call(self._handler.teardown)

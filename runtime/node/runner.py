@@ -23,6 +23,7 @@ from runtime.clock import Clock
 from runtime.deadletter import Attempt
 from runtime.errors import BusClosedError, BusError, DecodeError, HandlerTimeoutError, Outcome
 from runtime.message import Message, MessageType, ReplyOutcome
+from runtime.node.cancellations import Cancellations
 from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
 from runtime.node.gate import Gate
@@ -77,6 +78,7 @@ class Parts:
     dead_letters: DeadLetters
     history: History
     gate: Gate | None
+    cancellations: Cancellations
     metrics: NodeMetrics
     threads: HandlerThreads
     concurrency: int
@@ -206,7 +208,7 @@ class Runner:
     # --- 2. decode ---
 
     def _decode(self, work: Work) -> tuple[HandlerFunction, Any] | None:
-        """Return the function to call and its data, or None for a message that only passes. Raises DecodeError."""
+        """Return the function to call and its data, None for a message that only passes. Raises DecodeError, Drop."""
         if work.failure is not None:
             raise work.failure
         work.message = message = self._parts.decode(work.delivery.data)
@@ -214,6 +216,8 @@ class Runner:
             work.message = message = message._replace(request_id=f"{self._outputs.stream}-{work.origin}")
         if work.redrive:  # the deadline was that of a caller who has been told of the failure
             work.message = message = message._replace(deadline_ms=0)
+        if self._parts.cancellations:
+            self._parts.cancellations.check(work)
         if message.type is not _OK and self._passes(message):
             return None
         function = self._parts.handler.select(message.from_node)
@@ -398,12 +402,11 @@ class Runner:
         while True:
             await self._clock.sleep(TICK_S)
             self._cancel_overdue()
-            readers = self._parts.readers
             # What an ordered node has at hand blocks its partition for the other replicas.
             prefetch = 0 if self._is_ordered else self._metrics.prefetch(self._parts.concurrency)
-            for reader in readers:
+            for reader in self._parts.readers:
                 reader.prefetch = prefetch
-            self._metrics.tick(sum(reader.in_hand for reader in readers))
+            self._metrics.tick(sum(reader.in_hand for reader in self._parts.readers))
             if self._parts.threads.stuck >= MAX_STUCK_THREADS:
                 raise RuntimeError(f"{self._parts.threads.stuck} handler calls never came back; starting afresh")
 

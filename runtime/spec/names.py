@@ -21,6 +21,7 @@
 | answers | subject `_INBOX.<stream>.<process>.…`, a prefix for each process of the plan | core NATS, nothing kept |
 | driver | subject `driver.<stream>.<pid>.<action>`: requests about itself | core NATS, nothing kept |
 | driver host | subject `drivers.<stream>.<action>`, for `add` queue group `krt-drivers` | core NATS, nothing kept |
+| cancelled requests | subject `cancel.<stream>`, the id as the message | core NATS; nodes remember it for 10 min |
 | writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
@@ -103,6 +104,11 @@ def sibling_stream(stream: str, workflow: str) -> str:
 def entrypoint_subject(stream: str) -> str:
     """Return the subject that drivers and clients publish to."""
     return f"{stream}.{ENTRYPOINT}"
+
+
+def cancel_subject(stream: str) -> str:
+    """Return the subject on which nodes are told the ids of requests that their callers have cancelled."""
+    return f"cancel.{stream}"
 
 
 def node_subject(stream: str, node: str, channel: str = "") -> str:

@@ -12,7 +12,7 @@ from runtime import payload, wire
 from runtime.bus.base import CoreMessage
 from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.bus.memory_publisher import MemoryPublisher
-from runtime.client import Reply, Workflow
+from runtime.client import Reply, Route, Workflow
 from runtime.clock import FakeClock, settle
 from runtime.errors import BusClosedError, EncodeError, MessageTooLargeError, PredictionError
 from runtime.message import Message, MessageType
@@ -45,6 +45,14 @@ async def client(broker: MemoryBroker, clock: FakeClock) -> AsyncIterator[Workfl
 async def node(broker: MemoryBroker) -> AsyncIterator[AnsweringNode]:
     async with AnsweringNode(broker.connect(), STREAM) as node:
         yield node
+
+
+@pytest.fixture
+async def cancelled(broker: MemoryBroker) -> list[str]:
+    """Return the ids of the requests that nodes are told are cancelled."""
+    told: list[str] = []
+    await broker.connect().subscribe(names.cancel_subject(STREAM), lambda message: told.append(message.data.decode()))
+    return told
 
 
 async def outcome_of(future: "asyncio.Future[object]") -> tuple[str, str]:
@@ -153,6 +161,21 @@ async def test_leaving_the_iteration_leaves_no_request_behind(client: Workflow, 
     assert client.in_flight == 0
 
 
+@pytest.mark.parametrize(("comes_again", "told"), [(False, ["r1"]), (True, [])])
+async def test_leaving_the_iteration_cancels_the_request_unless_it_comes_again(
+    client: Workflow, node: AnsweringNode, cancelled: list[str], comes_again: bool, told: list[str]
+) -> None:
+    replies = client.predict_all({"silent": True}, request_id="r1", comes_again=comes_again)
+    waiting = asyncio.ensure_future(anext(replies))
+    await settle()
+
+    waiting.cancel()
+    await asyncio.wait([waiting])
+    await settle()
+
+    assert (client.in_flight, cancelled) == (0, told)
+
+
 async def test_an_answer_with_an_unreadable_payload_fails_its_request(client: Workflow, broker: MemoryBroker) -> None:
     future = client.predict(1, request_id="r1")
     await settle()
@@ -258,6 +281,65 @@ async def test_a_cancelled_request_leaves_no_entry_and_its_answer_is_dropped(
     await settle()
 
     assert (client.in_flight, client.late_answers) == (0, 1)
+
+
+async def test_the_nodes_are_told_once_of_a_request_that_was_sent_and_is_cancelled(
+    client: Workflow, cancelled: list[str]
+) -> None:
+    future = client.predict(1, request_id="r1")
+    await settle()
+
+    future.cancel()
+    future.cancel()
+    await settle()
+
+    assert cancelled == ["r1"]
+
+
+async def test_nothing_is_told_of_a_request_that_waits_for_the_one_before_it(
+    client: Workflow, broker: MemoryBroker, cancelled: list[str]
+) -> None:
+    broker.fail_publishes(1)
+    first = client.predict(1, state_id="a", request_id="r1")
+    behind = client.predict(2, state_id="a", request_id="r2")
+    await settle()
+
+    behind.cancel()
+    first.cancel()
+    await settle()
+
+    assert cancelled == ["r1"]
+
+
+async def test_nothing_is_told_of_a_request_that_has_ended(
+    client: Workflow, node: AnsweringNode, clock: FakeClock, cancelled: list[str]
+) -> None:
+    answered = client.predict(2, request_id="answered")
+    await answered
+    answered.cancel()
+    late = client.predict({"silent": True}, request_id="late", timeout_s=1.0)
+    await settle()
+    await clock.advance(1.0)
+    assert (await outcome_of(late))[0] == "timeout"
+    open_still = client.predict({"silent": True}, request_id="open still")
+    await settle()
+    await client.close()
+    assert (await outcome_of(open_still))[0] == "unavailable"
+
+    assert cancelled == []
+    assert [message.request_id for message in node.received] == ["answered", "late", "open still"]
+
+
+async def test_the_nodes_of_others_are_told_nothing(broker: MemoryBroker, cancelled: list[str]) -> None:
+    route = Route(subject=f"{STREAM}.in", answers=f"{STREAM}.out", encode=wire.encode, decode=wire.decode)
+    async with Workflow(broker.connect(), STREAM, route=route) as client:
+        future = client.predict(1)
+        await settle()
+
+        future.cancel()
+        await settle()
+
+    assert cancelled == []
 
 
 async def test_closing_fails_what_is_in_flight(broker: MemoryBroker, clock: FakeClock) -> None:

@@ -18,6 +18,7 @@ from runtime.drivers.http.task_recovery import TaskRecovery
 from runtime.drivers.http.task_store import Kept, TaskStore
 from runtime.errors import BusClosedError, BusError, PredictionError
 from runtime.message import ReplyOutcome, new_request_id
+from runtime.spec import names
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,8 @@ class Tasks:
         self._recovery.forget(task_id)
         if (own := self._own.get(task_id)) is not None:
             own.prediction.cancel()
+        else:  # sent by another driver, or by an earlier run of this one
+            self._inference.bus.send(names.cancel_subject(self._inference.stream), task_id.encode())
         return ended
 
     async def _finish(self, task: Kept, prediction: PredictionFuture, slot: Slot) -> None:
@@ -170,7 +173,8 @@ class _OwnTask:
 
 async def _end_of(record: TaskRecord, prediction: PredictionFuture, slot: Slot) -> TaskRecord:
     try:
-        value = await prediction
+        # Shielded: a driver that ends lets go of the task, and must not cancel its request at the nodes.
+        value = await asyncio.shield(prediction)
     except PredictionError as error:
         slot.answered = bool(error.node)
         return record.ended(outcome=error.outcome, detail=error.detail, node=error.node)

@@ -74,6 +74,16 @@ def test_no_permission_is_wider_than_a_workflow(users: dict[str, Permissions]) -
     assert foreign == []
 
 
+def test_who_sends_requests_cancels_them_and_every_node_hears_of_it(users: dict[str, Permissions]) -> None:
+    cancelled = names.cancel_subject("local_dev_flow")
+
+    senders = {name for name, user in users.items() if cancelled in user.publish}
+    listeners = {name for name, user in users.items() if cancelled in user.subscribe}
+
+    assert senders == {"krt.driver.web", "krt.client", "krt.operator"}
+    assert listeners == {"first", "counts"}
+
+
 def test_a_node_reads_the_consumers_of_its_partitions(users: dict[str, Permissions]) -> None:
     acks = [subject for subject in users["counts"].publish if subject.startswith("$JS.ACK.")]
 
