@@ -125,7 +125,7 @@ def _driver(process: Process, spec: ManagerSpec) -> Permissions:
         f"$JS.ACK.{stream}.{names.sink_durable(driver.ref, sink)}.>" for sink in driver.arguments.get("sinks", ())
     ]
     for bucket in (names.tasks_bucket(stream), names.positions_bucket(stream)):
-        allowed += [*_makes(f"KV_{bucket}"), f"$KV.{bucket}.>"]
+        allowed += [*_makes(f"KV_{bucket}"), f"$KV.{bucket}.>", f"$JS.API.CONSUMER.CREATE.KV_{bucket}"]
         allowed += [f"$JS.API.{operation}.KV_{bucket}.>" for operation in _WATCH]
     asked = names.driver_subject(stream, "*", ">")
     return _permissions(process.name, stream, allowed, subscribe=[asked], answers=True)

@@ -26,6 +26,7 @@ nodes:
   - {{name: second, handler: second.py}}
 drivers:
   asks: {{class: "own:Asks"}}
+  web: http
 """
 OWN = """
 from runtime.drivers import PipelineDriver
@@ -107,7 +108,7 @@ def test_without_a_folder_passwords_are_variables_of_the_servers_environment(
     configuration.write_text(printed.stdout)
 
     variables = [f"PASSWORD_local_dev_mine_{name}" for name in ("first", "second")]
-    others = ("manager", "writer", "driver_asks", "client", "drivers", "operator")
+    others = ("manager", "writer", "driver_asks", "driver_web", "client", "drivers", "operator")
     variables += [f"PASSWORD_local_dev_mine_krt_{name}" for name in others]
     checked = subprocess.run(
         [nats_server_binary, "-t", "-c", configuration],
