@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
@@ -25,6 +26,8 @@ ROOT = Path(__file__).parents[2]
 COMPOSE_FILE = ROOT / "docker/compose.yaml"
 DIGITS = ROOT / "workflows/digits"
 STREAM = "local_dev_digits"
+# Where the file publishes the driver `api`.
+API = "http://127.0.0.1:8080"
 
 # End of the line with which a process of ours says that it works.
 READY = " ready action=ready"
@@ -106,6 +109,7 @@ async def test_nothing_is_lost_when_containers_crash_under_way(project: Project,
 
     async with Client(bus, STREAM) as client:
         answers = [await client.predict({**sample, "label": "first"}, timeout_s=ANSWER_S)]
+        answers.append(await ask_over_http({**sample, "label": "http"}))
         for victim in VICTIMS:
             labels = [f"{victim} {n}" for n in range(REQUESTS)]
             answers += await ask_while_it_crashes(
@@ -113,7 +117,7 @@ async def test_nothing_is_lost_when_containers_crash_under_way(project: Project,
             )
     await bus.close()
 
-    expected = ["first", *(f"{victim} {n}" for victim in VICTIMS for n in range(REQUESTS))]
+    expected = ["first", "http", *(f"{victim} {n}" for victim in VICTIMS for n in range(REQUESTS))]
     assert [answer["digit"] for answer in answers] == ["2"] * len(expected)
     documents = json.loads(project.execute("krt.writer", "python", "-c", FIND_DOCUMENTS))
     assert sorted(document["trueValue"] for document in documents) == sorted(expected)
@@ -121,6 +125,11 @@ async def test_nothing_is_lost_when_containers_crash_under_way(project: Project,
     assert [project.restarts(victim) for victim in VICTIMS] == [1] * len(VICTIMS)
     for service in ("nats", *processes()):
         project.check_health(service)
+
+
+async def ask_over_http(inputs: dict[str, Any]) -> Any:
+    async with httpx.AsyncClient(base_url=API, timeout=ANSWER_S) as http:
+        return (await http.post("/predict", json=inputs)).raise_for_status().json()
 
 
 async def ask_while_it_crashes(
