@@ -8,6 +8,7 @@ import pytest
 
 from runtime import payload, wire
 from runtime.bus.base import Bus, Confirmation
+from runtime.clock import settle
 from runtime.drivers.fastapi_driver import FastAPIDriver, FastAPIParameters
 from runtime.drivers.http.task_record import TaskRecord
 from runtime.message import Message, MessageType
@@ -108,6 +109,18 @@ async def test_a_cancelled_task_stays_cancelled() -> None:
 
     assert (cancelled.status_code, status, said["outcome"]) == (204, 409, "cancelled")
     assert again.status_code == 204
+
+
+async def test_a_driver_that_ends_does_not_cancel_its_tasks_for_another_finishes_them() -> None:
+    told: list[bytes] = []
+    async with echo_workflow() as bus:
+        await bus.subscribe(names.cancel_subject(STREAM), lambda message: told.append(message.data))
+        async with serving(bus=bus) as web:
+            await web.task({"silent": True}, timeout=30)
+            await until(lambda: web.driver.in_flight == 1)
+        await settle()
+
+    assert told == []
 
 
 async def test_a_task_that_has_ended_cannot_be_cancelled() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from runtime.bus.base import Bus
 from runtime.bus.memory import MemoryBroker
-from runtime.clock import SystemClock
+from runtime.clock import SystemClock, settle
 from runtime.drivers.base import DriverState
 from runtime.drivers.flow import Item, Sink
 from runtime.drivers.inference import Inference
@@ -18,6 +18,7 @@ from runtime.drivers.sinks.collect import CollectSink
 from runtime.drivers.source_sink import SourceSinkDriver
 from runtime.drivers.sources.file import FileSource
 from runtime.drivers.sources.folder import FolderSource
+from runtime.spec import names
 from test.support.answering_node import stream_config
 from test.support.drivers import STREAM, WORKFLOW, hosted
 from test.support.storing_node import StoringNode
@@ -146,6 +147,24 @@ async def test_a_file_truncated_while_it_is_read_is_begun_anew(bus: Bus, node: S
         await sink.wait(COUNT + 2)
 
     assert sink.outputs == [*range(COUNT), 100, 101]
+
+
+async def test_what_is_in_flight_when_a_driver_ends_is_not_cancelled_for_it_comes_again(bus: Bus, path: Path) -> None:
+    told: list[bytes] = []
+    await bus.subscribe(names.cancel_subject(STREAM), lambda message: told.append(message.data))
+    sent = asyncio.Event()
+
+    async def watch() -> None:
+        while (await bus.stream_state(STREAM)).last_sequence < 8:  # noqa: ASYNC110 - no event tells of it
+            await asyncio.sleep(0.005)
+        sent.set()
+
+    watching = asyncio.create_task(watch())
+    await run_until_killed(bus, driver_of(path, CollectSink()), sent)
+    await watching
+    await settle()
+
+    assert told == []
 
 
 async def test_a_line_that_is_no_json_is_told_and_the_rest_is_read(bus: Bus, node: StoringNode, path: Path) -> None:
