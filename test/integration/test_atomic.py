@@ -2,6 +2,7 @@
 
 import asyncio
 import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from runtime.errors import DriftError, NotFoundError
 from runtime.spec.node import NodeSpec
 from test.integration.conftest import OpenWorkbench
 from test.support.children import Workbench
+from test.support.cluster import SIZE, running_cluster
 from test.support.kill_at import ATOMIC_POINTS, NODE_POINTS
 from test.support.node import OUTPUT, STREAM, node_spec
 
@@ -96,6 +98,38 @@ async def test_a_server_that_is_killed_under_load_keeps_no_part_of_a_delivery(
     assert await incomplete(bench) == {}
     assert await bench.stored() == 2_400
     assert await bench.dead_letters() == 0
+
+
+@pytest.mark.timeout(90)
+async def test_batches_are_stored_whole_and_once_when_the_leader_of_a_cluster_is_killed(
+    nats_server_binary: Path, tmp_path: Path
+) -> None:
+    async with running_cluster(tmp_path, nats_server_binary) as cluster:
+        bus = await NatsBus.connect(cluster.urls, name="test", request_timeout_s=2.0)
+        await bus.ensure_stream(StreamConfig(name="s", subjects=("s.>",), replicas=SIZE, atomic=True))
+        publisher = bus.publisher("s")
+        confirmed: list[object] = []
+
+        for number in range(600):
+            batch = [BatchMessage("s.x", b"", f"{number}.{place}", confirmed.append) for place in range(3)]
+            await publisher.publish_batch(batch)
+            await asyncio.sleep(0.002)
+            if number == 200:
+                cluster.kill(await cluster.leader_of(bus, "s"))
+        await asyncio.wait_for(publisher.flush(), 30)
+
+        scan = await bus.scan("s")
+        ids: list[str] = []
+        while scan.left:
+            ids += [message.headers["Nats-Msg-Id"] for message in await scan.read(wait_s=5)]
+        await scan.close()
+        assert confirmed == [None] * 1_800
+        assert sorted(ids) == sorted(f"{number}.{place}" for number in range(600) for place in range(3))
+        assert [ids[place : place + 3] for place in range(0, 1_800, 3)] == [
+            [f"{first.partition('.')[0]}.{place}" for place in range(3)] for first in ids[::3]
+        ]
+        await publisher.close()
+        await bus.close()
 
 
 async def test_a_server_without_batches_is_refused_by_its_version_and_gets_no_stream(
