@@ -21,8 +21,11 @@ from test.support.kill_at import ATOMIC_POINTS, NODE_POINTS
 from test.support.node import OUTPUT, STREAM, node_spec
 
 THREE = """
+    import asyncio
+
     async def handler(ctx, data: int):
         await ctx.send_output([data, 0])
+        await asyncio.sleep(0.001)  # lets the outputs of others in between, if these are not held
         await ctx.send_output([data, 1])
         return [[data, 2]]
 """
