@@ -18,8 +18,8 @@ from test.support.two_nodes import TwoNodes
 
 pytestmark = pytest.mark.timeout(120)
 
-# Seconds from the loss of a leader until the workflow has its full rate again. The aim is 10 s, and 5 to 9.8 s were seen;
-# 4 to 9 s of it are the server's election, which may need a second round.
+# Seconds from the loss of a leader until the workflow has its full rate again. The aim is 10 s; 5 to 9.8 s were seen,
+# of which 4 to 9 s are the election of the server, which may need a second round.
 RECOVERY_LIMIT_S = 14.0
 
 OpenTwoNodes = Callable[[], Awaitable[TwoNodes]]

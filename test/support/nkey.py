@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-import nkeys  # type: ignore[import-not-found,unused-ignore]  # only where it is installed
+import nkeys
 
 OPERATOR, ACCOUNT, USER = nkeys.PREFIX_BYTE_OPERATOR, nkeys.PREFIX_BYTE_ACCOUNT, nkeys.PREFIX_BYTE_USER
 
