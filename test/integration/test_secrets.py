@@ -72,6 +72,6 @@ async def test_no_secret_and_no_password_is_shown_anywhere(
     assert json.loads(sent.stdout) == {"length": len(SECRET)}, sent.stderr
     assert failed.returncode != 0 and status.returncode == 0 and "${API_KEY" in compose.stdout
     passwords = [file.read_text().strip() for file in credentials.rglob("password")]
-    assert len(passwords) == 5
+    assert len(passwords) == 6  # manager, writer, node, driver host, client, operator
     leaks = [(what, secret) for what, text in shown.items() for secret in (SECRET, *passwords) if secret in text]
     assert leaks == []
