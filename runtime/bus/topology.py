@@ -260,6 +260,9 @@ class Topology:
     async def _add_consumer(self, config: ConsumerConfig) -> None:
         # Always the full configuration: a field left out of an update falls back to its default.
         answer = await self._call(lambda: self._js.add_consumer(config.stream, _consumer_config(config)))
+        if any(field.differs for field in _consumer_fields(config, answer.config)):
+            # An update may be answered with the filters before it: what holds is what the server tells afterwards.
+            answer = await self._call(lambda: self._js.consumer_info(config.stream, config.durable))
         title = f"consumer {config.durable} of stream {config.stream}"
         _refuse_differences(title, _consumer_fields(config, answer.config))
 
