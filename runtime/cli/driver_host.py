@@ -101,7 +101,7 @@ class DriverHost:
             self._check_alive(process)
             return await self._listed(pid)
         except BaseException:
-            await self._end(ref)
+            await self.remove(ref)
             raise
 
     async def remove(self, ref: str) -> None:

@@ -85,7 +85,8 @@ def compare(now: Look, before: Look | None = None) -> WorkflowStatus:
     found = {consumer.name: consumer for consumer in now.consumers}
     durables = {name: node.durable for name, node in now.target.run.nodes.items()} if now.target.run else {}
     for consumer in now.consumers:
-        durables.setdefault(node_of(consumer.name), consumer.name)
+        # A consumer that is no node's stands under its own name.
+        durables.setdefault(names.node_of(consumer.name) or consumer.name, consumer.name)
     nodes = [_status(node, now, before, found.get(durable), earlier.get(durable)) for node, durable in durables.items()]
     return WorkflowStatus(
         nodes=tuple(nodes),
@@ -123,11 +124,6 @@ def _sum(one: ConsumerState, other: ConsumerState) -> ConsumerState:
         ack_floor=min(one.ack_floor, other.ack_floor),
         delivered=max(one.delivered, other.delivered),
     )
-
-
-def node_of(durable: str) -> str:
-    """Return the node that a durable belongs to."""
-    return durable.partition("__")[0]
 
 
 def subjects_of(stream: str, durable: str) -> list[str]:
