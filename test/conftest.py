@@ -13,6 +13,7 @@ from test.support import influx_server as influx
 from test.support import mongo
 from test.support.mongo import MongoServer, serve_mongo
 from test.support.mongo_wire import MongoStandin, serve_standin
+from test.support.ports import free_port
 
 TEST_ROOT = Path(__file__).parent
 # Seconds that one test may take, by layer. A test marked with `timeout` has its own limit.
@@ -61,7 +62,9 @@ def start_nats_server(nats_server_binary: Path, tmp_path: Path) -> Iterator[Call
     servers: list[EmbeddedServer] = []
 
     def start(**options: Any) -> EmbeddedServer:
-        server = EmbeddedServer(tmp_path / f"nats-{len(servers)}", binary=nats_server_binary, options=options)
+        server = EmbeddedServer(
+            tmp_path / f"nats-{len(servers)}", binary=nats_server_binary, port=free_port(), options=options
+        )
         servers.append(server)
         server.start_blocking()
         return server

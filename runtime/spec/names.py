@@ -22,6 +22,8 @@
 | driver | subject `driver.<stream>.<pid>.<action>`: requests about itself | core NATS, nothing kept |
 | driver host | subject `drivers.<stream>.<action>`, for `add` queue group `krt-drivers` | core NATS, nothing kept |
 | cancelled requests | subject `cancel.<stream>`, the id as the message | core NATS; nodes remember it for 10 min |
+| model host | subject `model.<cluster>.<model id>.<deployment>.<action>` | core NATS, nothing kept |
+| bodies of model calls | object store `models_<cluster>` | 5 min |
 | writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
@@ -36,6 +38,9 @@ from typing import Literal, NamedTuple
 # A name in a workflow file. 40 characters, so that a stream of three names stays far below the server's limit of 255.
 NAME_PATTERN = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
 MAX_NAME_LENGTH = 40
+
+# An id of a model: given by others, so it may hold what names may not.
+MODEL_ID_PATTERN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 # The virtual source of every workflow, and the channel that outputs without a channel belong to.
 ENTRYPOINT = "entrypoint"
@@ -67,7 +72,7 @@ PRESENCE_BUCKET = "presence"
 # Metadata of a node's service record: the JSON Schemas of what it takes from, and gives to, callers of the workflow.
 SCHEMAS = "schemas"
 # Kinds of processes, as their service records name them.
-NODE, MANAGER, WRITER, DRIVER = "node", "manager", "writer", "driver"
+NODE, MANAGER, WRITER, DRIVER, MODEL = "node", "manager", "writer", "driver", "model"
 
 # Processes beside those of a plan: whoever sends requests to a workflow, looks after it, or starts drivers on request.
 CLIENT, OPERATOR, DRIVER_HOST = "krt.client", "krt.operator", "krt.drivers"
@@ -276,6 +281,26 @@ def driver_subject(stream: str, pid: str, action: str) -> str:
 def driver_host_subject(stream: str, action: str) -> str:
     """Return the subject on which those who start drivers for a workflow are asked to."""
     return f"drivers.{stream}.{action}"
+
+
+def is_model_id(text: str) -> bool:
+    """Say whether `text` can be the id of a model, or of one deployment of it."""
+    return MODEL_ID_PATTERN.fullmatch(text) is not None
+
+
+def model_subject(cluster: str, model_id: str, deployment: str, action: str) -> str:
+    """Return the subject on which a model host answers coordinators; `>` for the action is all of them."""
+    return f"{MODEL}.{cluster}.{model_id}.{deployment}.{action}"
+
+
+def model_presence_keys(cluster: str) -> str:
+    """Return the keys of every model host of a cluster, as a watch takes them; one is `<its kind>.…` of its subject."""
+    return f"{MODEL}.{cluster}.*.*"
+
+
+def model_store(cluster: str) -> str:
+    """Return the object store of a cluster's large bodies."""
+    return f"models_{cluster}"
 
 
 def presence_keys(stream: str) -> str:

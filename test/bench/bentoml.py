@@ -13,9 +13,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from test.bench.driver_process import free_port, running
+from test.bench.driver_process import running
 from test.bench.processes import Child, clean_environment
 from test.bench.workbench import Workbench
+from test.support.ports import free_port
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,6 +11,7 @@ from typing import Any
 from runtime.spec.driver import DriverSpec
 from test.bench.processes import Child, Stage, clean_environment
 from test.bench.workbench import Workbench
+from test.support.ports import free_port
 
 WARM_UP = 50
 # Requests that one contender gets before it is the other's turn, so that both see the same machine.
@@ -86,9 +86,3 @@ async def _accepting(port: int) -> None:
             else:
                 writer.close()
                 return
-
-
-def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])

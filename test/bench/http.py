@@ -15,10 +15,11 @@ import orjson
 
 from runtime.client import Workflow
 from test.bench import bentoml, payloads
-from test.bench.driver_process import alternate, driver, free_port, running
+from test.bench.driver_process import alternate, driver, running
 from test.bench.processes import BenchError, Child, clean_environment, start_node
 from test.bench.report import Row, Target
 from test.bench.workbench import Workbench
+from test.support.ports import free_port
 
 SIZE_BYTES = 200
 CONNECTIONS = 64

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ from test.container.conftest import BASE, last_line
 from test.container.podman import Podman
 from test.support.influx_server import NoInfluxError
 from test.support.mongo import ferretdb_binary
+from test.support.ports import free_port
 
 pytestmark = pytest.mark.container
 
@@ -74,10 +74,7 @@ def images(podman: Podman, tmp_path: Path) -> None:
 
 @pytest.fixture
 def nats_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port: int = free.getsockname()[1]
-    return port
+    return free_port()
 
 
 @pytest.fixture

@@ -1,6 +1,5 @@
 """What `krt status` tells of how safe a stream is: its copies, and how often they are forced to the disk."""
 
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +9,7 @@ from runtime.bus.base import Follower, StreamPlacement
 from runtime.bus.embedded import EmbeddedServer
 from runtime.cli.monitoring import sync_interval
 from runtime.cli.status import describe_stream
+from test.support.ports import free_port
 
 FOLLOWERS = (
     Follower(name="n2", offline=False, current=True, lag=0),
@@ -30,12 +30,6 @@ LINES = [
 @pytest.mark.parametrize(("placement", "line"), LINES)
 def test_a_line_says_where_the_stream_is_and_who_is_behind(placement: StreamPlacement, line: str) -> None:
     assert describe_stream(placement, "every 120 s") == line
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @pytest.mark.parametrize(

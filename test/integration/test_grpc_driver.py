@@ -1,7 +1,6 @@
 """The gRPC driver on a port of this machine: every way in which a call can end, and none that touches another call."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
@@ -28,6 +27,7 @@ from runtime.errors import ConfigError
 from test.support.answering_node import AnsweringNode, stream_config
 from test.support.certificates import Authority
 from test.support.drivers import STREAM, hosted
+from test.support.ports import free_port
 from test.support.rpc import PATIENCE_S, RpcClient, write_proto
 
 
@@ -481,13 +481,6 @@ async def test_serving_starts_after_the_answers_are_subscribed_to(tmp_path: Path
             answer = await client.call("Say", text="hi")
 
     assert (listed_before, answer.text) == ([], "hi")
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class SlowBus:

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -20,6 +19,7 @@ from runtime.drivers.grpc.kre import find_proto, read_views, run_entrypoint
 from runtime.drivers.runner import DriverTerms
 from runtime.errors import ConfigError
 from test.support.kre import kre_message, public_message
+from test.support.ports import free_port
 from test.support.rpc import PATIENCE_S, RpcClient, write_proto
 
 PROTO = """
@@ -158,13 +158,6 @@ async def open_kre(nats_server: EmbeddedServer, tmp_path: Path) -> AsyncIterator
             return Kre(client, workflows, bus)
 
         yield start
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 each_version = pytest.mark.parametrize("version", [1, 2])

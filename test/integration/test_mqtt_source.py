@@ -1,7 +1,6 @@
 """The MQTT source on a real broker, which a nats-server is: what was not done comes again."""
 
 import asyncio
-import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +12,7 @@ from runtime.drivers.sinks.collect import CollectSink
 from runtime.drivers.source_sink import SourceSinkDriver
 from runtime.drivers.sources.mqtt import MqttSource
 from test.support.drivers import echo_workflow, hosted
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
+from test.support.ports import free_port
 
 
 class Away(Sink):

@@ -8,7 +8,6 @@ import asyncio
 import contextlib
 import os
 import signal
-import socket
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from runtime.bus.base import StreamConfig
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
 from runtime.errors import BusError
+from test.support.ports import free_port
 
 SIZE = 3
 # Seconds until a cluster that has not chosen its leaders is taken for broken.
@@ -93,14 +93,16 @@ class Cluster:
         return [member.url for member in self.members]
 
     async def start(self) -> None:
-        route_ports = _free_ports(SIZE)
+        route_ports = [free_port() for _ in range(SIZE)]
         for origin in range(SIZE):
             for target in (other for other in range(SIZE) if other != origin):
                 self._proxies[origin, target] = RouteProxy(route_ports[target])
                 await self._proxies[origin, target].start()
         for number, route_port in enumerate(route_ports):
             options = self._options(number, route_port)
-            member = EmbeddedServer(self._folder / f"member-{number}", binary=self._binary, options=options)
+            member = EmbeddedServer(
+                self._folder / f"member-{number}", binary=self._binary, port=free_port(), options=options
+            )
             self.members.append(member)
             await member.start()
         await self._wait_until_it_stores()
@@ -208,13 +210,3 @@ async def running_cluster(folder: Path, binary: Path) -> AsyncIterator[Cluster]:
         await cluster.stop()
         for member in cluster.members:
             print(f"log of {member.store.name}:\n{member.log_tail(lines=60)}")
-
-
-def _free_ports(count: int) -> list[int]:
-    sockets = [socket.socket() for _ in range(count)]
-    for each in sockets:
-        each.bind(("127.0.0.1", 0))
-    ports = [each.getsockname()[1] for each in sockets]
-    for each in sockets:
-        each.close()
-    return ports

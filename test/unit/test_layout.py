@@ -15,6 +15,7 @@ LAYERS = [
         "children",
         "clock",
         "deadletter",
+        "environment",
         "errors",
         "log",
         "message",

@@ -2,7 +2,6 @@
 
 import asyncio
 import inspect
-import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
@@ -18,6 +17,7 @@ from runtime.drivers.runner import DriverRunner
 from runtime.drivers.sinks.collect import CollectSink
 from runtime.drivers.source_sink import SourceSinkDriver
 from test.support.drivers import echo_workflow, hosted
+from test.support.ports import free_port
 from test.support.source_cases import CASES, COUNT, REF, SourceCase, Surroundings
 
 # Seconds after which something that has to happen is taken for lost.
@@ -40,13 +40,6 @@ async def case(
         # A nats-server is an MQTT broker, too.
         start_nats_server(server_name="broker", mqtt={"listen": f"127.0.0.1:{mqtt_port}"})
     return await CASES[request.param](Surroundings(tmp_path, bus, mqtt_port))
-
-
-def free_port() -> int:
-    with socket.socket() as bound:
-        bound.bind(("127.0.0.1", 0))
-        port: int = bound.getsockname()[1]
-        return port
 
 
 class Rig:

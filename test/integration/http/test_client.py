@@ -1,7 +1,6 @@
 """`FastAPIClient` against a running driver, from plain code and from coroutines; every failure is its own error."""
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -11,6 +10,7 @@ from runtime.drivers import FastAPIClient, FastAPIClientError
 from runtime.drivers.fastapi_driver import FastAPIDriver, FastAPIParameters
 from runtime.errors import PredictionError
 from test.support.http import Web, serving
+from test.support.ports import free_port
 
 
 @pytest.fixture
@@ -34,12 +34,6 @@ class Handle:
     def list_services(self) -> Sequence[Mapping[str, Any]]:
         places = [{"address": "127.0.0.1", "port": port} for port in self.ports]
         return [{"name": "http", "protocol": "http", "taggedAddresses": {"wan": place}} for place in places]
-
-
-def closed_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 def use(client: FastAPIClient) -> list[Any]:
@@ -144,7 +138,7 @@ async def test_cancelling_tasks(client: FastAPIClient) -> None:
 
 
 def test_a_refused_connection_is_the_same_error() -> None:
-    with FastAPIClient(port=closed_port()) as client:
+    with FastAPIClient(port=free_port()) as client:
         with pytest.raises(FastAPIClientError) as refused:
             client.predict(1)
         with pytest.raises(FastAPIClientError, match=r"does not answer within 0\.1 s"):
@@ -154,7 +148,7 @@ def test_a_refused_connection_is_the_same_error() -> None:
 
 
 def test_inputs_that_json_does_not_have_are_refused_before_anything_is_sent() -> None:
-    with FastAPIClient(port=closed_port()) as client, pytest.raises(FastAPIClientError) as caught:
+    with FastAPIClient(port=free_port()) as client, pytest.raises(FastAPIClientError) as caught:
         client.predict({"a": object()})
 
     assert caught.value.outcome == "invalid"
@@ -166,7 +160,7 @@ def test_a_client_needs_to_know_where() -> None:
 
 
 async def test_with_a_handle_the_address_is_looked_up_again_after_a_refusal(web: Web) -> None:
-    handle = Handle(closed_port())
+    handle = Handle(free_port())
     async with FastAPIClient(process=handle) as client:
         with pytest.raises(FastAPIClientError):
             await client.apredict(1)

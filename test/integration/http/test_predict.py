@@ -1,7 +1,6 @@
 """Requests to `/predict` of an HTTP driver, on real connections: outputs, and every way in which there are none."""
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -24,6 +23,7 @@ from runtime.spec import names
 from test.support.answering_node import NODE, AnsweringNode, stream_config
 from test.support.drivers import STREAM, WORKFLOW, echo_workflow, hosted
 from test.support.http import JSON_HEADERS, Web, predict_bytes, serving, until
+from test.support.ports import free_port
 
 
 class Order(pydantic.BaseModel):
@@ -318,10 +318,7 @@ async def test_the_types_that_nodes_tell_are_checked_from_their_first_beat() -> 
 
 
 async def test_a_port_of_its_own_is_taken_and_the_configured_one_wins() -> None:
-    with socket.socket() as one, socket.socket() as other:
-        for free in (one, other):
-            free.bind(("127.0.0.1", 0))
-        own, configured = one.getsockname()[1], other.getsockname()[1]
+    own, configured = free_port(), free_port()
 
     async with hosted(lambda: FastAPIDriver(port=own)) as runner:
         await until(lambda: bool(runner.services))
