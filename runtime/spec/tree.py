@@ -105,10 +105,16 @@ class _Open:
     children: list[Value] = field(default_factory=list)
 
 
-def parse(data: bytes, report: Report) -> Value | None:
-    """Return the one document of a file, or None where it cannot be read; faults go to the report."""
+def parse(data: bytes, report: Report, *, least: str = 'write at least "name" and "nodes"') -> Value | None:
+    """Return the one document of a file, or None where it cannot be read; faults go to the report.
+
+    least: what to do about an empty file.
+    """
     with report.collecting():
-        return _Builder(report).build(_decode(data))
+        root = _Builder(report).build(_decode(data))
+        if root is None:
+            raise Fault(START, "the file is empty", least, "empty-file")
+        return root
     return None
 
 
@@ -122,8 +128,6 @@ def _decode(data: bytes) -> str:
         column = err.start - (data.rfind(b"\n", 0, err.start) + 1) + 1
         what = f"byte 0x{data[err.start]:02x} is not UTF-8"
         raise Fault(Place(line, column), what, "save the file as UTF-8", "encoding") from err
-    if not text.strip():
-        raise Fault(START, "the file is empty", 'write at least "name" and "nodes"', "empty-file")
     return text
 
 
@@ -137,7 +141,7 @@ class _Builder:
         self._size = 0
         self._root: Value | None = None
 
-    def build(self, text: str) -> Value:
+    def build(self, text: str) -> Value | None:
         for event in _events(text):
             if isinstance(event, yaml.DocumentStartEvent) and self._root is not None:
                 raise Fault(_place(event), "a second document begins here", "keep one", "yaml-syntax")
@@ -145,8 +149,6 @@ class _Builder:
                 self._begin(event)
             elif isinstance(event, yaml.CollectionEndEvent):
                 self._end(self._open.pop())
-        if self._root is None:
-            raise Fault(START, "the file is empty", 'write at least "name" and "nodes"', "empty-file")
         return self._root
 
     def _begin(self, event: yaml.NodeEvent) -> None:
