@@ -3,11 +3,13 @@
     KrtError
     ├── ConfigError                    what a person wrote is wrong; nothing has been started
     │   ├── SettingsError              KRT_* variables
+    │   ├── CredentialsError           a folder of credentials
     │   ├── WorkflowError              workflow.yaml (carries every problem of the file)
     │   └── HandlerLoadError           handler.py does not import, or does not fit
     ├── MessageError                   one message cannot be read or written; a retry cannot help
     │   ├── DecodeError                bytes that are no envelope, or a payload that is not what the handler takes
     │   ├── EncodeError                a value that has no form on the wire
+    │   │   └── EncodingError          a value of a model call
     │   └── MessageTooLargeError       larger than the server or the stream takes
     ├── BusError
     │   ├── BusUnavailableError        not connected, no leader, no answer in time; passes by itself
@@ -27,10 +29,13 @@
     │   ├── DocumentError              this document cannot be stored: type, size, key
     │   └── QueryError                 this query cannot be answered: operator, type
     ├── ContextError                   a handler used its context wrongly
+    ├── InvalidCoordinatorUsageError   a call of models is wrong; nothing has been sent
     ├── HandlerTimeoutError            a handler ran longer than its node's timeout
     ├── JoinTimeoutError               a part that a join waits for did not come in time
     ├── PredictionError                a request ended without an OK (client side)
     ├── WorkflowStartError             a process of a workflow does not come up
+    ├── WorkerBusyError                a worker process has not answered its last request
+    ├── WorkerEndedError               a worker process has ended, or does so during a request
     └── DriverError
         ├── DriverNotFoundError        no driver of this ref or pid
         ├── DriverExistsError          the ref belongs to a driver that is still there
@@ -60,6 +65,14 @@ class SettingsError(ConfigError):
     def __init__(self, problems: Sequence[str]) -> None:
         self.problems = tuple(problems)
         super().__init__("\n".join([f"error reading config: {len(self.problems)} problem(s)", *self.problems]))
+
+
+class CredentialsError(ConfigError):
+    """A folder of credentials is wrong; `problems` holds one sentence for each fault, with the file and the remedy."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -109,6 +122,10 @@ class DecodeError(MessageError):
 
 class EncodeError(MessageError):
     """A value has no form on the wire: its type is unknown, or it holds NaN or an integer beyond 64 bits."""
+
+
+class EncodingError(EncodeError, ValueError):
+    """A value of a model call has no form on the wire, or not as the type it is to have. Also a ValueError."""
 
 
 class MessageTooLargeError(MessageError):
@@ -197,6 +214,10 @@ class ContextError(KrtError):
     """A handler used a member of its context where, or in a way, it is not available."""
 
 
+class InvalidCoordinatorUsageError(KrtError, ValueError):
+    """A coordinator calls models wrongly: a class name, a method's name, positions, keywords. Nothing was sent."""
+
+
 class HandlerTimeoutError(KrtError):
     """A handler ran longer than its node's `timeout`, or beyond the request's deadline."""
 
@@ -218,6 +239,18 @@ class PredictionError(KrtError):
 
 class WorkflowStartError(KrtError):
     """A process of a workflow does not come up; the message names it, and how it ended."""
+
+
+class WorkerBusyError(KrtError):
+    """A worker process has not answered its last request; nothing was sent to it."""
+
+
+class WorkerEndedError(KrtError):
+    """A worker process has ended. exit_code: of the process, or minus the number of the signal that ended it."""
+
+    def __init__(self, exit_code: int) -> None:
+        super().__init__(f"the process has ended with {describe_exit(exit_code)}")
+        self.exit_code = exit_code
 
 
 class DriverError(KrtError):
