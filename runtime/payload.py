@@ -94,12 +94,20 @@ def encode_value(value: Any) -> bytes:
         if isinstance(value, (bytes, bytearray, memoryview)):
             return _wrap(_BYTES_HEAD, bytes(value))
     try:
+        return _wrap(_JSON_HEAD, encode_json(value))
+    except EncodeError as error:
+        raise EncodeError(f"{error}; return JSON-able values, bytes or a protobuf message") from error
+
+
+def encode_json(value: Any) -> bytes:
+    """Return a value as JSON. Raises EncodeError naming the type, or the key path of what does not fit."""
+    try:
         text = orjson.dumps(value, _plain, _JSON_OPTIONS)
     except TypeError as error:
         raise EncodeError(_find_fault(value) or f"cannot be sent as JSON: {error}") from error
     if b"null" in text and (fault := _find_fault(value)):  # orjson writes NaN and infinities as null
         raise EncodeError(fault)
-    return _wrap(_JSON_HEAD, text)
+    return text
 
 
 def describe_type(payload: bytes) -> str:
@@ -254,7 +262,7 @@ def _describe_fault(value: Any, path: str = "") -> str:
     try:
         orjson.dumps(value, _plain, _JSON_OPTIONS)
     except TypeError:
-        return f"{type(value).__name__}{at} has no form in JSON; return JSON-able values, bytes or a protobuf message"
+        return f"{type(value).__name__}{at} has no form in JSON"
     return ""
 
 
