@@ -219,11 +219,11 @@ def _without_numpy(value: Any) -> Any:
 
 
 def _encode_parquet(value: Any) -> bytes:
-    return _tables().to_parquet(value)
+    return bytes(_tables().to_parquet(value))
 
 
 def _encode_arrow(value: Any) -> bytes:
-    return _tables().to_arrow(value)
+    return bytes(_tables().to_arrow(value))
 
 
 def _tables() -> Any:
