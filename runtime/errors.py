@@ -5,7 +5,8 @@
     │   ├── SettingsError              KRT_* variables
     │   ├── CredentialsError           a folder of credentials
     │   ├── WorkflowError              workflow.yaml (carries every problem of the file)
-    │   └── HandlerLoadError           handler.py does not import, or does not fit
+    │   ├── HandlerLoadError           handler.py does not import, or does not fit
+    │   └── AdapterError               an adapter of algorithms does not import, or offers what cannot be served
     ├── MessageError                   one message cannot be read or written; a retry cannot help
     │   ├── DecodeError                bytes that are no envelope, or a payload that is not what the handler takes
     │   ├── EncodeError                a value that has no form on the wire
@@ -33,6 +34,7 @@
     ├── HandlerTimeoutError            a handler ran longer than its node's timeout
     ├── JoinTimeoutError               a part that a join waits for did not come in time
     ├── PredictionError                a request ended without an OK (client side)
+    ├── AlgorithmError                 a call of an algorithm ended without a result (caller's side)
     ├── WorkflowStartError             a process of a workflow does not come up
     ├── WorkerBusyError                a worker process has not answered its last request
     ├── WorkerEndedError               a worker process has ended, or does so during a request
@@ -47,7 +49,7 @@ Outcomes that a handler may raise *or return* are no failures and stand apart:
     Outcome ── Retry(after) · Reject(reason) · Drop(reason)
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -102,6 +104,14 @@ class WorkflowError(ConfigError):
 
 class HandlerLoadError(ConfigError):
     """The user's handler module does not import, lacks a handler, or has one with a wrong signature."""
+
+
+class AdapterError(ConfigError):
+    """An adapter does not import, or offers what cannot be served; `problems` holds one sentence for each fault."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(self.problems))
 
 
 class MessageError(KrtError):
@@ -235,6 +245,23 @@ class PredictionError(KrtError):
         self.outcome = outcome
         self.request_id = request_id
         self.node = node
+
+
+class AlgorithmError(KrtError):
+    """A call of an algorithm ended without a result.
+
+    outcome: see `algorithms.wire.Outcome`. errors: one for each fault of the arguments, with `path` and `message`.
+    traceback: of the algorithm, "" for none.
+    """
+
+    def __init__(
+        self, detail: str, *, outcome: str, errors: Sequence[Mapping[str, str]] = (), traceback: str = ""
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.outcome = outcome
+        self.errors = tuple(errors)
+        self.traceback = traceback
 
 
 class WorkflowStartError(KrtError):
