@@ -24,6 +24,8 @@
 | cancelled requests | subject `cancel.<stream>`, the id as the message | core NATS; nodes remember it for 10 min |
 | model host | subject `model.<cluster>.<model id>.<deployment>.<action>` | core NATS, nothing kept |
 | bodies of model calls | object store `models_<cluster>` | 5 min |
+| quarantined models | KV `quarantine_<cluster>`, key `<model id>.<digest>` | until released |
+| fleet: a `krt model serve FILE` | subject `fleet.<cluster>.<instance>.<action>` | core NATS, nothing kept |
 | writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
@@ -72,7 +74,7 @@ PRESENCE_BUCKET = "presence"
 # Metadata of a node's service record: the JSON Schemas of what it takes from, and gives to, callers of the workflow.
 SCHEMAS = "schemas"
 # Kinds of processes, as their service records name them.
-NODE, MANAGER, WRITER, DRIVER, MODEL = "node", "manager", "writer", "driver", "model"
+NODE, MANAGER, WRITER, DRIVER, MODEL, FLEET = "node", "manager", "writer", "driver", "model", "fleet"
 
 # Processes beside those of a plan: whoever sends requests to a workflow, looks after it, or starts drivers on request.
 CLIENT, OPERATOR, DRIVER_HOST = "krt.client", "krt.operator", "krt.drivers"
@@ -301,6 +303,21 @@ def model_presence_keys(cluster: str) -> str:
 def model_store(cluster: str) -> str:
     """Return the object store of a cluster's large bodies."""
     return f"models_{cluster}"
+
+
+def quarantine_bucket(cluster: str) -> str:
+    """Return the KV bucket of the models of a cluster that are not to be started, by `quarantine_key`."""
+    return f"quarantine_{cluster}"
+
+
+def quarantine_key(model_id: str, digest: str) -> str:
+    """Return the key of one model with one code, resources and hardware; `*` for the digest is all of its models."""
+    return f"{model_id}.{digest}"
+
+
+def fleet_subject(cluster: str, instance: str, action: str) -> str:
+    """Return the subject on which a `krt model serve FILE` is asked; `>` for the action is all of them."""
+    return f"{FLEET}.{cluster}.{instance}.{action}"
 
 
 def presence_keys(stream: str) -> str:
