@@ -275,8 +275,8 @@ class WorkerBusyError(KrtError):
 class WorkerEndedError(KrtError):
     """A worker process has ended. exit_code: of the process, or minus the number of the signal that ended it."""
 
-    def __init__(self, exit_code: int) -> None:
-        super().__init__(f"the process has ended with {describe_exit(exit_code)}")
+    def __init__(self, message: str, *, exit_code: int) -> None:
+        super().__init__(message)
         self.exit_code = exit_code
 
 
