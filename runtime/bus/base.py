@@ -15,14 +15,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from runtime.bus.batch import BatchMessage
+from runtime.bus.core import Core
+from runtime.bus.core import CoreMessage as CoreMessage
+from runtime.bus.core import Headers as Headers
+from runtime.bus.core import Subscription as Subscription
 from runtime.bus.object_store import ObjectStores
 from runtime.bus.stored import ConsumerState as ConsumerState
 from runtime.bus.stored import Scan
 from runtime.bus.stored import StoredMessage as StoredMessage
 from runtime.bus.stored import StreamState as StreamState
 from runtime.errors import BusError
-
-Headers = Mapping[str, str]
 
 # How long the server waits for an ack before it delivers again; readers keep long deliveries alive within it.
 ACK_WAIT_S = 30.0
@@ -83,16 +85,6 @@ class StreamPlacement:
     def behind(self) -> list[Follower]:
         """Return the followers that could not take over without loss: offline, or not up to date."""
         return [follower for follower in self.followers if follower.offline or not follower.current]
-
-
-@dataclass(frozen=True, slots=True)
-class CoreMessage:
-    """A message without a stream (requests, replies). `reply` is "" when no answer is expected."""
-
-    subject: str
-    data: bytes
-    reply: str
-    headers: Headers
 
 
 class Delivery:
@@ -253,12 +245,6 @@ class Publisher(Protocol):
         ...
 
 
-class Subscription(Protocol):
-    async def unsubscribe(self) -> None:
-        """Stop; messages that have arrived are still handed over."""
-        ...
-
-
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A value of a bucket with its revision, for compare-and-set."""
@@ -310,39 +296,11 @@ class KeyValue(Protocol):
         ...
 
 
-class Bus(ObjectStores, Protocol):
+class Bus(Core, ObjectStores, Protocol):
     """One connection. Reconnects for ever; `closed` ends when it is closed for good."""
 
     @property
     def max_payload_bytes(self) -> int: ...
-
-    # --- core: no stream, at most once ---
-
-    def send(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
-        """Write a message that nobody confirms; lost when nobody listens or the connection is down for long."""
-        ...
-
-    async def request(
-        self, subject: str, data: bytes, *, timeout_s: float, headers: Headers | None = None
-    ) -> CoreMessage:
-        """Ask and wait; cancelling leaves open whether it was heard.
-
-        Raises NoRespondersError (at once), BusUnavailableError (no answer in time), MessageTooLargeError.
-        """
-        ...
-
-    async def subscribe(
-        self, subject: str, callback: Callable[[CoreMessage], None], *, queue: str = ""
-    ) -> Subscription:
-        """Call back for every message, in order, on the loop; the callback only appends or schedules.
-
-        The subscription is known to the server when this returns.
-        """
-        ...
-
-    def new_inbox(self) -> str:
-        """Return a subject prefix that no other connection uses."""
-        ...
 
     # --- streams ---
 

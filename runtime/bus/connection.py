@@ -74,6 +74,9 @@ class Connection:
         self._sender: asyncio.Task[None] | None = None
         self._on_disconnect: list[Listener] = []
         self._on_reconnect: list[Listener] = []
+        self._online_since_s = 0.0
+        # Told what the server has forbidden, as it says so.
+        self.on_violation: Callable[[str], None] | None = None
         self._closing = False
         # Largest message that the server takes, headers included; it may change with a reconnect.
         self.max_payload_bytes = 0
@@ -120,6 +123,7 @@ class Connection:
                 log.warning("waiting for NATS at %s: %s", where, describe(cause), extra={"action": "wait-nats"})
         connection._check_server()
         connection.max_payload_bytes = int(connection.client.max_payload)
+        connection._online_since_s = loop.time()
         connection._sender = loop.create_task(connection._send(), name=f"{name} outbox")
         connection._sender.add_done_callback(connection._on_sender_end)
         return connection
@@ -127,6 +131,11 @@ class Connection:
     @property
     def is_connected(self) -> bool:
         return bool(self.client.is_connected)
+
+    @property
+    def online_s(self) -> float:
+        """Seconds since the connection was made, or made again; 0 while it is lost."""
+        return asyncio.get_running_loop().time() - self._online_since_s if self.is_connected else 0.0
 
     @property
     def jetstream(self) -> JetStreamContext:
@@ -300,6 +309,8 @@ class Connection:
             self.violation = text
             self.violations += 1
             log.error("NATS forbids what this process needs: %s", text, extra={"action": "nats-refused"})
+            if self.on_violation is not None:
+                self.on_violation(text)
         elif self._sender is not None:
             log.log(logging.DEBUG if repeated else logging.WARNING, "NATS: %s", text, extra={"action": "nats-error"})
 
@@ -323,6 +334,7 @@ class Connection:
         self.last_error = None
         self._refusals = 0
         self.max_payload_bytes = int(self.client.max_payload)
+        self._online_since_s = asyncio.get_running_loop().time()
         for listener in list(self._on_reconnect):
             listener()
         if self._wake is not None and not self._wake.done():

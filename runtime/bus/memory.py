@@ -24,16 +24,24 @@ from runtime.bus.base import (
     StreamState,
 )
 from runtime.bus.batch import BatchMessage
-from runtime.bus.memory_core import MemoryRouter, MemorySubscription
+from runtime.bus.core import OnAnswer, Question
+from runtime.bus.memory_core import MemoryRouter, MemoryScattered, MemorySubscription
 from runtime.bus.memory_kv import MemoryBucket, MemoryKeyValue
 from runtime.bus.memory_objects import MemoryObjects, MemoryObjectStore
 from runtime.bus.memory_publisher import MemoryPublisher
 from runtime.bus.memory_reader import MemoryReader
 from runtime.bus.memory_scan import MemoryScan
+from runtime.bus.memory_stream import header_size
 from runtime.bus.memory_streams import MemoryStreams
 from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import Clock
-from runtime.errors import BusClosedError, BusUnavailableError, NoRespondersError, NotFoundError
+from runtime.errors import (
+    BusClosedError,
+    BusUnavailableError,
+    MessageTooLargeError,
+    NoRespondersError,
+    NotFoundError,
+)
 
 # Largest message with its headers, as a server takes it by default.
 MAX_PAYLOAD_BYTES = 1024 * 1024
@@ -51,6 +59,8 @@ class MemoryBroker:
         self.object_stores: dict[str, MemoryObjects] = {}
         self._refused_publishes = 0
         self._inbox_numbers = itertools.count(1)
+        # When it went on after the last pause, by its clock.
+        self.resumed_s = 0.0
 
     def connect(self) -> "MemoryBus":
         return MemoryBus(self)
@@ -95,6 +105,7 @@ class MemoryBroker:
         self.streams.set_paused(True)
 
     def resume(self) -> None:
+        self.resumed_s = self.clock.monotonic()
         self.streams.set_paused(False)
 
     def delete_consumer(self, stream: str, durable: str) -> None:
@@ -111,6 +122,7 @@ class MemoryBus:
 
     def __init__(self, broker: MemoryBroker) -> None:
         self._broker = broker
+        self._connected_s = broker.clock.monotonic()
         self._closed = asyncio.Event()
         self._readers: list[MemoryReader] = []
         self._publishers: list[MemoryPublisher] = []
@@ -128,6 +140,12 @@ class MemoryBus:
 
     # --- core ---
 
+    @property
+    def online_s(self) -> float:
+        if self._closed.is_set() or self._broker.streams.paused:
+            return 0.0
+        return self._broker.clock.monotonic() - max(self._connected_s, self._broker.resumed_s)
+
     def send(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
         if not self._closed.is_set():
             self._broker.send(CoreMessage(subject, data, reply, headers or {}))
@@ -135,8 +153,7 @@ class MemoryBus:
     async def request(
         self, subject: str, data: bytes, *, timeout_s: float, headers: Headers | None = None
     ) -> CoreMessage:
-        if self._closed.is_set():
-            raise BusClosedError("the connection is closed")
+        self._check_request(subject, data, headers)
         answer: asyncio.Future[CoreMessage] = asyncio.get_running_loop().create_future()
         late = BusUnavailableError(f"no answer to a request on {subject} within {timeout_s} s")
         inbox = self.new_inbox()
@@ -149,6 +166,22 @@ class MemoryBus:
         finally:
             timer.cancel()
             subscription.remove()
+
+    async def scatter(self, questions: Sequence[Question], on_answer: OnAnswer) -> MemoryScattered:
+        for question in questions:
+            self._check_request(question.subject, question.data, question.headers)
+        scattered = MemoryScattered(self._broker.router, self.new_inbox(), on_answer)
+        for number, question in enumerate(questions):
+            reply = scattered.reply_to(number)
+            if not self._broker.send(CoreMessage(question.subject, question.data, reply, question.headers or {})):
+                scattered.no_responders(number, question.subject)
+        return scattered
+
+    def _check_request(self, subject: str, data: bytes, headers: Headers | None) -> None:
+        if self._closed.is_set():
+            raise BusClosedError("the connection is closed")
+        if len(data) + header_size(headers or {}) > self.max_payload_bytes:
+            raise MessageTooLargeError(f"a request of {len(data)} bytes on {subject} is larger than the server takes")
 
     async def subscribe(
         self, subject: str, callback: Callable[[CoreMessage], None], *, queue: str = ""

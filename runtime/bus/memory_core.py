@@ -5,7 +5,9 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from runtime.bus.base import CoreMessage
+from runtime.bus.core import OnAnswer
 from runtime.bus.subjects import matches
+from runtime.errors import NoRespondersError
 
 
 class MemorySubscription:
@@ -60,3 +62,35 @@ class MemoryRouter:
             chosen.append(members[self._turns[queue] % len(members)])
             self._turns[queue] += 1
         return chosen
+
+
+class MemoryScattered:
+    """See `core.Scattered`: takes the answers to questions, whose replies are `<inbox>.<number>`."""
+
+    def __init__(self, router: MemoryRouter, inbox: str, on_answer: OnAnswer) -> None:
+        self._open: set[int] = set()
+        self._inbox = inbox
+        self._on_answer = on_answer
+        self._subscription = router.subscribe(f"{inbox}.*", self._on_reply, "")
+
+    def reply_to(self, number: int) -> str:
+        """Wait for the answer to a question, and return where it is to go."""
+        self._open.add(number)
+        return f"{self._inbox}.{number}"
+
+    def no_responders(self, number: int, subject: str) -> None:
+        """Tell, soon, that nobody listens."""
+        error = NoRespondersError(f"nobody listens on {subject}")
+        asyncio.get_running_loop().call_soon(self._end, number, error)
+
+    def close(self) -> None:
+        self._open.clear()
+        self._subscription.remove()
+
+    def _on_reply(self, message: CoreMessage) -> None:
+        self._end(int(message.subject.rpartition(".")[2]), message)
+
+    def _end(self, number: int, end: CoreMessage | NoRespondersError) -> None:
+        if number in self._open:
+            self._open.remove(number)
+            self._on_answer(number, end)

@@ -19,6 +19,7 @@ from runtime.bus.base import (
     Subscription,
 )
 from runtime.bus.connection import CONNECT_LIMIT_S, Connection
+from runtime.bus.core import OnAnswer, Question, Scattered
 from runtime.bus.direct import DirectSubscription, header_block
 from runtime.bus.kv import NatsKeyValue
 from runtime.bus.object_store import ObjectStore, ObjectStoreConfig
@@ -85,6 +86,10 @@ class NatsBus:
 
     # --- core ---
 
+    @property
+    def online_s(self) -> float:
+        return self._connection.online_s
+
     def send(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
         self._connection.write(subject, data, reply, header_block(headers) if headers else b"")
 
@@ -92,6 +97,9 @@ class NatsBus:
         self, subject: str, data: bytes, *, timeout_s: float, headers: Headers | None = None
     ) -> CoreMessage:
         return await self._replies.request(subject, data, headers, timeout_s)
+
+    async def scatter(self, questions: Sequence[Question], on_answer: OnAnswer) -> Scattered:
+        return await self._replies.scatter(questions, on_answer)
 
     async def subscribe(
         self, subject: str, callback: Callable[[CoreMessage], None], *, queue: str = ""
