@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from runtime import errors
+from runtime.durations import duration_s
 
 PickOption = Annotated[
     str, typer.Option("--workflow", metavar="NAME", help="The workflow to take of a krt.yml with several.")
@@ -49,13 +50,10 @@ def parse_moment_ns(text: str, now_ns: int) -> int | None:
 
 def parse_duration_s(text: str) -> float:
     """Return the seconds of `500ms`, `30s`, `2m` or `1h`. Raises ConfigError."""
-    from runtime.spec.values import DURATION, SECONDS  # takes a while to import, and every process reads this module
-
-    match = DURATION.fullmatch(text)
-    if match is None or not int(match[1]):
-        hint = f"{text}s" if text.isdecimal() and int(text) else "30s"
-        raise errors.ConfigError(f'"{text}" is no duration; write a number above 0 and ms, s, m, h or d: {hint}')
-    return int(match[1]) * SECONDS[match[2]]
+    try:
+        return duration_s(text)
+    except ValueError as error:
+        raise errors.ConfigError(str(error)) from error
 
 
 def parse_headers(texts: list[str]) -> dict[str, str]:

@@ -1,6 +1,6 @@
 """The user's module: found, imported, checked before the first message, and made callable in one way.
 
-Does not call it: `runner.py` does, with the help of `threads.py` for plain functions.
+Does not call it: `runner.py` does, with the help of `runtime.threads` for plain functions.
 """
 
 import ast

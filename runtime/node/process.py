@@ -34,7 +34,6 @@ from runtime.node.join import Joins, parts_decoder, without_decoding
 from runtime.node.object_store import ObjectStore
 from runtime.node.runner import Parts, Runner
 from runtime.node.state import StateClass, States
-from runtime.node.threads import HandlerThreads
 from runtime.node.versions import first_version, second_version
 from runtime.node.work import Outputs
 from runtime.settings import NodeSettings
@@ -43,6 +42,7 @@ from runtime.spec.edges import JsonSchema
 from runtime.spec.node import DEFAULT_ASYNC_CONCURRENCY, NodeSpec
 from runtime.stores.base import DocumentStore, PointStore
 from runtime.stores.documents import DocumentClient
+from runtime.threads import HandlerThreads
 
 log = logging.getLogger(__name__)
 

@@ -31,11 +31,11 @@ from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler
 from runtime.node.history import History, Record
 from runtime.node.metrics import NodeMetrics
 from runtime.node.settle import Decision, decide, describe
-from runtime.node.threads import HandlerThreads
 from runtime.node.watchdog import LoopWatchdog
 from runtime.node.work import Outputs, Work
 from runtime.payload import decode_any, encode_value
 from runtime.spec.node import NodeSpec
+from runtime.threads import HandlerThreads
 
 log = logging.getLogger(__name__)
 

@@ -10,13 +10,14 @@ from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from runtime.durations import DURATION as DURATION
+from runtime.durations import SECONDS as SECONDS
 from runtime.spec import names
 from runtime.spec.report import Fault, Report, did_you_mean, listed
 from runtime.spec.tree import Items, Mapping, Text, Value
 
 JsonSchema = dict[str, Any]
 
-DURATION = re.compile(r"([0-9]{1,9})(ms|s|m|h|d)")
 SIZE = re.compile(r"([0-9]{1,9})(Ki|Mi|Gi|Ti)")
 WHOLE_NUMBER = re.compile(r"-?[0-9]{1,12}")
 NUMBER = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,12})?")
@@ -28,7 +29,6 @@ CONFIG_KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
 # A plain scalar that JSON reads as itself; any other becomes a string inside a JSON text.
 JSON_LITERAL = re.compile(r"true|false|null|-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
-SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 BYTES = {"Ki": 1024, "Mi": 1024**2, "Gi": 1024**3, "Ti": 1024**4}
 # The longest duration in seconds (100 years) and the largest size in bytes (1 Pi): the server counts ns and bytes
 # in 64 bits.

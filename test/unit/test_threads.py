@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from runtime.node.threads import HandlerThreads
+from runtime.threads import HandlerThreads
 
 name = contextvars.ContextVar("name", default="nobody")
 
