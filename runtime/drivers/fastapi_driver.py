@@ -35,7 +35,8 @@ from runtime.drivers.durations import read_bytes, read_seconds
 from runtime.drivers.http.access import Gate
 from runtime.drivers.http.admission import Admission
 from runtime.drivers.http.app import HttpApp, Terms
-from runtime.drivers.http.server import HttpLimits, HttpServer
+from runtime.drivers.http.protocol import HttpLimits
+from runtime.drivers.http.server import HttpServer
 from runtime.drivers.http.tasks import Tasks
 from runtime.drivers.http.workflow_types import WorkflowTypes
 from runtime.drivers.tls import server_tls

@@ -1,34 +1,18 @@
 """The HTTP server of a driver: uvicorn on a socket that is bound already, on the loop that the driver runs on.
 
-Signals are the process's own business. `stop` lets what runs finish. A client that sends too slowly is let go.
+Signals are the process's own business. `stop` lets what runs finish. What a client may do is in `protocol.py`.
 """
 
-import asyncio
 import contextlib
 import math
 import ssl
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from socket import socket
 
-import h11
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HttpLimits:
-    """What a client may use up. Times in seconds.
-
-    headers_s: until a request's headers are there, and for the rest of a body that nobody wants any more. body_s: until
-    its body is there. idle_s: between two requests of a connection. connections: at once, busy or idle.
-    """
-
-    headers_s: float = 10.0
-    body_s: float = 60.0
-    idle_s: int = 60
-    connections: int = 1_000
+from runtime.drivers.http.protocol import HttpLimits, limited_protocol
 
 
 class HttpServer(uvicorn.Server):
@@ -47,7 +31,7 @@ class HttpServer(uvicorn.Server):
         config = uvicorn.Config(
             app,
             loop="none",
-            http=_protocol(limits),
+            http=limited_protocol(limits),
             ws="none",
             lifespan="off",
             log_config=None,
@@ -78,34 +62,3 @@ class HttpServer(uvicorn.Server):
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
-
-
-def _protocol(limits: HttpLimits) -> type[H11Protocol]:
-    """Return uvicorn's protocol with a limit on the time in which headers arrive, which it does not have."""
-
-    class Impatient(H11Protocol):
-        _late: asyncio.TimerHandle | None = None
-
-        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-            super().connection_made(transport)
-            self._watch(True)
-
-        def data_received(self, data: bytes) -> None:
-            super().data_received(data)
-            sending = self.conn.their_state
-            # A part of the headers, or of a body whose request is answered already.
-            answered = self.cycle is not None and self.cycle.response_complete
-            self._watch(sending is h11.IDLE or (sending is h11.SEND_BODY and answered))
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            self._watch(False)
-            super().connection_lost(exc)
-
-        def _watch(self, watched: bool) -> None:
-            if watched and self._late is None:
-                self._late = self.loop.call_later(limits.headers_s, self.transport.close)
-            elif not watched and self._late is not None:
-                self._late.cancel()
-                self._late = None
-
-    return Impatient

@@ -14,7 +14,8 @@ from runtime.drivers.flow import DROPPED, Bytes, Item, Source, SourceParameters
 from runtime.message import ReplyOutcome
 
 try:
-    from runtime.drivers.http.server import HttpLimits, HttpServer
+    from runtime.drivers.http.protocol import HttpLimits
+    from runtime.drivers.http.server import HttpServer
 except ModuleNotFoundError as error:
     raise missing_extra("http", str(error.name)) from error
 

@@ -17,7 +17,7 @@ from runtime.bus.presence import ServiceRecord
 from runtime.clock import SystemClock
 from runtime.drivers.base import DriverState, WorkflowSchema
 from runtime.drivers.fastapi_driver import FastAPIDriver, FastAPIParameters
-from runtime.drivers.http.server import HttpLimits
+from runtime.drivers.http.protocol import HttpLimits
 from runtime.drivers.runner import DriverTerms
 from runtime.spec import names
 from test.support.answering_node import NODE, AnsweringNode, stream_config
