@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from runtime.errors import SettingsError
-from runtime.wire import MAX_INFLATED_BYTES
+from runtime.wire import MAX_CLAIM_BYTES, MAX_INFLATED_BYTES
 
 T = TypeVar("T")
 
@@ -166,6 +166,9 @@ class Reader:
 
     def max_inflated_bytes(self) -> int:
         return self.number("KRT_MAX_INFLATED_BYTES", int, "bytes, 1024 or more", MAX_INFLATED_BYTES, low=1024)
+
+    def max_claim_bytes(self) -> int:
+        return self.number("KRT_MAX_CLAIM_BYTES", int, "bytes, 1024 or more", MAX_CLAIM_BYTES, low=1024)
 
     def log(self) -> LogSettings:
         log_format = self.text("KRT_LOG_FORMAT", default="text")

@@ -20,6 +20,8 @@ from runtime.wire_version import refuse_first
 GZIP_MAGIC = b"\x1f\x8b"
 # Largest unpacked message, so that a small message cannot fill the memory (KRT_MAX_INFLATED_BYTES).
 MAX_INFLATED_BYTES = 128 * 1024 * 1024
+# Largest body that is handed over in an object store (KRT_MAX_CLAIM_BYTES).
+MAX_CLAIM_BYTES = 1024 * 1024 * 1024
 # Room that a message leaves for its headers: a message id now, and later those of its dead letter.
 HEADER_ROOM_BYTES = 2048
 
@@ -133,8 +135,14 @@ def encode_output(
 
 def _plain_output(request_id: bytes, payload: bytes, tail: bytes, run_us: int) -> bytes:
     """Return the envelope of an output that passes nothing on but the id, put together by hand: a third of the time."""
-    parts = (b"\x0a", varint(len(request_id)), request_id, b"\x12", varint(len(payload)), payload, tail)
-    return b"".join((*parts, _RUN_TAG, varint(run_us)) if run_us else parts)
+    sizes = varint(len(request_id)), varint(len(payload))
+    return b"".join((b"\x0a", sizes[0], request_id, b"\x12", sizes[1], payload, tail, _run_field(run_us)))
+
+
+@functools.lru_cache(maxsize=1024)
+def _run_field(run_us: int) -> bytes:
+    """Return the field that tells the handler's time: kept, for the handlers that are called most take microseconds."""
+    return _RUN_TAG + varint(run_us) if run_us else b""
 
 
 @functools.lru_cache(maxsize=64)

@@ -1,7 +1,8 @@
 """What coordinators and model hosts agree on beside the messages of `runtime.proto.models`: words, headers, records.
 
-Subjects: `names.model_subject(cluster, model_id, deployment, action)`. A host refuses a request with a service error:
-an answer without a body and with the two headers of an error of NATS micro-services.
+Subjects: `names.model_subject(cluster, model_id, deployment, action)`. Bodies: `bus/bodies.py`, with the object store
+`names.model_store(cluster)`. A host refuses a request with a service error: an answer without a body and with the two
+headers of an error of NATS micro-services.
 """
 
 from collections.abc import Mapping
@@ -19,10 +20,6 @@ ACTIONS = (SETUP, CALL, RESET, HEALTH, REPORT, STOP)
 DEADLINE_HEADER = "Krt-Deadline"
 # The same for every delivery of one call, so that a host can repeat its answer.
 CALL_ID_HEADER = "Krt-Call-Id"
-# `gzip` when the body is compressed.
-ENCODING_HEADER = "Krt-Encoding"
-# JSON {object, size, sha256} of a body that lies in the object store `names.model_store`.
-CLAIM_HEADER = "Krt-Claim"
 # Of NATS micro-services: why a request was not answered.
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 ERROR_HEADER = "Nats-Service-Error"
