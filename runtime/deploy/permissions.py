@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from runtime.deploy.plan import MANAGER, WRITER
 from runtime.deploy.process import Process
+from runtime.deploy.rights import MAKE_CONSUMERS, makes, owns, presence, reads, watches, watches_presence
 from runtime.spec import names
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ManagerSpec
@@ -26,13 +27,6 @@ from runtime.spec.node import NodeSpec
 
 # Kinds of processes that send no requests to a workflow; all others, as drivers, do.
 _ANSWERING = ("manager", "writer", "node")
-# Operations of JetStream's API on one stream, which the subject names last, or last but for a consumer.
-_MAKE = ("STREAM.CREATE", "STREAM.UPDATE", "STREAM.INFO")
-_EMPTY = ("STREAM.PURGE", "STREAM.MSG.DELETE", "CONSUMER.LIST", "CONSUMER.CREATE")
-_MAKE_CONSUMERS = ("CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE")
-_READ = ("STREAM.INFO", "STREAM.MSG.GET", "DIRECT.GET")
-_WATCH = ("CONSUMER.CREATE", "CONSUMER.DELETE", "CONSUMER.INFO")
-_PRESENCE = f"KV_{names.PRESENCE_BUCKET}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +53,7 @@ def permissions(processes: Sequence[Process]) -> list[Permissions]:
     spec = ManagerSpec.model_validate_json(manager.environment["KRT_MANAGER_SPEC"])
     senders = [process.name for process in processes if process.arguments[0] not in _ANSWERING]
     users = [_of(process, spec, (*senders, names.CLIENT, names.OPERATOR)) for process in processes]
-    return [*users, _permissions(names.CLIENT, spec.stream, _ask(spec)), _host(spec), _operator(spec)]
+    return [*users, new_user(names.CLIENT, spec.stream, _ask(spec)), _host(spec), _operator(spec)]
 
 
 def server_configuration(users: Sequence[Permissions], passwords: Mapping[str, str] | None = None) -> str:
@@ -103,39 +97,38 @@ def _allow_lines(action: str, subjects: Sequence[str]) -> list[str]:
 def _of(process: Process, spec: ManagerSpec, senders: Sequence[str]) -> Permissions:
     """senders: processes that send requests, and whom nodes answer."""
     if process.name == MANAGER:
-        return _permissions(MANAGER, spec.stream, [*_manager(spec), *_presence(spec.stream, names.MANAGER)])
+        return new_user(MANAGER, spec.stream, [*_manager(spec), *presence(spec.stream, names.MANAGER)])
     if process.name == WRITER:
         subject = process.environment["KRT_NATS_MONGO_WRITER"]
-        presence = _presence(spec.stream, names.WRITER)
-        return _permissions(WRITER, spec.stream, presence, subscribe=[subject], answers=True)
+        announced = presence(spec.stream, names.WRITER)
+        return new_user(WRITER, spec.stream, announced, subscribe=[subject], answers=True)
     if process.name in senders:
         return _driver(process, spec)
     allowed = _node(process.name, process.environment, senders)
-    return _permissions(process.name, spec.stream, allowed, subscribe=[names.cancel_subject(spec.stream)])
+    return new_user(process.name, spec.stream, allowed, subscribe=[names.cancel_subject(spec.stream)])
 
 
 def _driver(process: Process, spec: ManagerSpec) -> Permissions:
     """Return what any class of driver may use."""
     driver = DriverSpec.model_validate_json(process.environment["KRT_DRIVER_SPEC"])
     stream = spec.stream
-    allowed = [*_ask(spec), *_presence(stream, names.DRIVER), names.dead_letter_subject(stream, driver.ref)]
-    allowed += [f"$JS.API.{operation}.{stream}.>" for operation in (*_MAKE_CONSUMERS, "CONSUMER.MSG.NEXT")]
-    allowed += [*_reads(stream), f"$JS.API.CONSUMER.CREATE.{stream}"]
+    allowed = [*_ask(spec), *presence(stream, names.DRIVER), names.dead_letter_subject(stream, driver.ref)]
+    allowed += [f"$JS.API.{operation}.{stream}.>" for operation in (*MAKE_CONSUMERS, "CONSUMER.MSG.NEXT")]
+    allowed += [*reads(stream), f"$JS.API.CONSUMER.CREATE.{stream}"]
     allowed += [
         f"$JS.ACK.{stream}.{names.sink_durable(driver.ref, sink)}.>" for sink in driver.arguments.get("sinks", ())
     ]
     for bucket in (names.tasks_bucket(stream), names.positions_bucket(stream)):
-        allowed += [*_makes(f"KV_{bucket}"), f"$KV.{bucket}.>", f"$JS.API.CONSUMER.CREATE.KV_{bucket}"]
-        allowed += [f"$JS.API.{operation}.KV_{bucket}.>" for operation in _WATCH]
+        allowed += [*makes(f"KV_{bucket}"), f"$KV.{bucket}.>", *watches(f"KV_{bucket}")]
     asked = names.driver_subject(stream, "*", ">")
-    return _permissions(process.name, stream, allowed, subscribe=[asked], answers=True)
+    return new_user(process.name, stream, allowed, subscribe=[asked], answers=True)
 
 
 def _host(spec: ManagerSpec) -> Permissions:
-    allowed = [*_watches_presence(), f"$KV.{names.PRESENCE_BUCKET}.{names.DRIVER}.{spec.stream}.>"]
+    allowed = [*watches_presence(), f"$KV.{names.PRESENCE_BUCKET}.{names.DRIVER}.{spec.stream}.>"]
     allowed += [f"$JS.API.STREAM.INFO.{spec.stream}"]
     asked = names.driver_host_subject(spec.stream, "*")
-    return _permissions(names.DRIVER_HOST, spec.stream, allowed, subscribe=[asked], answers=True)
+    return new_user(names.DRIVER_HOST, spec.stream, allowed, subscribe=[asked], answers=True)
 
 
 def _operator(spec: ManagerSpec) -> Permissions:
@@ -145,14 +138,15 @@ def _operator(spec: ManagerSpec) -> Permissions:
         publish += [f"{stream}.>", f"$JS.API.CONSUMER.MSG.NEXT.{stream}.*", f"$JS.ACK.{stream}.>"]
     for bucket in _buckets(spec):
         stream = f"KV_{bucket}"
-        publish += [f"$KV.{bucket}.>", f"$JS.API.STREAM.DELETE.{stream}", f"$JS.API.CONSUMER.CREATE.{stream}"]
-        publish += [f"$JS.API.{operation}.{stream}.>" for operation in (*_WATCH, "CONSUMER.MSG.NEXT")]
-    return _permissions(names.OPERATOR, spec.stream, publish)
+        publish += [f"$KV.{bucket}.>", f"$JS.API.STREAM.DELETE.{stream}", *watches(stream)]
+        publish += [f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>"]
+    return new_user(names.OPERATOR, spec.stream, publish)
 
 
-def _permissions(
+def new_user(
     process: str, stream: str, publish: Iterable[str], *, subscribe: Iterable[str] = (), answers: bool = False
 ) -> Permissions:
+    """Return a user that also gets its own answers, and nobody else's."""
     inbox = f"{names.inbox_prefix(stream, process)}.>"
     allowed = tuple(dict.fromkeys(publish))
     return Permissions(process=process, stream=stream, publish=allowed, subscribe=(*subscribe, inbox), answers=answers)
@@ -160,8 +154,8 @@ def _permissions(
 
 def _manager(spec: ManagerSpec) -> list[str]:
     owned = [spec.stream, *_dead_letters(spec), *(f"OBJ_{store.name}" for store in spec.object_stores)]
-    allowed = [subject for stream in owned for subject in _owns(stream)]
-    allowed += [subject for bucket in _buckets(spec) for subject in _makes(f"KV_{bucket}")]
+    allowed = [subject for stream in owned for subject in owns(stream)]
+    allowed += [subject for bucket in _buckets(spec) for subject in makes(f"KV_{bucket}")]
     # Not into the bucket of the project, whose name holds no workflow: it belongs to all workflows of the version.
     allowed += [f"$KV.{bucket}.>" for bucket in _buckets(spec) if spec.stream in bucket]
     return [*allowed, *(f"$O.{store.name}.>" for store in spec.object_stores)]
@@ -181,11 +175,11 @@ def _node(node: str, environment: Mapping[str, str], senders: Sequence[str]) -> 
     own = [names.attempts_bucket(stream), scopes["WORKFLOW"], scopes["NODE"]]
     own += [kept.bucket for kept in (spec.state, spec.join) if kept]
     # The project's values belong to every workflow of the version: a node reads them.
-    allowed += [subject for bucket in (*own, scopes["PROJECT"]) for subject in _reads(f"KV_{bucket}")]
+    allowed += [subject for bucket in (*own, scopes["PROJECT"]) for subject in reads(f"KV_{bucket}")]
     allowed += [f"$KV.{bucket}.>" for bucket in own]
     if store := environment.get("KRT_NATS_OBJECT_STORE", ""):
-        allowed += [*_owns(f"OBJ_{store}"), f"$O.{store}.>"]
-    return [*allowed, *_presence(stream, names.NODE, node)]
+        allowed += [*owns(f"OBJ_{store}"), f"$O.{store}.>"]
+    return [*allowed, *presence(stream, names.NODE, node)]
 
 
 def _durables(spec: NodeSpec) -> list[str]:
@@ -201,7 +195,7 @@ def _ask(spec: ManagerSpec) -> list[str]:
     streams = [spec.stream, *_dead_letters(spec)]
     looks = [f"$JS.API.{operation}.{stream}" for stream in streams for operation in ("STREAM.INFO", "CONSUMER.LIST")]
     asks = [names.driver_host_subject(spec.stream, "*"), names.driver_subject(spec.stream, "*", ">")]
-    return [entrypoint, f"{entrypoint}.>", names.cancel_subject(spec.stream), *looks, *asks, *_watches_presence()]
+    return [entrypoint, f"{entrypoint}.>", names.cancel_subject(spec.stream), *looks, *asks, *watches_presence()]
 
 
 # --- what they are made of ---
@@ -213,34 +207,3 @@ def _buckets(spec: ManagerSpec) -> list[str]:
 
 def _dead_letters(spec: ManagerSpec) -> list[str]:
     return [spec.dead_letters.stream] if spec.dead_letters else []
-
-
-def _owns(stream: str) -> list[str]:
-    emptied = [f"$JS.API.{operation}.{stream}" for operation in _EMPTY]
-    return [*_makes(stream), *emptied, *(f"$JS.API.{operation}.{stream}.>" for operation in _MAKE_CONSUMERS)]
-
-
-def _makes(stream: str) -> list[str]:
-    return [*(f"$JS.API.{operation}.{stream}" for operation in _MAKE), *_reads(stream)]
-
-
-def _reads(stream: str) -> list[str]:
-    return [*(f"$JS.API.{operation}.{stream}" for operation in _READ), f"$JS.API.DIRECT.GET.{stream}.>"]
-
-
-def _presence(stream: str, *key: str) -> list[str]:
-    """Return what telling of one's own presence takes."""
-    kind, *name = key
-    own = ".".join((names.PRESENCE_BUCKET, kind, stream, *name))
-    return [f"$KV.{own}.>", *_shares_presence()]
-
-
-def _watches_presence() -> list[str]:
-    """Return what seeing who is there takes."""
-    watches = [f"$JS.API.{operation}.{_PRESENCE}.>" for operation in _WATCH]
-    return [*_shares_presence(), *watches, f"$JS.API.CONSUMER.CREATE.{_PRESENCE}"]
-
-
-def _shares_presence() -> list[str]:
-    """Return what opening the bucket takes that all workflows share: whoever is first makes it, as all others would."""
-    return [f"$JS.API.STREAM.CREATE.{_PRESENCE}", *_reads(_PRESENCE)]

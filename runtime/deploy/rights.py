@@ -1,0 +1,52 @@
+"""Rights on a NATS server, as the subjects that using something takes. Pure.
+
+What a right is on: a stream, and so a bucket (`KV_<name>`) or an object store (`OBJ_<name>`).
+"""
+
+from runtime.spec import names
+
+# Operations of JetStream's API on one stream, which the subject names last, or last but for a consumer.
+_MAKE = ("STREAM.CREATE", "STREAM.UPDATE", "STREAM.INFO")
+_EMPTY = ("STREAM.PURGE", "STREAM.MSG.DELETE", "CONSUMER.LIST", "CONSUMER.CREATE")
+MAKE_CONSUMERS = ("CONSUMER.CREATE", "CONSUMER.DURABLE.CREATE", "CONSUMER.INFO", "CONSUMER.DELETE")
+_READ = ("STREAM.INFO", "STREAM.MSG.GET", "DIRECT.GET")
+_WATCH = ("CONSUMER.CREATE", "CONSUMER.DELETE", "CONSUMER.INFO")
+_PRESENCE = f"KV_{names.PRESENCE_BUCKET}"
+
+
+def owns(stream: str) -> list[str]:
+    """Return what making a stream, its consumers and emptying it takes."""
+    emptied = [f"$JS.API.{operation}.{stream}" for operation in _EMPTY]
+    return [*makes(stream), *emptied, *(f"$JS.API.{operation}.{stream}.>" for operation in MAKE_CONSUMERS)]
+
+
+def makes(stream: str) -> list[str]:
+    """Return what making and reading a stream takes."""
+    return [*(f"$JS.API.{operation}.{stream}" for operation in _MAKE), *reads(stream)]
+
+
+def reads(stream: str) -> list[str]:
+    """Return what reading single messages of a stream takes."""
+    return [*(f"$JS.API.{operation}.{stream}" for operation in _READ), f"$JS.API.DIRECT.GET.{stream}.>"]
+
+
+def watches(stream: str) -> list[str]:
+    """Return what following a stream by temporary consumers takes."""
+    return [f"$JS.API.CONSUMER.CREATE.{stream}", *(f"$JS.API.{operation}.{stream}.>" for operation in _WATCH)]
+
+
+def presence(stream: str, *key: str) -> list[str]:
+    """Return what telling of one's own presence takes."""
+    kind, *name = key
+    own = ".".join((names.PRESENCE_BUCKET, kind, stream, *name))
+    return [f"$KV.{own}.>", *shares_presence()]
+
+
+def watches_presence() -> list[str]:
+    """Return what seeing who is there takes."""
+    return [*shares_presence(), *watches(_PRESENCE)]
+
+
+def shares_presence() -> list[str]:
+    """Return what opening the bucket takes that all workflows share: whoever is first makes it, as all others would."""
+    return [f"$JS.API.STREAM.CREATE.{_PRESENCE}", *reads(_PRESENCE)]
