@@ -321,7 +321,8 @@ class Runner:
             work.reader.nak(work.delivery, work.wait_s)
             return
         if work.failure is None:
-            self._close_reply(work)
+            if work.message.reply_to:
+                self._close_reply(work)
             work.reader.ack(work.delivery)
             self._metrics.counts.ok += 1
             if work.delivery.attempt == 1:
@@ -367,10 +368,9 @@ class Runner:
             self._metrics.counts.ok += 1
         elif decision.action == "retry":
             await self._retry(work, failure, decision, record)
-            return
         else:
             await self._bury(work, failure, decision, record)
-        if work.delivery.attempt > 1:
+        if decision.action != "retry" and work.delivery.attempt > 1:
             await self._parts.history.forget(work.delivery)
 
     async def _retry(self, work: Work, failure: BaseException, decision: Decision, record: Record) -> None:

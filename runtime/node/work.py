@@ -219,14 +219,10 @@ class Outputs:
             else:  # an early answer that is passed on has been given by its first sender
                 answers = kind is not work.message.type
             outcome = ReplyOutcome.OK.value if answers and (last or kind is MessageType.EARLY_EXIT) else ""
-        data = wire.encode_output(
-            work.message, payload, from_node=self.node, kind=kind, outcome=outcome, run_us=self._run_us(work)
-        )
+        # What it says of the handler's time is for `krt trace`; KRE's own outputs say nothing of it.
+        run_us = int(work.run_s * 1e6) if self._own_fields else 0
+        data = wire.encode_output(work.message, payload, from_node=self.node, kind=kind, outcome=outcome, run_us=run_us)
         return self._publish(work, subject, data, kind, answers=answers, closes=bool(outcome), stored=stored)
-
-    def _run_us(self, work: Work) -> int:
-        """Return what an output says of the handler's time, for `krt trace`; KRE's own outputs say nothing of it."""
-        return int(work.run_s * 1e6) if self._own_fields else 0
 
     def require(self, work: Work) -> None:
         """Take note of a handler that returned None, which is no output here."""
@@ -244,7 +240,7 @@ class Outputs:
             kind=MessageType.ERROR,
             error=text,
             outcome=outcome.value if self._own_fields or work.message.reply_to else "",
-            run_us=self._run_us(work),
+            run_us=int(work.run_s * 1e6) if self._own_fields else 0,
         )
         answers = self.is_exit and bool(work.message.reply_to)
         return self._publish(work, subject, data, MessageType.ERROR, answers=answers, closes=True, stored=stored)
