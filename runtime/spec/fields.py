@@ -4,10 +4,11 @@ The loader reads by these tables and `krt schema` prints them, so that the two c
 version brings are listed as well, for a refusal in clear words.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from runtime.spec import names
 from runtime.spec.drivers import Drivers
+from runtime.spec.kinds import DISPATCH, MODELS
 from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, ObjectStore, Order, State
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Report
@@ -117,7 +118,7 @@ class Nodes:
         return tuple(found)
 
     def schema(self) -> JsonSchema:
-        return {"type": "array", "items": NODE.schema(), "minItems": 1}
+        return {"type": "array", "items": _node_schema(), "minItems": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,63 +266,103 @@ class StoreName:
 
 # Kinds of nodes of a later version, with what they do.
 PLANNED_KINDS = {
-    "models": "calls the models of a cluster",
-    "dispatch": "hands messages to algorithm runners",
     "batch": "runs a packaged model",
 }
 
+_HANDLER_NODE = {
+    "name": Field(type=Name(), required=True, description="Name of the node, unique in the workflow"),
+    "kind": Field(
+        type=Choice(("handler", "models", "dispatch"), PLANNED_KINDS), default="handler", description="What the node is"
+    ),
+    "description": Field(type=AnyText(), description="Text shown by the command line"),
+    "handler": Field(type=Path(), description="Path of the handler beside the file; NAME/handler.py by default"),
+    "from": Field(
+        type=Sources(),
+        attribute="sources",
+        description="entrypoint, node or node.channel, or a list of these; the node above by default",
+    ),
+    "join": Field(type=Joining(), description="In place of from: wait for all parts of a set, then handle them"),
+    "replicas": Field(type=Replicas(), default=1, description="Processes that share the work"),
+    "concurrency": Field(
+        type=WholeNumber(most=10_000),
+        description="Messages handled at once by a replica; 16 for async def, else 1",
+    ),
+    "timeout": Field(
+        type=Duration(positive=True, or_none=True),
+        default="60s",
+        attribute="timeout_s",
+        description="Limit of one delivery, or none",
+    ),
+    "retry": Field(type=RETRY, description="When a handler that raised is called again"),
+    "dead_letter": Field(
+        type=DeadLetter(),
+        default={"keep": "14d"},
+        attribute="dead_letter_keep_s",
+        description="How long given-up messages are kept, or drop: counted and logged, not stored",
+    ),
+    "order": Field(type=Ordering(), description="Handle the messages of one state id in order, one at a time"),
+    "state": Field(type=Stateful(), description="The same, and keep a ctx.state for each state id"),
+    "atomic": Field(
+        type=Switch(),
+        default=False,
+        description="Store all outputs of one delivery together, or none; needs nats-server 2.12",
+    ),
+    "object_store": Field(
+        type=StoreName(), description="Which of objects is ctx.object_store; the only one declared by default"
+    ),
+    "env": Field(type=Environment(), description="Variables of the process: text as written"),
+    "config": Field(type=Configuration(), description="Values of the node's configuration scope"),
+    "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
+}
+_PLANNED = {
+    "sink": "stores messages without code",
+    "batch": "groups messages for a handler",
+    "resources": "limits what a process may use",
+    "image": "chooses a container image",
+    "versions": "runs a second version beside the first",
+}
+
+_ONLY_WITH_A_HANDLER = {"handler", "order", "state", "atomic"}
+_ANY_NODE = {key: known for key, known in _HANDLER_NODE.items() if key not in _ONLY_WITH_A_HANDLER}
+_KEYS_OF_KINDS = {"handler": _ONLY_WITH_A_HANDLER, "models": MODELS.keys(), "dispatch": DISPATCH.keys()}
+
+
+def _node_of(kind: str, fields: dict[str, Field]) -> Record:
+    """Return the table of a kind, which tells the keys of the others from those that nobody knows."""
+    elsewhere = {
+        key: f"is for nodes of kind {other}, and this one is of kind {kind}"
+        for other, keys in _KEYS_OF_KINDS.items()
+        for key in keys
+        if key not in fields
+    }
+    return Record(fields, _PLANNED, elsewhere=elsewhere)
+
+
+# The keys of a node by its kind, and those of all kinds together.
+NODE_KINDS = {
+    "handler": _node_of("handler", _HANDLER_NODE),
+    "models": _node_of("models", _ANY_NODE | MODELS),
+    "dispatch": _node_of("dispatch", _ANY_NODE | DISPATCH),
+}
+_OF_OTHER_KINDS = {key: replace(known, required=False) for key, known in (MODELS | DISPATCH).items()}
 NODE = Record(
-    {
-        "name": Field(type=Name(), required=True, description="Name of the node, unique in the workflow"),
-        "kind": Field(type=Choice(("handler",), PLANNED_KINDS), default="handler", description="What the node is"),
-        "description": Field(type=AnyText(), description="Text shown by the command line"),
-        "handler": Field(type=Path(), description="Path of the handler beside the file; NAME/handler.py by default"),
-        "from": Field(
-            type=Sources(),
-            attribute="sources",
-            description="entrypoint, node or node.channel, or a list of these; the node above by default",
-        ),
-        "join": Field(type=Joining(), description="In place of from: wait for all parts of a set, then handle them"),
-        "replicas": Field(type=Replicas(), default=1, description="Processes that share the work"),
-        "concurrency": Field(
-            type=WholeNumber(most=10_000),
-            description="Messages handled at once by a replica; 16 for async def, else 1",
-        ),
-        "timeout": Field(
-            type=Duration(positive=True, or_none=True),
-            default="60s",
-            attribute="timeout_s",
-            description="Limit of one delivery, or none",
-        ),
-        "retry": Field(type=RETRY, description="When a handler that raised is called again"),
-        "dead_letter": Field(
-            type=DeadLetter(),
-            default={"keep": "14d"},
-            attribute="dead_letter_keep_s",
-            description="How long given-up messages are kept, or drop: counted and logged, not stored",
-        ),
-        "order": Field(type=Ordering(), description="Handle the messages of one state id in order, one at a time"),
-        "state": Field(type=Stateful(), description="The same, and keep a ctx.state for each state id"),
-        "atomic": Field(
-            type=Switch(),
-            default=False,
-            description="Store all outputs of one delivery together, or none; needs nats-server 2.12",
-        ),
-        "object_store": Field(
-            type=StoreName(), description="Which of objects is ctx.object_store; the only one declared by default"
-        ),
-        "env": Field(type=Environment(), description="Variables of the process: text as written"),
-        "config": Field(type=Configuration(), description="Values of the node's configuration scope"),
-        "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
-    },
-    planned={
-        "sink": "stores messages without code",
-        "batch": "groups messages for a handler",
-        "resources": "limits what a process may use",
-        "image": "chooses a container image",
-        "versions": "runs a second version beside the first",
-    },
+    _HANDLER_NODE | {key: known for key, known in _OF_OTHER_KINDS.items() if key not in _HANDLER_NODE}, _PLANNED
 )
+
+
+def _node_schema() -> JsonSchema:
+    """Return every key of a node, and for each kind the keys that it requires, and those that it has not."""
+    kinds: list[JsonSchema] = []
+    for kind, record in NODE_KINDS.items():
+        # Holds for a node without `kind` as well, which is one with a handler.
+        is_one: JsonSchema = {"properties": {"kind": {"const": kind}}}
+        if kind != "handler":
+            is_one["required"] = ["kind"]
+        own = {key: known.schema() for key, known in record.fields.items() if known.type != NODE.fields[key].type}
+        others = dict.fromkeys(record.elsewhere, False)
+        kinds.append({"if": is_one, "then": {"required": record.schema()["required"], "properties": own | others}})
+    return {**NODE.schema(), "required": ["name"], "allOf": kinds}
+
 
 # Keys that make no sense for every node at once.
 NOT_SHARED = {"name", "kind", "description", "handler", "from", "join", "sink"}

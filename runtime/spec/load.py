@@ -12,20 +12,21 @@
 import os
 import posixpath
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from runtime import errors
 from runtime.spec import kre, names
 from runtime.spec.drivers import DriverDraft, check_drivers
-from runtime.spec.fields import NODE, PLANNED_KINDS, WORKFLOW, node_title
+from runtime.spec.fields import NODE, NODE_KINDS, PLANNED_KINDS, WORKFLOW, node_title
+from runtime.spec.kinds import check_kinds, dispatch_spec, models_spec
 from runtime.spec.model import MAX_DEDUP_WINDOW_S, Join, Node, Source, Stream, Workflow
 from runtime.spec.node import RetryPolicy
 from runtime.spec.objects import choose_object_stores
 from runtime.spec.order import check_order, warn_of_order
-from runtime.spec.report import START, Fault, Report, nearest
+from runtime.spec.report import START, Fault, Place, Report, nearest
 from runtime.spec.sources import WrittenJoin, WrittenSource
 from runtime.spec.tree import MAX_SIZE, Entry, Mapping, Text, Value, parse, too_large
 from runtime.spec.values import Spot
@@ -35,6 +36,8 @@ from runtime.spec.wiring import NodeDraft, check_output, wire
 FILE_NAME = "workflow.yaml"
 # Keys that a node of any kind has; of a kind that is only planned nothing else is read.
 KEYS_OF_ANY_KIND = {"name", "kind", "from"}
+# Keys that name a function of the user's, as file.py:function.
+FUNCTION_KEYS = {"arguments", "aggregate"}
 # Folders that are searched for a near name when a handler's file does not exist.
 MAX_FOLDERS_SEARCHED = 100
 
@@ -125,6 +128,15 @@ def _document(root: Mapping, workflow: str, report: Report) -> Mapping | None:
     return root
 
 
+class Code(NamedTuple):
+    """A file of the user's that a node names. content: what it has to hold. owner: how problems name the node."""
+
+    key: str
+    content: str
+    owner: str
+    place: Place
+
+
 class _Loader:
     """Reads one file: its keys by the tables, then its nodes with the defaults under them, then the wiring."""
 
@@ -143,6 +155,7 @@ class _Loader:
         wire(drafts, _driver_names(root), self._report)
         choose_object_stores(drafts, values.get("objects", {}), self._report)
         check_order(drafts, self._report)
+        check_kinds(drafts, self._report)
         check_drivers(drivers, drafts, self._report)
         written: WrittenSource | None = values.pop("output", None)
         output = written or _last(drafts)
@@ -165,10 +178,9 @@ class _Loader:
 
     def _draft(self, node: Mapping, number: int) -> NodeDraft:
         title = node_title(node, number)
-        name, kind = node.get("name"), node.get("kind")
-        planned = isinstance(kind, Text) and kind.text in PLANNED_KINDS
-        readable = _only(node, KEYS_OF_ANY_KIND) if planned else node
-        values = NODE.read(readable, Spot("", title), self._report)
+        name, kind = node.get("name"), kind_of(node)
+        readable = _only(node, KEYS_OF_ANY_KIND) if kind in PLANNED_KINDS else node
+        values = NODE_KINDS.get(kind, NODE).read(readable, Spot("", title), self._report)
         draft = NodeDraft(
             name=name.text if isinstance(name, Text) else "",
             title=title,
@@ -178,9 +190,12 @@ class _Loader:
             handler_place=node.place,
             sources=_sources(values),
         )
-        if not planned and node.get("sink") is None:
+        if kind == "handler" and node.get("sink") is None:
             with self._report.collecting():
                 self._find_handler(draft, node)
+        for key in FUNCTION_KEYS & values.keys():
+            with self._report.collecting():
+                self._find_function(draft, key)
         return draft
 
     def _find_handler(self, draft: NodeDraft, node: Mapping) -> None:
@@ -192,28 +207,38 @@ class _Loader:
         if text == names.PASS_HANDLER:
             draft.handler = text
             return
+        draft.handler = self._find_file(Code("handler", "handler(ctx, data)", draft.title, draft.handler_place), text)
+
+    def _find_function(self, draft: NodeDraft, key: str) -> None:
+        written: Text = draft.values[key]
+        path, _, function = written.text.rpartition(":")
+        found = self._find_file(Code(key, f"function {function}", draft.title, written.place), path)
+        draft.values[key] = replace(written, text=f"{found}:{function}")
+
+    def _find_file(self, code: "Code", text: str) -> str:
+        """Return the path of a file of the user's in its plainest form. Raises Fault for one that cannot be it."""
         path = posixpath.normpath(text)
         if posixpath.isabs(path) or path.split("/")[0] == "..":
-            what = f"handler {text} of {draft.title} lies outside the folder of the file"
-            raise Fault(draft.handler_place, what, "put it into the folder, or below", "outside-folder")
+            what = f"{code.key} {text} of {code.owner} lies outside the folder of the file"
+            raise Fault(code.place, what, "put it into the folder, or below", "outside-folder")
         if not path.endswith(".py"):
-            what = f"handler {text[:80]} of {draft.title} is no Python file"
-            raise Fault(draft.handler_place, what, "name a .py file: no other language runs here", "not-python")
+            what = f"{code.key} {text[:80]} of {code.owner} is no Python file"
+            raise Fault(code.place, what, "name a .py file: no other language runs here", "not-python")
         if self._check_handlers:
-            self._check_file(path, draft)
-        draft.handler = path
+            self._check_file(path, code)
+        return path
 
-    def _check_file(self, path: str, draft: NodeDraft) -> None:
+    def _check_file(self, path: str, code: "Code") -> None:
         folder = self._file.parent
         if not Path(os.path.realpath(folder / path)).is_relative_to(os.path.realpath(folder)):
-            what = f"handler {path} of {draft.title} is a link that leads out of the folder of the file"
-            raise Fault(draft.handler_place, what, "put the file itself there", "outside-folder")
+            what = f"{code.key} {path} of {code.owner} is a link that leads out of the folder of the file"
+            raise Fault(code.place, what, "put the file itself there", "outside-folder")
         # os.path.isfile answers False where Path.is_file raises: a name that is too long.
         if os.path.isfile(folder / path):
             return
         near = nearest(path, _python_files(folder))
-        remedy = f'did you mean "{near}"?' if near else "create it with a handler(ctx, data)"
-        raise Fault(draft.handler_place, f"handler {path} does not exist", remedy, "missing-file")
+        remedy = f'did you mean "{near}"?' if near else f"create it with a {code.content}"
+        raise Fault(code.place, f"{code.key} {path} does not exist", remedy, "missing-file")
 
     def _workflow(self, values: dict[str, Any], drafts: Sequence[NodeDraft], output: WrittenSource) -> Workflow:
         known = {key: value for key, value in values.items() if key not in {"krt", "stream"}}
@@ -236,18 +261,36 @@ def _sources(values: dict[str, Any]) -> tuple[WrittenSource, ...]:
 
 def _node(draft: NodeDraft) -> Node:
     values = {**draft.values, "handler": draft.handler, "sources": draft.resolved}
+    if draft.values.get("kind") == "models":
+        values |= {"models": models_spec(values), "concurrency": 1}
+    if draft.values.get("kind") == "dispatch":
+        values["dispatch"] = dispatch_spec(values)
     if "join" in values:
         written: WrittenJoin = values["join"]
         values["join"] = Join(parts=tuple(part.name for part in written.parts), **written.values)
     return Node(**{**values, "retry": RetryPolicy(**values.get("retry", {}))})
 
 
+def kind_of(node: Mapping) -> str:
+    """Return the kind that a node says it is; "" where that is no text."""
+    kind = node.get("kind")
+    if kind is None:
+        return "handler"
+    return kind.text if isinstance(kind, Text) else ""
+
+
 def with_defaults(node: Mapping, defaults: Mapping | None) -> Mapping:
-    """Return the node with the defaults under it: its own keys win, mappings are merged key by key."""
+    """Return the node with the defaults under it: its own keys win, mappings are merged key by key.
+
+    Defaults that its kind does not know are left out.
+    """
     if defaults is None:
         return node
+    elsewhere = NODE_KINDS[kind].elsewhere if (kind := kind_of(node)) in NODE_KINDS else {}
     entries = [_merged(entry, defaults.get(entry.key.text)) for entry in node.entries]
-    entries += [entry for entry in defaults.entries if node.get(entry.key.text) is None]
+    entries += [
+        entry for entry in defaults.entries if node.get(entry.key.text) is None and entry.key.text not in elsewhere
+    ]
     return Mapping(place=node.place, entries=tuple(entries), size=node.size)
 
 

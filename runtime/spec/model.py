@@ -11,7 +11,7 @@ from pydantic import Field
 
 from runtime import errors
 from runtime.spec import names
-from runtime.spec.node import DEFAULT_TIMEOUT_S, Frozen, Partitions, RetryPolicy
+from runtime.spec.node import DEFAULT_TIMEOUT_S, DispatchSpec, Frozen, ModelsSpec, Partitions, RetryPolicy
 
 # Seconds after which the server delivers again what nobody has acknowledged; long deliveries are kept alive before.
 ACK_WAIT_S = 30.0
@@ -96,7 +96,7 @@ class Join(Frozen):
 class Node(Frozen):
     """One step of a workflow.
 
-    handler: path of the module, relative to the workflow's folder, with "/".
+    handler: path of the module, relative to the workflow's folder, with "/"; "" on a node of another kind.
     concurrency: messages handled at once by a replica; None leaves it to the handler (`async def` 16, else 1).
     timeout_s: limit of one delivery; None is no limit.
     dead_letter_keep_s: how long a given-up message is kept; None counts and logs it without storing it.
@@ -106,9 +106,9 @@ class Node(Frozen):
     """
 
     name: str
-    kind: Literal["handler"] = "handler"
+    kind: Literal["handler", "models", "dispatch"] = "handler"
     description: str = ""
-    handler: str
+    handler: str = ""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     replicas: Annotated[int, Field(ge=1)] = 1
     concurrency: Annotated[int, Field(ge=1)] | None = None
@@ -123,6 +123,15 @@ class Node(Frozen):
     state: State | None = None
     join: Join | None = None
     atomic: bool = False
+    models: ModelsSpec | None = None
+    dispatch: DispatchSpec | None = None
+
+    @property
+    def code_files(self) -> list[str]:
+        """The paths of the files that hold the user's code, relative to the workflow's folder, with "/"."""
+        if self.models is not None:
+            return self.models.files
+        return [self.handler] if self.handler else []
 
     @property
     def partitions(self) -> int | None:

@@ -1,10 +1,11 @@
 """What one runner is told about its node: the JSON of `KRT_NODE_SPEC`, made by `deploy/plan.py`, read by `node/`.
 
 Everything here is resolved: durations are seconds, sources are subjects and the durable is named, so that a runner
-needs neither the workflow file nor a rule of naming.
+needs neither the workflow file nor a rule of naming. Functions of the user's are written `file.py:function`, the file's
+path being relative to the workflow's folder.
 """
 
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -14,6 +15,12 @@ from runtime.spec import names
 DEFAULT_TIMEOUT_S = 60.0
 # Messages that an `async def` handler works on at once when the file does not say; a plain `def` gets one.
 DEFAULT_ASYNC_CONCURRENCY = 16
+# Seconds that a node waits for a runner of an algorithm that nobody serves, when the file does not say.
+DEFAULT_WAIT_FOR_RUNNER_S = 30.0
+# Seconds that one call of all models may take, when the file does not say.
+DEFAULT_CALL_TIMEOUT_S = 10.0
+# Failures, and timeouts, in a row after which a model is reported, when the file does not say.
+DEFAULT_LIMIT = 3
 
 
 class Frozen(BaseModel):
@@ -71,6 +78,74 @@ class JoinSpec(Frozen):
     partial: bool
 
 
+class CallValue(Frozen):
+    """One argument of a model: what lies at a path of the payload, else a constant.
+
+    path: `payload`, or keys and positions behind it: `payload.prices.0`; "" for the constant `value`.
+    """
+
+    path: str = ""
+    value: Any = None
+
+
+class ModelCall(Frozen):
+    """One method that all models are called with. args, kwargs: None leaves them to the node's `arguments`."""
+
+    method: str
+    args: tuple[CallValue, ...] | None = None
+    kwargs: dict[str, CallValue] | None = None
+
+
+class Instance(Frozen):
+    """What the models' class is constructed with: plain values."""
+
+    args: tuple[Any, ...] = ()
+    kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
+class Limits(Frozen):
+    """How often in a row a model may fail, or be late, before it is reported and stopped; 0 is for ever."""
+
+    failures: Annotated[int, Field(ge=0)] = DEFAULT_LIMIT
+    timeouts: Annotated[int, Field(ge=0)] = DEFAULT_LIMIT
+
+
+class ModelsSpec(Frozen):
+    """Kind `models`: calls every model of a cluster, method by method, and sends what they answered.
+
+    base_class: `module.Class`. arguments: function that makes the arguments of each model. aggregate: function that
+    makes the output of the answers. require: fewer successes fail the delivery. emit: of which calls the output tells.
+    predictions: whether each model's answers are saved as predictions.
+    """
+
+    cluster: str
+    base_class: str
+    instance: Instance = Instance()
+    calls: Annotated[tuple[ModelCall, ...], Field(min_length=1)]
+    arguments: str = ""
+    aggregate: str = ""
+    call_timeout_s: Annotated[float, Field(gt=0)] = DEFAULT_CALL_TIMEOUT_S
+    limits: Limits = Limits()
+    require: Annotated[int, Field(ge=0)] = 0
+    emit: Literal["last", "all"] = "last"
+    predictions: bool = False
+
+    @property
+    def files(self) -> list[str]:
+        """Paths of the files with the user's functions, each once."""
+        functions = (self.arguments, self.aggregate)
+        return list(dict.fromkeys(function.rpartition(":")[0] for function in functions if function))
+
+
+class DispatchSpec(Frozen):
+    """Kind `dispatch`: hands each message to a runner of the algorithm that it names, and sends the result.
+
+    wait_for_runner_s: how long a message waits for an algorithm that nobody serves.
+    """
+
+    wait_for_runner_s: Annotated[float, Field(gt=0)] = DEFAULT_WAIT_FOR_RUNNER_S
+
+
 class NodeSpec(Frozen):
     """One planned runner. Field units stand in their names; `None` for a timeout means no limit."""
 
@@ -92,5 +167,8 @@ class NodeSpec(Frozen):
     join: JoinSpec | None = None
     # All outputs of one delivery are stored together, or none.
     atomic: bool = False
+    # Set on a node of such a kind, which has no handler of the user's.
+    models: ModelsSpec | None = None
+    dispatch: DispatchSpec | None = None
     # Own outputs that are published in partitions, by their subjects.
     partitioned: dict[str, Partitions] = Field(default_factory=dict)

@@ -32,11 +32,13 @@ class Record:
     """A mapping with known keys; what it reads is named as in the models.
 
     planned: keys of a later version, with what they do. owner: how problems name the mapping (default: as around it).
+    elsewhere: keys that are for another kind of such a mapping, with why they are not for this one.
     """
 
     fields: Table[str, Field]
     planned: Table[str, str] = field(default_factory=dict)
     owner: str = ""
+    elsewhere: Table[str, str] = field(default_factory=dict)
 
     def read(self, value: Value, spot: Spot, report: Report) -> dict[str, Any]:
         mapping = expect_mapping(value, spot)
@@ -66,6 +68,8 @@ class Record:
             return
         if key in self.planned:
             raise not_yet(f'"{key}" of {spot.owner} {self.planned[key]}', entry.key)
+        if key in self.elsewhere:
+            raise Fault(entry.key.place, f'"{key}" of {spot.owner} {self.elsewhere[key]}', "remove it", "wrong-kind")
         remedy = did_you_mean(key, self.fields, self.planned)
         raise Fault(entry.key.place, f'{spot} has no key "{key[:80]}"', remedy, "unknown-key")
 

@@ -61,6 +61,7 @@ Code = Literal[
     "unread",
     "unreadable",
     "which-workflow",
+    "wrong-kind",
     "wrong-type",
     "wrong-value",
     "wrong-version",

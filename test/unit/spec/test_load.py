@@ -119,7 +119,7 @@ def test_handlers_are_only_looked_for_when_asked(tmp_path: Path) -> None:
 
 
 def test_a_node_of_a_planned_kind_or_a_sink_is_not_asked_for_a_handler(tmp_path: Path) -> None:
-    file = write(tmp_path, "name: hello\nnodes: [{name: a, kind: models, calls: []}, {name: b, sink: {key: id}}]\n")
+    file = write(tmp_path, "name: hello\nnodes: [{name: a, kind: batch, command: []}, {name: b, sink: {key: id}}]\n")
 
     assert codes(load_report(file, check_handlers=True)) == ["not-yet", "not-yet"]
 

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from runtime.spec.drivers import DRIVER
-from runtime.spec.fields import NODE, WORKFLOW
+from runtime.spec.fields import NODE, NODE_KINDS, WORKFLOW
 from runtime.spec.load import load
 from runtime.spec.schema import workflow_schema
 
@@ -70,6 +70,17 @@ def test_the_example_of_every_key_has_every_key() -> None:
         (["drivers", "web"], "htpp"),
         (["drivers", "web", "sorces"], {}),
         (["drivers", "web", "ports"], {"http": 65536}),
+        (["nodes", 0, "cluster"], "game"),
+        (["nodes", 0, "kind"], "dispatch"),
+        (["nodes", 3, "order"], True),
+        (["nodes", 3, "replicas"], 2),
+        (["nodes", 3, "calls"], []),
+        (["nodes", 3, "calls", 0, "args"], ["metrics"]),
+        (["nodes", 3, "calls", 0, "kwargs", "mode"], {"valeu": 1}),
+        (["nodes", 3, "base_class"], "Player"),
+        (["nodes", 3, "arguments"], "prepare:arguments"),
+        (["nodes", 4, "wait_for_runner"], "soon"),
+        (["nodes", 4, "calls"], [{"method": "tick"}]),
         (["algorithms"], ["sum"]),
     ],
 )
@@ -80,6 +91,15 @@ def test_what_the_loader_refuses_does_not_fit_the_schema(path: list[Any], value:
         inner = inner[key]
 
     inner[path[-1]] = value
+
+    assert not validator().is_valid(document)
+
+
+@pytest.mark.parametrize("key", ["cluster", "base_class", "calls"])
+def test_a_node_that_calls_models_needs_its_keys(key: str) -> None:
+    document = example()
+
+    del document["nodes"][3][key]
 
     assert not validator().is_valid(document)
 
@@ -109,7 +129,8 @@ def test_the_defaults_shown_are_the_defaults_used(tmp_path: Path) -> None:
         return found
 
     schema = workflow_schema()
-    node = {"name": "a", **shown(schema["properties"]["nodes"]["items"])}
+    defaults = shown(schema["properties"]["nodes"]["items"])
+    node = {"name": "a"} | {key: value for key, value in defaults.items() if key in NODE_KINDS["handler"].fields}
     (tmp_path / "written.yaml").write_text(yaml.safe_dump({"name": "hello", **shown(schema), "nodes": [node]}))
     (tmp_path / "absent.yaml").write_text("name: hello\nnodes: [{name: a}]\n")
 
