@@ -1,6 +1,7 @@
 """Child processes that do not outlive their parent, however it ends.
 
-Owns the one call to the operating system behind it. Starting, watching and stopping children is the caller's.
+Owns the one call to the operating system behind it, and the words for how a process has ended. Starting, watching and
+stopping children is the caller's.
 """
 
 import ctypes
@@ -35,3 +36,13 @@ def die_with_parent(signal_number: signal.Signals = signal.SIGTERM) -> Callable[
             os._exit(ORPHANED_EXIT_CODE)
 
     return ask_for_signal
+
+
+def describe_exit(exit_code: int) -> str:
+    """Return an exit code in words: `exit code 1`, or `SIGKILL` for a process ended by a signal."""
+    if exit_code >= 0:
+        return f"exit code {exit_code}"
+    try:
+        return signal.Signals(-exit_code).name
+    except ValueError:
+        return f"signal {-exit_code}"

@@ -3,11 +3,12 @@
 Pure values and decisions; the plan makes a `Process`, the supervisor (or compose, or Kubernetes) runs it.
 """
 
-import signal
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TextIO
+
+from runtime.children import describe_exit as describe_exit
 
 # Exit code of a process whose configuration is wrong. Starting it again gives the same error.
 CONFIGURATION_EXIT_CODE = 2
@@ -120,16 +121,6 @@ class RestartRecord:
         self.crash_looping = False
         self._exits_s = []
         self._delay_s = self.policy.first_delay_s
-
-
-def describe_exit(exit_code: int) -> str:
-    """Return an exit code in words: `exit code 1`, or `SIGKILL` for a process ended by a signal."""
-    if exit_code >= 0:
-        return f"exit code {exit_code}"
-    try:
-        return signal.Signals(-exit_code).name
-    except ValueError:
-        return f"signal {-exit_code}"
 
 
 class LinePrinter:

@@ -1,0 +1,67 @@
+"""What runs in a worker's child process: read a request, answer it, read the next. Its parent's side is `workers.py`.
+
+Started as a script, so that neither the parent's folder nor this one is where the job's modules are looked for. A frame
+is the number of its bytes and the bytes. Standard output and error are free for whatever the job prints.
+"""
+
+import importlib
+import os
+import socket
+import struct
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# Before every frame: its length in bytes, 64 bits, little-endian.
+LENGTH = struct.Struct("<Q")
+# Bytes asked for at once: as much as a socket of the kernel holds.
+CHUNK_BYTES = 262_144
+
+Answer = Callable[[bytes], bytes]
+
+
+def main(job: str, channel_fd: int) -> None:
+    """Run `job`, which is `module:function` of a function that returns the answer to each request."""
+    # Behind everything else: what is installed stays as it was, and a source tree is found.
+    sys.path.append(str(Path(__file__).parents[1]))
+    channel = socket.socket(fileno=channel_fd)
+    # A program that the job starts must not hold the channel open, and a copy of this process must not answer.
+    channel.set_inheritable(False)
+    os.register_at_fork(after_in_child=channel.close)
+    module, _, function = job.partition(":")
+    make: Callable[[], Answer] = getattr(importlib.import_module(module), function)
+    serve(channel, make())
+
+
+def serve(channel: socket.socket, answer: Answer) -> None:
+    """Answer requests until the parent closes the channel, or is gone; what `answer` raises ends the process."""
+    while (request := _receive(channel)) is not None:
+        result = answer(request)
+        try:
+            channel.sendall(LENGTH.pack(len(result)))
+            channel.sendall(result)
+        except OSError:  # the parent is gone, or this is a copy of the process that the job has made
+            return
+
+
+def _receive(channel: socket.socket) -> bytes | None:
+    header = _read(channel, LENGTH.size)
+    return None if header is None else _read(channel, LENGTH.unpack(header)[0])
+
+
+def _read(channel: socket.socket, size: int) -> bytes | None:
+    """Return `size` bytes, None at the end of the channel."""
+    data = bytearray()
+    while len(data) < size:
+        try:
+            chunk = channel.recv(min(size - len(data), CHUNK_BYTES))
+        except OSError:  # reset, by a parent that was killed
+            return None
+        if not chunk:
+            return None
+        data += chunk
+    return bytes(data)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]))
