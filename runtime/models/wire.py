@@ -20,6 +20,8 @@ ACTIONS = (SETUP, CALL, RESET, HEALTH, REPORT, STOP)
 DEADLINE_HEADER = "Krt-Deadline"
 # The same for every delivery of one call, so that a host can repeat its answer.
 CALL_ID_HEADER = "Krt-Call-Id"
+# In the answer to a call: microseconds that the model has taken for it.
+MODEL_TIME_HEADER = "Krt-Model-Time"
 # Of NATS micro-services: why a request was not answered.
 ERROR_CODE_HEADER = "Nats-Service-Error-Code"
 ERROR_HEADER = "Nats-Service-Error"
