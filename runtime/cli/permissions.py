@@ -1,4 +1,4 @@
-"""`krt permissions`: users for a NATS server, one for each process of a workflow, that may do what it needs."""
+"""`krt permissions`: users for a NATS server, one for each process of a workflow or a model cluster, with its needs."""
 
 import os
 import secrets
@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 
 def permissions(
-    paths: Annotated[list[Path], typer.Argument(metavar="DIR…", help="Folders or files of workflows.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Folders or files of workflows, or models.yml.")],
     runtime_id: Annotated[str, typer.Option("--runtime", metavar="NAME", help="First part of the names.")] = "local",
     credentials: Annotated[
         Path | None,
@@ -31,20 +31,21 @@ def permissions(
         ),
     ] = None,
 ) -> None:
-    """Print users of a NATS server for the processes of workflows, for its configuration.
+    """Print users of a NATS server for the processes of workflows and model clusters, for its configuration.
 
     A node may not read another workflow's messages, write another's configuration, purge, or read the answers of other
-    processes. Passwords are variables, which the server takes from its environment. With --credentials they are made,
-    once, in DIR/STREAM/PROCESS/, for `krt run --nats URL` with KRT_NATS_CREDENTIALS=DIR, and nothing is printed: the
-    users are in DIR/permissions.conf, for `include` in the server's configuration.
+    processes; a model may not speak for another one. Passwords are variables, which the server takes from its
+    environment. With --credentials they are made, once, in DIR/STREAM/PROCESS/ (of a cluster: DIR/CLUSTER/PROCESS/),
+    for `krt run --nats URL` or `krt model serve` with KRT_NATS_CREDENTIALS=DIR, and nothing is printed: the users are
+    in DIR/permissions.conf, for `include` in the server's configuration.
 
-    Exit codes: 0 printed or written, 2 a workflow is wrong.
+    Exit codes: 0 printed or written, 2 a file is wrong.
 
     Example: krt permissions workflows/hello --credentials secrets
     """
     from runtime.deploy.permissions import server_configuration
 
-    users = [user for path in paths for user in _users(path, runtime_id)]
+    users = [user for path in paths for user in _users_of(path, runtime_id)]
     if credentials is None:
         typer.echo(server_configuration(users), nl=False)
         return
@@ -53,7 +54,25 @@ def permissions(
     typer.echo(f"{len(users)} users are in {credentials / FILE}, and their credentials beside it", err=True)
 
 
-def _users(path: Path, runtime_id: str) -> "list[Permissions]":
+def _users_of(path: Path, runtime_id: str) -> "list[Permissions]":
+    """Raises ConfigError with every problem of the file."""
+    from runtime.spec.models_file import FILE_NAME
+
+    return _cluster_users(path) if path.name.endswith(FILE_NAME) else _workflow_users(path, runtime_id)
+
+
+def _cluster_users(path: Path) -> "list[Permissions]":
+    from runtime.deploy.model_permissions import model_permissions
+    from runtime.errors import WorkflowError
+    from runtime.spec.models_file import load_models
+
+    models_file = (loaded := load_models(path)).models_file
+    if models_file is None:
+        raise WorkflowError(loaded.report.problems)
+    return model_permissions(models_file)
+
+
+def _workflow_users(path: Path, runtime_id: str) -> "list[Permissions]":
     from runtime.deploy.permissions import permissions as permissions_of
     from runtime.deploy.plan import Target, plan, stream_of
     from runtime.errors import WorkflowError
