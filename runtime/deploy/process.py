@@ -24,12 +24,31 @@ class Readiness(StrEnum):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RestartPolicy:
+    """When a process that has ended is started again. All times in seconds."""
+
+    # Doubles with every end, up to the maximum.
+    first_delay_s: float = 0.2
+    max_delay_s: float = 30.0
+    # A process that lived this long starts with a clean record.
+    healthy_after_s: float = 30.0
+    # So many ends within the window are a crash loop.
+    crash_loop_exits: int = 5
+    crash_loop_window_s: float = 60.0
+    # Whether a crash loop is the end, and not tried any more.
+    gives_up: bool = False
+    # Ends that another start would only repeat.
+    final_exit_codes: frozenset[int] = frozenset({CONFIGURATION_EXIT_CODE})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
     """One kind of process of a workflow, in one or more replicas.
 
     arguments: what follows `python -m runtime`. environment: added to the supervisor's own; it may hold secrets.
     stage: lower stages start first and end last; the processes of a stage start and end together.
     may_end: exit code 0 is its end for good; every other process is started again whenever it ends.
+    policy: when it is started again, None for the supervisor's own.
     """
 
     name: str
@@ -39,6 +58,7 @@ class Process:
     ready: Readiness = Readiness.SIGNALLED
     stage: int = 0
     may_end: bool = False
+    policy: RestartPolicy | None = None
 
     def replica_names(self) -> list[str]:
         """Return the names that people see: the process's own, or `score/1`, `score/2` when there are several."""
@@ -58,7 +78,7 @@ class State(StrEnum):
     BACKOFF = "backoff"
     # Ended again and again; it is still tried, slowly.
     CRASH_LOOPING = "crash-looping"
-    # Ended with CONFIGURATION_EXIT_CODE, or said itself that it cannot work; it waits for a restart by hand.
+    # Given up by its policy, or said itself that it cannot work; it waits for a restart by hand.
     FAILED = "failed"
     STOPPED = "stopped"
 
@@ -77,20 +97,6 @@ class ReplicaStatus:
     @property
     def works(self) -> bool:
         return self.state in (State.READY, State.RUNNING)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestartPolicy:
-    """When a process that has ended is started again. All times in seconds."""
-
-    # Doubles with every end, up to the maximum.
-    first_delay_s: float = 0.2
-    max_delay_s: float = 30.0
-    # A process that lived this long starts with a clean record.
-    healthy_after_s: float = 30.0
-    # So many ends within the window are a crash loop.
-    crash_loop_exits: int = 5
-    crash_loop_window_s: float = 60.0
 
 
 class RestartRecord:

@@ -60,7 +60,7 @@ class Replica:
         self._command = [*command, *process.arguments]
         self._on_line = on_line
         self._on_change = on_change
-        self._record = RestartRecord(policy)
+        self._record = RestartRecord(process.policy or policy)
         self._last_lines: collections.deque[str] = collections.deque(maxlen=QUOTED_LINES)
         self._state = State.STARTING
         self._child: asyncio.subprocess.Process | None = None
@@ -181,13 +181,16 @@ class Replica:
 
     async def _pause(self, exit_code: int, lived_s: float) -> None:
         """Return when the process, which has ended by itself, is to be started again."""
-        if exit_code == CONFIGURATION_EXIT_CODE:
-            self._enter(State.FAILED)
-            self._report_failure(exit_code, "its configuration is wrong, so it stays down until it is restarted")
-            await self._woken.wait()
+        if exit_code in self._record.policy.final_exit_codes:
+            wrong = exit_code == CONFIGURATION_EXIT_CODE
+            reason = "its configuration is wrong" if wrong else "another start would end the same way"
+            await self._fail(exit_code, reason)
             return
         was_crash_looping = self._record.crash_looping
         delay_s = self._record.note_exit(at_s=asyncio.get_running_loop().time(), lived_s=lived_s)
+        if self._record.crash_looping and self._record.policy.gives_up:
+            await self._fail(exit_code, "its restarts are used up")
+            return
         self._enter(State.CRASH_LOOPING if self._record.crash_looping else State.BACKOFF)
         if not self._record.crash_looping:
             reason = describe_exit(exit_code)
@@ -198,6 +201,12 @@ class Replica:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay_s):
                 await self._woken.wait()
+
+    async def _fail(self, exit_code: int, reason: str) -> None:
+        """Stay down until somebody asks for a restart, or for the end."""
+        self._enter(State.FAILED)
+        self._report_failure(exit_code, f"{reason}, so it stays down until it is restarted")
+        await self._woken.wait()
 
     def _report_failure(self, exit_code: int, consequence: str) -> None:
         log.error(

@@ -321,6 +321,32 @@ async def test_a_stop_ends_the_pause_before_the_next_start(lines: Lines) -> None
     assert [(status.state, status.restarts) for status in supervisor.states()] == [(State.STOPPED, 0)]
 
 
+async def test_a_process_whose_restarts_are_used_up_stays_down_until_it_is_restarted(supervisor: Supervisor) -> None:
+    policy = RestartPolicy(first_delay_s=0.01, crash_loop_exits=3, gives_up=True)
+    model = Process(name="model", arguments=(PRELUDE + "sys.exit(1)",), ready=Readiness.STARTED, policy=policy)
+
+    async with supervisor:
+        await in_time(supervisor.start([model]))
+        await reach(supervisor, is_in("model", State.FAILED))
+        given_up = supervisor.states()[0]
+        await in_time(supervisor.restart("model"))
+        await reach(supervisor, is_in("model", State.FAILED))
+
+    assert (given_up.restarts, given_up.last_exit, given_up.pid) == (2, 1, None)
+    assert supervisor.states()[0].restarts == 5
+
+
+async def test_an_end_that_another_start_would_repeat_is_the_last(supervisor: Supervisor) -> None:
+    policy = RestartPolicy(first_delay_s=0.01, final_exit_codes=frozenset({3}))
+    model = Process(name="model", arguments=(PRELUDE + "sys.exit(3)",), ready=Readiness.STARTED, policy=policy)
+
+    async with supervisor:
+        await in_time(supervisor.start([model]))
+        await reach(supervisor, is_in("model", State.FAILED))
+
+    assert (supervisor.states()[0].restarts, supervisor.states()[0].last_exit) == (0, 3)
+
+
 async def test_an_error_in_the_block_ends_every_process_and_is_raised_as_it_is(supervisor: Supervisor) -> None:
     async with AsyncExitStack() as checks:
         with pytest.raises(LookupError, match="the caller's own mistake"):

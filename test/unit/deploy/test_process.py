@@ -66,6 +66,18 @@ def test_a_forgotten_record_is_a_new_one() -> None:
     assert record.note_exit(at_s=6.0, lived_s=0.1) == 0.2
 
 
+def test_restarts_within_a_day_are_counted_however_long_the_process_lived_between() -> None:
+    day_s = 86_400.0
+    record = RestartRecord(RestartPolicy(healthy_after_s=day_s, crash_loop_exits=5, crash_loop_window_s=day_s))
+
+    for hour in (0, 5, 10, 15):
+        record.note_exit(at_s=hour * 3600.0, lived_s=5 * 3600.0)
+    looping = [record.crash_looping]
+    record.note_exit(at_s=20 * 3600.0, lived_s=5 * 3600.0)
+
+    assert [*looping, record.crash_looping] == [False, True]
+
+
 def test_a_single_replica_bears_the_name_of_its_process_and_several_are_numbered() -> None:
     assert Process(name="score", arguments=("node",)).replica_names() == ["score"]
     assert Process(name="score", arguments=("node",), replicas=2).replica_names() == ["score/1", "score/2"]
