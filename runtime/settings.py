@@ -1,7 +1,7 @@
 """Every KRT_* variable, read once into frozen objects; nothing else touches the environment.
 
-One reader per process kind: `read_node`, `read_writer`, `read_manager`, `read_driver`. Each reports every missing or
-wrong variable at once, as a SettingsError, before anything is connected.
+One reader per process kind: `read_node`, `read_writer`, `read_manager`, `read_driver`, `read_model_host`. Each
+reports every missing or wrong variable at once, as a SettingsError, before anything is connected.
 """
 
 import difflib
@@ -118,6 +118,17 @@ class DriverSettings:
     request_timeout_s: float = DEFAULT_ENTRYPOINT_TIMEOUT_S
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelHostSettings:
+    """What a model host needs. spec: JSON of a `spec.model_host.ModelHostSpec`. max_claim_bytes: of one body."""
+
+    nats: NatsSettings
+    spec: str
+    max_claim_bytes: int
+    log: LogSettings
+    ready_fd: int | None
+
+
 def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
     """Read a runner's variables. Raises SettingsError with every problem."""
     read = Reader(environ)
@@ -212,6 +223,19 @@ def read_driver(environ: Mapping[str, str] = os.environ) -> DriverSettings:
     return read.checked(settings)
 
 
+def read_model_host(environ: Mapping[str, str] = os.environ) -> ModelHostSettings:
+    """Read a model host's variables. Raises SettingsError with every problem."""
+    read = Reader(environ)
+    settings = ModelHostSettings(
+        nats=read.nats(),
+        spec=read.text("KRT_MODEL_SPEC", "JSON, as `krt model serve` makes it"),
+        max_claim_bytes=read.max_claim_bytes(),
+        log=read.log(),
+        ready_fd=read.ready_fd(),
+    )
+    return read.checked(settings)
+
+
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return one sentence for each KRT_* variable without an effect, with the nearest known name for an unknown one."""
     found = []
@@ -240,6 +264,6 @@ KNOWN = frozenset(
     NATS_MAX_ACK_PENDING MAX_PENDING_ACK JS_REQUEST_TIMEOUT MONGO_DB_NAME NODE_SPEC WIRE REPLICA LOG_FORMAT LOG_LEVEL
     LOG_FILE INFLUX_TOKEN INFLUX_ORG INFLUX_BUCKET MAX_INFLATED_BYTES SHUTDOWN_GRACE READY_FD MANAGER_SPEC
     NATS_SERVER_BIN NATS_CREDENTIALS NATS_INBOX_PREFIX DRIVER_SPEC ADVERTISE_ADDRESS
-    NATS_SUBJECTS_FILE REQUEST_TIMEOUT MAX_CLAIM_BYTES
+    NATS_SUBJECTS_FILE REQUEST_TIMEOUT MAX_CLAIM_BYTES MODEL_SPEC
     """.split()
 )

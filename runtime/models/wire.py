@@ -12,9 +12,11 @@ from typing import Any, Self
 
 from runtime.bus.presence import ServiceRecord
 
-# Actions of a host. `health` has JSON in its answer, `report` and `stop` in both directions.
+# Actions of a host. `health` has JSON in its answer; `report`, `stop` and `infos` in both directions.
 SETUP, CALL, RESET, HEALTH, REPORT, STOP = "setup", "call", "reset", "health", "report", "stop"
-ACTIONS = (SETUP, CALL, RESET, HEALTH, REPORT, STOP)
+# From whoever started the host: {name, infos} that hold from now on.
+INFOS = "infos"
+ACTIONS = (SETUP, CALL, RESET, HEALTH, REPORT, STOP, INFOS)
 
 # Unix time in ms until which the caller waits, for the whole call.
 DEADLINE_HEADER = "Krt-Deadline"
@@ -49,6 +51,8 @@ class ServiceError(IntEnum):
     TOO_LARGE = 413
     # Another call runs.
     BUSY = 429
+    # The model's process is being started, or has failed for good.
+    UNAVAILABLE = 503
     # The deadline has passed, or would have before the call could start.
     LATE = 504
 
@@ -85,9 +89,10 @@ class HostState(StrEnum):
 class HostRecord:
     """One start of a model host, as it told last.
 
-    deployment: of this start. name: for people. infos: of the model's owner. instance: counts up with every new
-    instance of the model, for a coordinator to set it up again; 0 before the first. now_ms: the host's clock, unix
-    time, when it told this. pid: of the host, not of the model's process. reason: of its last failure, "" for none.
+    deployment: of this start. name: for people. infos: of the model's owner. instance: counts up with every start of
+    the model's process and every reset, after which it has to be set up again; 0 before the first. now_ms: the host's
+    clock, unix time, when it told this. pid: of the host, not of the model's process. reason: of its last failure, ""
+    for none.
     """
 
     cluster: str
