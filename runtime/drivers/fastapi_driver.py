@@ -158,7 +158,7 @@ class FastAPIDriver(PipelineDriver):
         http = HttpApp(inference, self._admission, tasks, types, self._terms, has_tokens=self._tokens is not None)
         app = http.routes()
         self.add_routes(app)
-        return Gate(app, self._tokens, lambda: self._parameters.cors)
+        return Gate(http.short_way(app), self._tokens, lambda: self._parameters.cors)
 
     def _terms(self) -> Terms:
         return Terms(max_body=self._parameters.max_body, body_s=self._limits.body_s, timeout_s=self._parameters.timeout)

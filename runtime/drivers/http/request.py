@@ -38,9 +38,12 @@ class Call:
     headers: Mapping[str, str]
 
 
-async def read_body(request: Request, max_bytes: int, timeout_s: float) -> bytes:
-    """Return the body. Raises Refusal: larger than `max_bytes`, or not there after `timeout_s`; ClientDisconnect."""
-    if int(request.headers.get("content-length", 0)) > max_bytes:
+async def read_body(request: Request, announced: int, max_bytes: int, timeout_s: float) -> bytes:
+    """Return the body, of which the headers have announced so many bytes, 0 for not saying.
+
+    Raises Refusal: larger than `max_bytes`, or not there after `timeout_s`; ClientDisconnect.
+    """
+    if announced > max_bytes:
         raise _too_large(max_bytes)
     chunks, size = [], 0
     try:

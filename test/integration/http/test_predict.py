@@ -2,14 +2,14 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import replace
 from typing import Any
 
 import httpx
 import pydantic
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
 
 from runtime import wire
 from runtime.bus.memory import MemoryBroker
@@ -284,6 +284,23 @@ async def test_a_subclass_adds_routes_whose_faults_are_answered_alike() -> None:
     assert found.json() == ["Ghent", "Ghent"]
     assert (wrong.status_code, wrong.json()["faults"][0]["field"]) == (400, "query.count")
     assert {"/cities", "/predict"} <= document["paths"].keys()
+
+
+async def test_middleware_of_a_subclass_sees_every_request() -> None:
+    class Stamped(FastAPIDriver):
+        def add_routes(self, app: FastAPI) -> None:
+            @app.middleware("http")
+            async def stamp(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+                response = await call_next(request)
+                response.headers["Stamp"] = request.url.path
+                return response
+
+    async with serving(Stamped) as web:
+        answers = [await web.http.post("/predict", json=1), await web.http.post("/predict", content=b"{")]
+        answers.append(await web.http.get("/health"))
+
+    assert [answer.status_code for answer in answers] == [200, 415, 200]
+    assert [answer.headers.get("Stamp") for answer in answers] == ["/predict", "/predict", "/health"]
 
 
 async def test_ready_tells_what_is_missing() -> None:
