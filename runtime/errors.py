@@ -46,7 +46,7 @@
 
 Outcomes that a handler may raise *or return* are no failures and stand apart:
 
-    Outcome ── Retry(after) · Reject(reason) · Drop(reason)
+    Outcome ── Retry(after) · Wait(reason) · Reject(reason) · Drop(reason)
 """
 
 from collections.abc import Mapping, Sequence
@@ -311,6 +311,21 @@ class Retry(Outcome):
         super().__init__(reason or "the handler asked for a retry")
         self.after_s = after_s
         self.reason = reason
+
+
+class Wait(Outcome):
+    """Deliver this message again later: what it needs is not there yet. Uses up no attempt.
+
+    first_s, max_s: the first pause and the longest, in seconds; they double between. limit_s: how long the message may
+    wait, from its first pause on, until it is given up; None for ever.
+    """
+
+    def __init__(self, reason: str, *, limit_s: float | None = None, first_s: float = 0.5, max_s: float = 5.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.limit_s = limit_s
+        self.first_s = first_s
+        self.max_s = max_s
 
 
 class Reject(Outcome):

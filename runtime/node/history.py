@@ -21,15 +21,31 @@ MAX_DESCRIBED = 20
 
 @dataclass(slots=True)
 class Record:
-    """What failed so far: how often the handler did, and the latest attempts."""
+    """What failed so far: how often the handler did, and the latest attempts.
+
+    waiting_since_s: when the message began to wait for what it needs, in seconds of unix time; 0 where it does not.
+    """
 
     failures: int = 0
     attempts: list[Attempt] = field(default_factory=list)
+    waiting_since_s: float = 0.0
 
     def add(self, attempt: Attempt) -> None:
-        """Count one more failed attempt of the handler."""
+        """Count one more failed attempt of the handler, which had all that it needs."""
         self.failures += 1
         self.attempts = [*self.attempts, attempt][-MAX_DESCRIBED:]
+        self.waiting_since_s = 0.0
+
+    def begin_wait(self, now_s: float) -> bool:
+        """Note when the wait began; returns False where it had begun before."""
+        begins = not self.waiting_since_s
+        if begins:
+            self.waiting_since_s = now_s
+        return begins
+
+    def waited_s(self, now_s: float) -> float:
+        """Return how long ago the wait began."""
+        return max(0.0, now_s - self.waiting_since_s) if self.waiting_since_s else 0.0
 
 
 class History:
@@ -48,10 +64,11 @@ class History:
         except NotFoundError:
             return Record()
         fields = json.loads(entry.value)
-        return Record(fields["failures"], [Attempt(**attempt) for attempt in fields["attempts"]])
+        attempts = [Attempt(**attempt) for attempt in fields["attempts"]]
+        return Record(fields["failures"], attempts, fields.get("waiting_since_s", 0.0))
 
     async def write(self, delivery: Delivery, record: Record) -> None:
-        """Keep the failures of a message that is about to be given back. Raises BusUnavailableError."""
+        """Keep the record of a message that is about to be given back. Raises BusUnavailableError."""
         if self._bucket is not None:
             await self._bucket.put(self._key(delivery), json.dumps(asdict(record)).encode())
 

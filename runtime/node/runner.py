@@ -21,8 +21,8 @@ from typing import Any
 from runtime.bus.base import Confirmation, Delivery, Publisher, Reader, ReaderClosed
 from runtime.clock import Clock
 from runtime.deadletter import Attempt
-from runtime.errors import BusClosedError, BusError, DecodeError, HandlerTimeoutError, Outcome
-from runtime.message import Message, MessageType, ReplyOutcome
+from runtime.errors import BusClosedError, BusError, DecodeError, HandlerTimeoutError, Outcome, Wait
+from runtime.message import Message, MessageType
 from runtime.node.cancellations import Cancellations
 from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
@@ -51,14 +51,6 @@ UNSETTLED_DELAY_S = 5.0
 LAST_PUBLISHES_S = 1.0
 # Plain handlers that never come back keep their threads; with this many the process starts afresh.
 MAX_STUCK_THREADS = 8
-
-_REPLY_OUTCOMES = {
-    "failed": ReplyOutcome.FAILED,
-    "timeout": ReplyOutcome.TIMEOUT,
-    "join-timeout": ReplyOutcome.TIMEOUT,
-    "never": ReplyOutcome.FAILED,
-    "refused": ReplyOutcome.UNAVAILABLE,
-}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -358,9 +350,15 @@ class Runner:
 
     async def _decide_and_settle(self, work: Work, failure: BaseException) -> None:
         record = await self._parts.history.read(work.delivery)
-        decision = decide(failure, self._parts.spec.retry, failures=record.failures, delivery=work.delivery.attempt)
+        now_s = self._clock.time_ns() / 1e9
+        decision = decide(
+            failure,
+            self._parts.spec.retry,
+            failures=record.failures,
+            delivery=work.delivery.attempt,
+            waited_s=record.waited_s(now_s),
+        )
         if decision.counts:
-            now_s = self._clock.time_ns() / 1e9
             record.add(Attempt(attempt=work.delivery.attempt, time_s=now_s, error=describe(failure)))
         if decision.action == "ack":
             self._close_reply(work)
@@ -375,9 +373,10 @@ class Runner:
 
     async def _retry(self, work: Work, failure: BaseException, decision: Decision, record: Record) -> None:
         # Written down before it is given back: in the other order another replica might not count this failure.
-        if decision.counts:
+        if decision.counts or (decision.waits and record.begin_wait(self._clock.time_ns() / 1e9)):
             await self._parts.history.write(work.delivery, record)
-        log.warning(
+        log.log(
+            logging.DEBUG if isinstance(failure, Wait) else logging.WARNING,
             "message %d failed (%s), again in %.2f s", work.delivery.sequence, describe(failure), decision.delay_s,
             exc_info=failure if log.isEnabledFor(logging.DEBUG) else None,
             extra={"action": "retry", "request_id": work.message.request_id, "attempt": work.delivery.attempt},
@@ -389,9 +388,8 @@ class Runner:
         """Store the dead letter, tell the caller, and only then end the message: a crash in between repeats both."""
         await self._parts.dead_letters.store(work, decision.reason, failure, record.attempts)
         if work.message.request_id:
-            outcome = _REPLY_OUTCOMES.get(decision.reason, ReplyOutcome.INVALID)
             stored = Confirmation()
-            await self._outputs.fail(work, self._parts.error_subject, failure, outcome, stored)
+            await self._outputs.fail(work, self._parts.error_subject, failure, decision.reply_outcome, stored)
             await stored
         work.reader.term(work.delivery)
         self._metrics.counts.dead += 1

@@ -19,7 +19,9 @@ from runtime.errors import (
     Retry,
     RevisionError,
     StreamFullError,
+    Wait,
 )
+from runtime.message import ReplyOutcome
 from runtime.spec.node import RetryPolicy
 
 # Delays of a message that the bus would not take, by delivery; no handler failed, so the policy does not apply.
@@ -36,28 +38,47 @@ Action = Literal["ack", "retry", "dead"]
 class Decision:
     """The end of a delivery.
 
-    ack: done. retry: again after `delay_s`; `counts` says whether it was a failed attempt of the handler. dead: given
-    up, with `reason` as a stable word.
+    ack: done. retry: again after `delay_s`; `counts` says whether it was a failed attempt of the handler, `waits`
+    whether the time until then is limited. dead: given up, with `reason` as a stable word.
     """
 
     action: Action
     delay_s: float = 0.0
     counts: bool = False
+    waits: bool = False
     reason: str = ""
+
+    @property
+    def reply_outcome(self) -> ReplyOutcome:
+        """What the caller is told of a message that was given up."""
+        return _REPLY_OUTCOMES.get(self.reason, ReplyOutcome.INVALID)
 
 
 ACK = Decision("ack")
+_REPLY_OUTCOMES = {
+    "failed": ReplyOutcome.FAILED,
+    "timeout": ReplyOutcome.TIMEOUT,
+    "join-timeout": ReplyOutcome.TIMEOUT,
+    "never": ReplyOutcome.FAILED,
+    "refused": ReplyOutcome.UNAVAILABLE,
+    "unavailable": ReplyOutcome.UNAVAILABLE,
+}
 
 
-def decide(failure: BaseException | None, policy: RetryPolicy, *, failures: int, delivery: int) -> Decision:
+def decide(
+    failure: BaseException | None, policy: RetryPolicy, *, failures: int, delivery: int, waited_s: float = 0.0
+) -> Decision:
     """Return what becomes of a delivery that ended with `failure` (None: it did not fail).
 
-    failures: attempts of the handler that failed before this one. delivery: number of this delivery, from 1.
+    failures: attempts of the handler that failed before this one. delivery: number of this delivery, from 1. waited_s:
+    how long ago it began to wait for something, 0 where it does not.
     """
     if failure is None or isinstance(failure, Drop):
         return ACK
     if isinstance(failure, Reject):
         return Decision("dead", counts=True, reason="rejected")
+    if isinstance(failure, Wait):
+        return _wait(failure, delivery, waited_s)
     if isinstance(failure, DecodeError):
         return Decision("dead", reason=failure.reason)
     if isinstance(failure, EncodeError):
@@ -77,6 +98,15 @@ def decide(failure: BaseException | None, policy: RetryPolicy, *, failures: int,
         return Decision("dead", counts=True, reason="timeout" if isinstance(failure, HandlerTimeoutError) else "failed")
     after_s = failure.after_s if isinstance(failure, Retry) else None
     return Decision("retry", delay_s=backoff_s(policy, failures + 1) if after_s is None else after_s, counts=True)
+
+
+def _wait(wait: Wait, delivery: int, waited_s: float) -> Decision:
+    """Return a pause that doubles, the last one up to the limit; beyond that the message is given up."""
+    if wait.limit_s is None:
+        return Decision("retry", delay_s=min(wait.max_s, wait.first_s * 2 ** min(delivery - 1, 16)))
+    if waited_s >= wait.limit_s:
+        return Decision("dead", reason="unavailable")
+    return Decision("retry", delay_s=min(wait.max_s, wait.first_s + waited_s, wait.limit_s - waited_s), waits=True)
 
 
 def backoff_s(policy: RetryPolicy, failures: int) -> float:
