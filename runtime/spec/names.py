@@ -26,6 +26,9 @@
 | bodies of model calls | object store `models_<cluster>` | 5 min |
 | quarantined models | KV `quarantine_<cluster>`, key `<model id>.<digest>` | until released |
 | fleet: a `krt model serve FILE` | subject `fleet.<cluster>.<instance>.<action>` | core NATS, nothing kept |
+| algorithm | subject `algorithm.<name>.<action>`, queue group `algorithm.<name>` | core NATS, nothing kept |
+| algorithms that were ever served | KV `algorithms`, key: name | until removed |
+| bodies of calls of algorithms | object store `algorithms` | 5 min |
 | writer | subject `mongo_writer[_<stream>]`, queue group `krt-writer` | core NATS, nothing kept |
 
 Names of workflows, versions, nodes and channels hold no underscore and no dot, so every form can be read back.
@@ -76,11 +79,18 @@ SCHEMAS = "schemas"
 # Kinds of processes, as their service records name them.
 NODE, MANAGER, WRITER, DRIVER, MODEL, FLEET = "node", "manager", "writer", "driver", "model", "fleet"
 
+# Kind of the processes that run algorithms.
+ALGORITHM = "algorithm"
+
 # Processes beside those of a plan: whoever sends requests to a workflow, looks after it, or starts drivers on request.
 CLIENT, OPERATOR, DRIVER_HOST = "krt.client", "krt.operator", "krt.drivers"
 
 # Name of the object store that is kept for payloads larger than a message.
 CLAIMS_STORE = "claims"
+
+# KV bucket of the algorithms that were ever served, and object store of bodies of their calls.
+ALGORITHMS_BUCKET = "algorithms"
+ALGORITHMS_STORE = "algorithms"
 
 WRITER_SUBJECT = "mongo_writer"
 WRITER_QUEUE = "krt-writer"
@@ -318,6 +328,26 @@ def quarantine_key(model_id: str, digest: str) -> str:
 def fleet_subject(cluster: str, instance: str, action: str) -> str:
     """Return the subject on which a `krt model serve FILE` is asked; `>` for the action is all of them."""
     return f"{FLEET}.{cluster}.{instance}.{action}"
+
+
+def is_algorithm_name(text: str) -> bool:
+    """Say whether `text` can name an algorithm: an ASCII identifier."""
+    return text.isascii() and text.isidentifier()
+
+
+def algorithm_subject(name: str, action: str) -> str:
+    """Return the subject on which runners answer calls of an algorithm, or questions about it."""
+    return f"{ALGORITHM}.{name}.{action}"
+
+
+def algorithm_queue(name: str) -> str:
+    """Return the queue group that all runners of an algorithm share."""
+    return f"{ALGORITHM}.{name}"
+
+
+def algorithm_presence_keys() -> str:
+    """Return the keys of every runner of algorithms, as a watch takes them: `algorithm.<runner>.<instance>`."""
+    return f"{ALGORITHM}.*.*"
 
 
 def presence_keys(stream: str) -> str:
