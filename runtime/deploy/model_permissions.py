@@ -4,7 +4,7 @@
 |---|---|
 | `model.<id>`, one for each model | tell of itself alone, be asked, answer; send and fetch large bodies |
 | `coordinator` | see who is there, ask every model of the cluster, report it and stop it; send and fetch large bodies |
-| `operator` (`krt model serve FILE`, `ls`, `stop`, …) | see who is there, stop models, keep the quarantine |
+| `operator` (`krt model serve FILE`, `ls`, `stop`, …) | see who is there, stop and rename models, keep the quarantine |
 
 A model that speaks for another, or reads what another is asked, is refused.
 """
@@ -38,13 +38,13 @@ def _host(cluster: str, model_id: str) -> Permissions:
 
 
 def _coordinator(cluster: str) -> Permissions:
-    asks = [names.model_subject(cluster, "*", "*", action) for action in wire.ACTIONS]
+    asks = [names.model_subject(cluster, "*", "*", action) for action in wire.ACTIONS if action != wire.INFOS]
     return new_user(COORDINATOR, cluster, [*asks, *watches_presence(), *_bodies(cluster)])
 
 
 def _operator(cluster: str) -> Permissions:
     bucket = names.quarantine_bucket(cluster)
-    asks = [names.model_subject(cluster, "*", "*", action) for action in (wire.STOP, wire.HEALTH)]
+    asks = [names.model_subject(cluster, "*", "*", action) for action in (wire.HEALTH, wire.STOP, wire.INFOS)]
     keeps = [*makes(f"KV_{bucket}"), *watches(f"KV_{bucket}"), f"$KV.{bucket}.>"]
     asked = names.fleet_subject(cluster, "*", "*")
     allowed = [*asks, asked, *keeps, *presence(cluster, names.FLEET), *watches_presence()]

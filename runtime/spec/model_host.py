@@ -29,7 +29,7 @@ class ModelHostSpec(Frozen):
     deployment: of this start, "" for a new one. name: for people, "" for the id. code: folder in which the class of the
     model is looked for. resources: folder of its data, None for none. class_name: `module:Name`, "" to search for it.
     infos: of its owner, for coordinators. environment: what its process sees beside `workers.INHERITED`. memory_bytes:
-    of data, of the model's process; 0 is no limit.
+    of data, of the model's process; 0 is no limit. digest: of what is started, so that other code is another process.
     """
 
     cluster: Annotated[str, Field(pattern=f"^{names.NAME_PATTERN.pattern}$", max_length=names.MAX_NAME_LENGTH)]
@@ -42,6 +42,7 @@ class ModelHostSpec(Frozen):
     infos: dict[str, Any] = Field(default_factory=dict)
     environment: dict[str, str] = Field(default_factory=dict)
     memory_bytes: Annotated[int, Field(ge=0)] = 0
+    digest: str = ""
     kill_after_s: Annotated[float, Field(ge=0)] = DEFAULT_KILL_AFTER_S
     grace_s: Annotated[float, Field(ge=0)] = DEFAULT_GRACE_S
     max_restarts: Annotated[int, Field(ge=0)] = DEFAULT_MAX_RESTARTS

@@ -41,6 +41,7 @@ def test_a_model_tells_of_itself_alone_and_is_asked_alone(users: dict[str, Permi
         ("report", {"coordinator"}),
         ("stop", {"coordinator", "operator"}),
         ("health", {"coordinator", "operator"}),
+        ("infos", {"operator"}),
     ],
 )
 def test_models_cannot_ask_one_another(users: dict[str, Permissions], action: str, allowed: set[str]) -> None:
