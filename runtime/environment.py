@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from runtime.durations import duration_s
 from runtime.errors import SettingsError
 from runtime.wire import MAX_CLAIM_BYTES, MAX_INFLATED_BYTES
 
@@ -98,6 +99,28 @@ class Reader:
             self._wrong(name, expected)
             return default
         if not value >= low or (high is not None and not value <= high):  # type: ignore[operator]  # numbers only
+            self._wrong(name, expected)
+        return value
+
+    def duration(self, name: str, default_s: float) -> float:
+        text = self.text(name, default="")
+        try:
+            return duration_s(text) if text else default_s
+        except ValueError:
+            self._wrong(name, "a duration, e.g. 500ms, 30s or 2m")
+            return default_s
+
+    def choice(self, name: str, choices: tuple[str, ...]) -> str:
+        """Return one of the choices, the first one by default."""
+        value = self.text(name, default=choices[0])
+        if value not in choices:
+            self._wrong(name, " or ".join(choices))
+        return value
+
+    def matching(self, name: str, pattern: re.Pattern[str], expected: str) -> str:
+        """Return a text of this form, or "" where there is none."""
+        value = self.text(name, default="")
+        if value and pattern.fullmatch(value) is None:
             self._wrong(name, expected)
         return value
 
