@@ -166,8 +166,8 @@ class Workflow:
         duplicate window is stored once, so a second request under it gets no answer of its own; nodes skip it for ten
         minutes after it was cancelled.
 
-        The future raises PredictionError: outcome `timeout`, `busy` (stream full), `unavailable` (NATS away, client
-        closed), `invalid` (larger than the server takes), or what the workflow says, mostly `failed`. Cancelling it
+        The future raises PredictionError: outcome `timeout`, `unavailable` (stream full, NATS away, client closed),
+        `invalid` (larger than the server takes), or what the workflow says, mostly `failed`. Cancelling it
         cancels the request: nodes that have not begun to handle it skip it.
         Raises at once, with nothing sent: EncodeError, MessageTooLargeError; BusClosedError when the client is not
         open; ValueError for a wrong argument, or for a request_id that is in flight.
@@ -421,8 +421,6 @@ class _Request:
 
 def _outcome_of(error: KrtError) -> ReplyOutcome:
     """Return how a request ended that the stream did not take."""
-    if isinstance(error, StreamFullError):
-        return ReplyOutcome.BUSY
-    if isinstance(error, (BusUnavailableError, BusClosedError)):
+    if isinstance(error, (StreamFullError, BusUnavailableError, BusClosedError)):
         return ReplyOutcome.UNAVAILABLE
     return ReplyOutcome.INVALID if isinstance(error, MessageError) else ReplyOutcome.FAILED

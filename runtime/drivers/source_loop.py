@@ -291,7 +291,7 @@ class SourceLoop:
 
     def _is_passing(self, error: PredictionError) -> bool:
         """Say whether the stream does not have the request. One that timed out while requests are held may have it."""
-        if error.outcome in (ReplyOutcome.BUSY, ReplyOutcome.UNAVAILABLE):
+        if error.outcome == ReplyOutcome.UNAVAILABLE:
             return True
         return error.outcome == ReplyOutcome.TIMEOUT and self._inference.held
 

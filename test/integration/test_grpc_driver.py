@@ -261,9 +261,9 @@ async def test_a_full_stream_refuses_new_calls_at_once(serve: Serve) -> None:
 
     failure = await served.client.failure("Say", text="late")
 
-    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
+    assert failure.code is grpc.StatusCode.UNAVAILABLE
     assert failure.detail == f"stream {STREAM} is full and takes nothing now"
-    assert failure.trailing["krt-outcome"] == "busy"
+    assert failure.trailing["krt-outcome"] == "unavailable"
 
 
 # --- several workflows ---

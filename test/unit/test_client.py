@@ -247,7 +247,7 @@ async def test_a_timeout_says_when_the_request_may_not_be_stored(
     assert "it is not known to be stored" in detail
 
 
-async def test_a_full_stream_is_busy(clock: FakeClock) -> None:
+async def test_a_full_stream_is_unavailable(clock: FakeClock) -> None:
     broker = MemoryBroker(clock)
     await broker.connect().ensure_stream(stream_config(STREAM, max_bytes=100))
 
@@ -256,7 +256,8 @@ async def test_a_full_stream_is_busy(clock: FakeClock) -> None:
         await settle()
         await clock.advance(3.0)
 
-        assert (await outcome_of(future))[0] == "busy"
+        outcome, detail = await outcome_of(future)
+        assert (outcome, "full" in detail) == ("unavailable", True)
 
 
 async def test_a_server_that_does_not_answer_is_unavailable(clock: FakeClock, broker: MemoryBroker) -> None:

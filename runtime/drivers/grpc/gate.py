@@ -22,7 +22,7 @@ class Gate:
     async def admit(self, max_in_flight: int) -> None:
         """Return when one more request may be sent.
 
-        Raises PredictionError: `busy` with as many in flight as may be, or with a full stream; `unavailable`.
+        Raises PredictionError: `busy` with as many in flight as may be; `unavailable`, also with a full stream.
         """
         if self._inference.in_flight >= max_in_flight:
             detail = f"{self._inference.in_flight} requests are in flight, as many as may be"
@@ -30,7 +30,7 @@ class Gate:
         if self._inference.held:
             # Held though the stream can be reached: then it is full.
             detail = f"stream {self._inference.stream} is full and takes nothing now"
-            raise await self.fault() or PredictionError(detail, outcome=ReplyOutcome.BUSY)
+            raise await self.fault() or PredictionError(detail, outcome=ReplyOutcome.UNAVAILABLE)
 
     async def fault(self) -> PredictionError | None:
         """Return why the workflow cannot be reached, None when it can; looks once a second, however many ask."""

@@ -47,8 +47,8 @@ class Admission:
     async def admit(self, slot: "Slot", timeout_s: float) -> None:
         """Let a request with a slot be sent that may take `timeout_s`.
 
-        Raises Refusal with the time to wait: `busy` when the wait is expected to be longer than `timeout_s`, and when
-        the stream is full; `unavailable` when NATS is away.
+        Raises Refusal with the time to wait: `busy` when the wait is expected to be longer than `timeout_s`;
+        `unavailable` when the stream is full, and when NATS is away.
         """
         if self._inference.held:
             raise await self._why_held()
@@ -88,8 +88,10 @@ class Admission:
             async with asyncio.timeout(LOOK_S):
                 await self._inference.bus.stream_state(stream)
         except (BusError, TimeoutError) as error:
-            return Refusal("unavailable", f"NATS cannot be reached: {error or 'no answer'}", retry_after_s=RETRY_S)
-        return Refusal("busy", f"stream {stream} is full and takes nothing now", retry_after_s=RETRY_S)
+            detail = f"NATS cannot be reached: {error or 'no answer'}"
+        else:
+            detail = f"stream {stream} is full and takes nothing now"
+        return Refusal("unavailable", detail, retry_after_s=RETRY_S)
 
 
 class Slot:

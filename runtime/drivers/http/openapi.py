@@ -58,9 +58,9 @@ REFUSALS = {
     "409": "The task was cancelled, or has ended before.",
     "413": "The body is too large.",
     "415": "The body's Content-Type is neither JSON nor bytes.",
-    "429": "Busy: too much is in flight, the wait would be too long, or the stream is full.",
+    "429": "Busy: too much is in flight, or the wait would be too long.",
     "500": "A node has failed.",
-    "503": "NATS or the workflow cannot be reached.",
+    "503": "The stream is full, or NATS or the workflow cannot be reached.",
     "504": "No answer within the request's time.",
 }
 SENDING = ("400", "408", "413", "415", "429", "500", "503", "504")

@@ -12,6 +12,7 @@ from runtime import payload, wire
 from runtime.bus.base import Confirmation
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
+from runtime.drivers.fastapi_client import FastAPIClient, FastAPIClientError
 from runtime.drivers.inference import WorkflowView
 from runtime.message import Message
 from runtime.spec import names
@@ -70,13 +71,17 @@ async def test_while_nats_is_away_requests_are_refused_and_waiting_ones_end_at_t
         await answer_when(web, lambda answer: answer.status_code == 200)
 
 
-async def test_a_full_stream_is_busy_with_a_time_to_come_again(nats_server: EmbeddedServer) -> None:
+async def test_a_full_stream_is_unavailable_with_a_time_to_come_again(nats_server: EmbeddedServer) -> None:
     async with echo(nats_server, max_bytes=20_000) as (bus, web):
         await fill(bus)
-        refused = await answer_when(web, lambda answer: answer.status_code == 429)
+        refused = await answer_when(web, lambda answer: answer.status_code == 503)
 
-        assert (refused.json()["outcome"], refused.headers["Retry-After"]) == ("busy", "2")
+        assert (refused.json()["outcome"], refused.headers["Retry-After"]) == ("unavailable", "2")
         assert "is full" in refused.json()["detail"]
+        async with FastAPIClient(port=web.port) as client:
+            with pytest.raises(FastAPIClientError) as caught:
+                await client.apredict(1)
+        assert (caught.value.status, caught.value.outcome, caught.value.retry_after_s) == (503, "unavailable", 2.0)
 
         await bus.purge(STREAM, below=10_000)
         await answer_when(web, lambda answer: answer.status_code == 200)

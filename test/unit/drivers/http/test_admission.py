@@ -145,7 +145,7 @@ async def test_as_many_as_may_be_and_no_more(admission: Admission) -> None:
     assert (await enter(admission)).load == 10
 
 
-async def test_a_full_stream_is_busy_and_nats_away_unavailable(
+async def test_with_a_full_stream_and_with_nats_away_nothing_is_taken(
     admission: Admission, workflow: Workflow, broker: MemoryBroker, clock: FakeClock
 ) -> None:
     workflow.held = True
@@ -155,6 +155,8 @@ async def test_a_full_stream_is_busy_and_nats_away_unavailable(
     await clock.advance(2.0)
     away = await refusal_of(admission)
 
-    assert (full.status, full.outcome) == (429, "busy")
+    assert (full.status, full.outcome, full.retry_after_s) == (503, "unavailable", 2.0)
+    assert "is full" in full.detail
     assert still is full
     assert (away.status, away.outcome, away.retry_after_s) == (503, "unavailable", 2.0)
+    assert "cannot be reached" in away.detail
