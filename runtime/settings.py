@@ -26,6 +26,11 @@ IGNORED = frozenset(
     {"KRT_WORKFLOW_ID", "KRT_NODE_ID", "KRT_MONGO_BUCKET", "KRT_LAST_NODE_NAME", "KRT_NATS_EXITPOINT_SUBJECT"}
 )
 
+# Name of a runner of algorithms: a token of a key, and part of the name of a micro-service.
+RUNNER_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+# Seconds for one call of an algorithm.
+DEFAULT_ALGORITHM_TIMEOUT_S = 60.0
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NodeSettings:
@@ -126,6 +131,29 @@ class ModelHostSettings:
     spec: str
     max_claim_bytes: int
     log: LogSettings
+    ready_fd: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AlgorithmsSettings:
+    """What a runner of algorithms needs.
+
+    adapter: module, file or folder. runner: its name, "" for that of the adapter's folder. timeout_s, concurrency: of
+    algorithms without their own. isolation: `thread` or `process`. replace: win against runners with other signatures.
+    environment: what algorithms in a process of their own see, which is all but the KRT_* variables.
+    """
+
+    nats: NatsSettings
+    adapter: str
+    runner: str
+    concurrency: int
+    timeout_s: float
+    isolation: str
+    replace: bool
+    max_claim_bytes: int
+    environment: Mapping[str, str] = field(repr=False)
+    log: LogSettings
+    grace_s: float
     ready_fd: int | None
 
 
@@ -236,6 +264,26 @@ def read_model_host(environ: Mapping[str, str] = os.environ) -> ModelHostSetting
     return read.checked(settings)
 
 
+def read_algorithms(environ: Mapping[str, str] = os.environ) -> AlgorithmsSettings:
+    """Read the variables of a runner of algorithms. Raises SettingsError with every problem."""
+    read = Reader(environ)
+    settings = AlgorithmsSettings(
+        nats=read.nats(),
+        adapter=read.text("KRT_ADAPTER", default="runner_adapter"),
+        runner=read.matching("KRT_RUNNER_NAME", RUNNER_NAME, "1 to 64 letters, digits, - and _, e.g. image-runner"),
+        concurrency=read.number("KRT_ALGORITHMS_CONCURRENCY", int, "a whole number, 1 or more", 1, low=1),
+        timeout_s=read.duration("KRT_ALGORITHMS_TIMEOUT", DEFAULT_ALGORITHM_TIMEOUT_S),
+        isolation=read.choice("KRT_ALGORITHMS_ISOLATION", ("thread", "process")),
+        replace=read.boolean("KRT_ALGORITHMS_REPLACE"),
+        max_claim_bytes=read.max_claim_bytes(),
+        environment={name: value for name, value in environ.items() if not name.startswith("KRT_")},
+        log=read.log(),
+        grace_s=read.grace(),
+        ready_fd=read.ready_fd(),
+    )
+    return read.checked(settings)
+
+
 def unknown_variables(environ: Mapping[str, str] = os.environ) -> list[str]:
     """Return one sentence for each KRT_* variable without an effect, with the nearest known name for an unknown one."""
     found = []
@@ -264,6 +312,7 @@ KNOWN = frozenset(
     NATS_MAX_ACK_PENDING MAX_PENDING_ACK JS_REQUEST_TIMEOUT MONGO_DB_NAME NODE_SPEC WIRE REPLICA LOG_FORMAT LOG_LEVEL
     LOG_FILE INFLUX_TOKEN INFLUX_ORG INFLUX_BUCKET MAX_INFLATED_BYTES SHUTDOWN_GRACE READY_FD MANAGER_SPEC
     NATS_SERVER_BIN NATS_CREDENTIALS NATS_INBOX_PREFIX DRIVER_SPEC ADVERTISE_ADDRESS
+    ADAPTER RUNNER_NAME ALGORITHMS_CONCURRENCY ALGORITHMS_TIMEOUT ALGORITHMS_ISOLATION ALGORITHMS_REPLACE
     NATS_SUBJECTS_FILE REQUEST_TIMEOUT MAX_CLAIM_BYTES MODEL_SPEC
     """.split()
 )
