@@ -140,10 +140,12 @@ class Reader:
             scheme, separator, rest = item.partition("://")
             if not separator:
                 scheme, rest = "nats", item
-            if scheme not in ("nats", "tls"):
+            if scheme not in ("nats", "tls", "ws", "wss"):
                 self._wrong("KRT_NATS_SERVER", expected)
             host = rest.rpartition("@")[2]
-            port = "" if re.search(r":\d+$", host) else f":{DEFAULT_NATS_PORT}"
+            # Over WebSocket the port is that of HTTP.
+            has_port = scheme in ("ws", "wss") or re.search(r":\d+$", host)
+            port = "" if has_port else f":{DEFAULT_NATS_PORT}"
             servers.append(f"{scheme}://{rest}{port}")
         timeout_s = self.number(
             "KRT_JS_REQUEST_TIMEOUT", float, "seconds, 0.1 to 300", DEFAULT_REQUEST_TIMEOUT_S, low=0.1, high=300.0

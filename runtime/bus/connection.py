@@ -6,9 +6,9 @@ Streams, consumers and messages of a workflow are the business of `topology.py`,
 """
 
 import asyncio
+import importlib.util
 import logging
 import secrets
-import ssl
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +20,9 @@ from nats.js.client import JetStreamContext
 
 from runtime.bus.cancellation import kept_cancellation
 from runtime.bus.credentials import Credentials, read_credentials
-from runtime.bus.direct import DirectClient, DirectSubscription, NoTlsError, OnArrival, publish_command
-from runtime.errors import AccessError, BusClosedError, BusUnavailableError, ServerError
+from runtime.bus.direct import DirectClient, DirectSubscription, OnArrival, publish_command
+from runtime.bus.refusals import describe, is_refusal, remedy
+from runtime.errors import AccessError, BusClosedError, BusUnavailableError, ServerError, SettingsError
 from runtime.settings import DEFAULT_INBOX_PREFIX, redact
 
 log = logging.getLogger(__name__)
@@ -94,9 +95,10 @@ class Connection:
     ) -> "Connection":
         """Connect within `limit_s`. credentials: see `credentials.py`. inbox_prefix: of every subject for answers.
 
-        Raises SettingsError for the credentials folder, BusUnavailableError, AccessError when every server refuses us,
-        ServerError for one below the floor.
+        Raises SettingsError for addresses or the credentials folder, BusUnavailableError, AccessError when every server
+        refuses us, ServerError for one below the floor.
         """
+        _check_schemes(servers)
         loop = asyncio.get_running_loop()
         give_up_s = loop.time() + limit_s
         read = read_credentials(credentials) if credentials is not None else None
@@ -109,10 +111,9 @@ class Connection:
                 break
             except _RefusedError as error:
                 await connection._close_client()
-                raise AccessError(
-                    f"NATS at {where} does not let us in: {describe(error.__cause__)}; correct KRT_NATS_CREDENTIALS or "
-                    "the user part of KRT_NATS_SERVER"
-                ) from error.__cause__
+                refusal = error.__cause__
+                what_to_do = remedy(refusal, has_tls=read is not None and read.tls is not None)
+                raise AccessError(f"NATS at {where} does not let us in: {describe(refusal)}; {what_to_do}") from refusal
             except (TimeoutError, OSError, nats.errors.Error) as error:
                 await connection._close_client()
                 cause = connection.last_error or error
@@ -240,7 +241,8 @@ class Connection:
     async def _connect(self, servers: list[str]) -> None:
         credentials = self._credentials
         self._patience = len(servers)
-        self.client.requires_tls = credentials.tls is not None or any(each.startswith("tls:") for each in servers)
+        asked = any(each.startswith(("tls:", "wss:")) for each in servers)
+        self.client.requires_tls = asked or credentials.tls is not None
         await self.client.connect(
             servers=servers,
             name=self.name,
@@ -302,8 +304,8 @@ class Connection:
         text = describe(error)
         repeated = self.last_error is not None and describe(self.last_error) == text
         self.last_error = error
-        if _is_refusal(error) and not self.client.is_connected:
-            self.client.drop_transport()
+        if is_refusal(error) and not self.client.is_connected:
+            await self.client.drop_transport()
             self._note_refusal(error)
         if "permissions violation" in text.lower():
             self.violation = text
@@ -346,19 +348,17 @@ class Connection:
         self.closed.set()
 
 
-def describe(error: BaseException | None) -> str:
-    """Return an error's text without credentials; its class where it has no text."""
-    return redact(str(error) or type(error).__name__) if error is not None else "no reason given"
-
-
 class _RefusedError(Exception):
     """Every server has refused us; the cause says why."""
 
 
-def _is_refusal(error: Exception) -> bool:
-    """Say whether waiting cannot help: the server answered and said no, or is not the one that it should be."""
-    text = str(error).lower()
-    return isinstance(error, ssl.SSLError | NoTlsError) or "authorization" in text or "authentication" in text
+def _check_schemes(servers: list[str]) -> None:
+    """Raise SettingsError for WebSockets among other connections, or without the package that they need."""
+    over_websocket = [server for server in servers if server.startswith(("ws://", "wss://"))]
+    if over_websocket and len(over_websocket) < len(servers):
+        raise SettingsError(["KRT_NATS_SERVER: the servers of one cluster are all ws:// or wss://, or none of them is"])
+    if over_websocket and importlib.util.find_spec("aiohttp") is None:
+        raise SettingsError([f"{redact(over_websocket[0])} needs aiohttp: pip install 'krt-runtime[websocket]'"])
 
 
 def _user(credentials: Credentials, servers: list[str]) -> dict[str, Any]:

@@ -6,7 +6,7 @@ its way in, and a header check and several calls on its way out: together nearly
 outgoing ones as one piece.
 
 It replaces nats-py's parser by one that reads whole messages itself and leaves all else to the original, overrides
-three private methods and calls two. So `Pipfile` keeps nats-py below the next minor release, and
+private methods and calls two. So `Pipfile` keeps nats-py below the next minor release, and
 `test/unit/bus/test_direct.py` says what has to be looked at when that changes.
 """
 
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from typing import Any
 
 from nats.aio.client import Client
+from nats.aio.transport import TcpTransport
 from nats.errors import Error
 from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
 
@@ -37,6 +38,10 @@ class NoTlsError(Error):  # type: ignore[misc]  # nats-py is not typed here
     """The server talks in clear, which is not wanted."""
 
 
+class NoWebSocketError(Error):  # type: ignore[misc]  # nats-py is not typed here
+    """What answers at the address does not speak WebSocket, or not in clear."""
+
+
 class DirectSubscription:
     """A subscription whose callback is called by the reading task itself: it only appends or schedules."""
 
@@ -54,6 +59,9 @@ class DirectSubscription:
 
 class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
     """Everything that nats-py's client is, and `subscribe_direct` and `write`."""
+
+    # nats-py's own, or `websocket.WebSocketTransport`, of which only those know who have aiohttp.
+    _transport: Any
 
     def __init__(self) -> None:
         super().__init__()
@@ -84,14 +92,26 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
         if self._flush_queue is not None and self._flush_queue.empty():
             await self._flush_pending()
 
-    def drop_transport(self) -> None:
-        """End the TCP connection to a server that has refused us; the next try makes its own.
+    async def drop_transport(self) -> None:
+        """End the connection to a server that has refused us; the next try makes its own.
 
         nats-py leaves it open, or, after a TLS handshake that failed, waits for ever for its end.
         """
-        if self._transport is not None and self._transport._io_writer is not None:
-            self._transport._io_writer.transport.abort()
-        self._transport: Any = None
+        transport, self._transport = self._transport, None
+        if isinstance(transport, TcpTransport):
+            if transport._io_writer is not None:
+                transport._io_writer.transport.abort()
+        elif transport is not None:
+            await transport.abort()
+
+    async def _connect_to_server(self, server: Any) -> None:
+        """Overridden: nats-py would take its own transport for WebSockets, see `websocket.py`."""
+        if server.uri.scheme in ("ws", "wss"):
+            from runtime.bus.websocket import WebSocketTransport
+
+            await self.drop_transport()
+            self._transport = WebSocketTransport()
+        await super()._connect_to_server(server)
 
     async def _send_ping(self, future: Any = None) -> None:
         """Overridden: nats-py writes its PING past the commands that wait for its flusher.

@@ -28,7 +28,8 @@ from runtime.bus.base import (
     StreamState,
 )
 from runtime.bus.cancellation import kept_cancellation
-from runtime.bus.connection import Connection, describe
+from runtime.bus.connection import Connection
+from runtime.bus.refusals import describe
 from runtime.errors import (
     AccessError,
     BusClosedError,

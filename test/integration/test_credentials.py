@@ -11,7 +11,7 @@ from runtime.bus.base import StreamConfig
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
 from runtime.errors import AccessError, SettingsError
-from test.support.certificates import Authority
+from test.support.certificates import Authority, folder_with, tls_options
 
 StartServer = Callable[..., EmbeddedServer]
 
@@ -22,28 +22,6 @@ USERS = {"authorization": {"users": [{"user": "ada", "password": PASSWORD}]}}
 @pytest.fixture
 def authority(tmp_path: Path) -> Authority:
     return Authority.make(tmp_path / "pki")
-
-
-def tls_options(authority: Authority, *, verify: bool = False) -> dict[str, object]:
-    certificate, key = authority.sign("server")
-    return {
-        "tls": {
-            "cert_file": str(certificate),
-            "key_file": str(key),
-            "ca_file": str(authority.certificate),
-            "verify": verify,
-        }
-    }
-
-
-def folder_with(folder: Path, **files: str | Path) -> Path:
-    """Write a credentials folder; the names' underscores stand for dots, and a path is copied."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, content in files.items():
-        file = folder / name.replace("_", ".")
-        file.write_text(content.read_text() if isinstance(content, Path) else content)
-        file.chmod(0o600)
-    return folder
 
 
 async def is_let_in(server: EmbeddedServer, credentials: Path | None = None, scheme: str = "nats") -> bool:

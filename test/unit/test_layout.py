@@ -45,6 +45,7 @@ REACH = [{0}, {0}, {0}, {0, 1, 2}, {0, 1, 2, 3}, {0, 1, 2, 3}, {0, 1, 2, 3, 4, 5
 # Where a package may be imported: folders (ending in /) or files, relative to runtime/.
 PACKAGE_HOMES: dict[str, str | tuple[str, ...]] = {
     "nats": "bus/",
+    "aiohttp": "bus/websocket.py",
     "motor": "stores/mongo.py",
     "pymongo": "stores/mongo.py",
     "bson": "stores/mongo.py",

@@ -101,6 +101,7 @@ def test_booleans_are_read_in_any_case(text: str, value: bool) -> None:
         ("localhost", ("nats://localhost:4222",)),
         ("a:1, tls://b ,nats://c:3", ("nats://a:1", "tls://b:4222", "nats://c:3")),
         ("nats://user:pw@a", ("nats://user:pw@a:4222",)),
+        ("wss://a/nats,ws://b:8080", ("wss://a/nats", "ws://b:8080")),
     ],
 )
 def test_servers_get_scheme_and_port(text: str, servers: tuple[str, ...]) -> None:
