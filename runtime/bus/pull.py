@@ -15,8 +15,9 @@ from enum import StrEnum
 import nats.errors
 
 from runtime.bus.base import ConsumerConfig, Delivery, Headers, ReaderClosed
-from runtime.bus.connection import Connection, describe
+from runtime.bus.connection import Connection
 from runtime.bus.direct import DirectSubscription
+from runtime.bus.refusals import describe
 from runtime.bus.requests import OpenRequests
 from runtime.bus.topology import Topology
 from runtime.clock import Clock
