@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KINDS = ("node", "writer", "manager", "driver")
+KINDS = ("node", "writer", "manager", "algorithms", "driver")
 # `krt driver` is the group of commands about drivers; the process is `python -m runtime driver` alone.
 COMMANDS = KINDS[:3]
 
@@ -80,6 +80,11 @@ def _prepare(kind: str) -> tuple[settings.LogSettings, Run]:
         from runtime.drivers.process import run_driver
 
         return driver.log, partial(run_driver, driver)
+    if kind == "algorithms":
+        algorithms = settings.read_algorithms()
+        from runtime.algorithms.process import run_algorithms
+
+        return algorithms.log, partial(run_algorithms, algorithms)
     manager = settings.read_manager()
     from runtime.deploy.service import run_manager
 
