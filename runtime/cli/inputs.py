@@ -159,5 +159,6 @@ def _code_folders(target: Target) -> list[Path]:
         workflow = load(folder, workflow=target.name if target.run else "")
     except errors.ConfigError:  # the code may be found all the same
         return [folder, Path.cwd()]
-    beside = {workflow.folder / Path(node.handler).parent: None for node in workflow.nodes}
+    files = (Path(file) for node in workflow.nodes for file in node.code_files)
+    beside = {workflow.folder / file.parent: None for file in files}
     return [*beside, workflow.folder]

@@ -267,7 +267,7 @@ class LocalRun:
     async def _change_over(
         self, supervisor: Supervisor, workflow: Workflow, processes: Sequence[Process], changed: set[Path]
     ) -> None:
-        handlers = {workflow.folder / node.handler for node in workflow.nodes}
+        handlers = {workflow.folder / file for node in workflow.nodes for file in node.code_files}
         before = {state.name: state.pid for state in supervisor.states()}
         self._workflow = workflow
         self._console.name_processes([name for process in processes for name in process.replica_names()])

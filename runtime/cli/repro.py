@@ -127,6 +127,8 @@ def _reproduce(folder: Path, given: _Input, *, debug: bool) -> int:
     workflow = load(folder)
     died = given.died
     node = workflow.node(died.node)
+    if not node.handler:
+        raise errors.ConfigError(f'node "{node.name}" (kind {node.kind}) has no handler to run; redrive the message')
     os.environ.update(node.env)
     # Left in place until the end: the debugger imports what the handler does.
     handler = HandlerModules(workflow.folder.absolute()).load(node.handler)

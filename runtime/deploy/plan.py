@@ -7,7 +7,7 @@ processes (`supervisor.py`) or containers.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,8 +27,9 @@ WRITER = "krt.writer"
 # Nodes need the manager's streams and the writer, which need nothing of each other.
 SERVICE_STAGE, NODE_STAGE = range(2)
 
-# Sets that one join may wait for at once: the first part of each stays unacknowledged until its time is over.
-MAX_WAITING_SETS = 1_000_000
+# Messages that may wait at once, unacknowledged: the first part of each set of a join until its time is over, and on a
+# node that dispatches those whose algorithm nobody serves. Beyond it they hold up all others.
+MAX_WAITING = 1_000_000
 # Seconds that a join remembers a set after its last part: for parts that come again or late, and for redriving it.
 JOIN_MEMORY_S = 2 * 3600.0
 
@@ -99,8 +100,8 @@ def object_store_of(workflow: Workflow, name: str, runtime_id: str) -> str:
 
 
 def handler_versions(workflow: Workflow) -> dict[str, str]:
-    """Return a short hash of every node's handler file, "" for one that cannot be read; the one function with I/O."""
-    return {node.name: _version_of(workflow.folder / node.handler) for node in workflow.nodes}
+    """Return a short hash of every node's code, "" where it cannot be read; the one function with I/O."""
+    return {node.name: _version_of(workflow.folder / file for file in node.code_files) for node in workflow.nodes}
 
 
 def error_source(workflow: Workflow, node: Node) -> Source:
@@ -265,6 +266,8 @@ def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
         partitioned=_partitioned(workflow, node, stream),
         join=_join(node, stream),
         atomic=node.atomic,
+        models=node.models,
+        dispatch=node.dispatch,
     )
 
 
@@ -275,9 +278,8 @@ def _consumers(workflow: Workflow, node: Node, stream: str) -> Iterator[Consumer
     """Yield the consumer of a node, or those of the partitions of an ordered one."""
     durable, inputs = durable_of(node), _inputs(workflow, node, stream)
     if node.partitions is None:
-        yield ConsumerSpec(
-            durable=durable, filter_subjects=inputs, max_ack_pending=MAX_WAITING_SETS if node.join else None
-        )
+        waits = node.join is not None or node.dispatch is not None
+        yield ConsumerSpec(durable=durable, filter_subjects=inputs, max_ack_pending=MAX_WAITING if waits else None)
     for number in range(node.partitions or 0):
         subjects = names.partition_inputs(inputs, number)
         yield ConsumerSpec(
@@ -382,8 +384,9 @@ def _check_secrets(workflow: Workflow, target: Target) -> None:
         raise ConfigError("\n".join(problems))
 
 
-def _version_of(handler: Path) -> str:
+def _version_of(files: Iterable[Path]) -> str:
     try:
-        return hashlib.sha256(handler.read_bytes()).hexdigest()[:VERSION_DIGITS]
+        code = b"".join(file.read_bytes() for file in files)
     except OSError:
         return ""
+    return hashlib.sha256(code).hexdigest()[:VERSION_DIGITS] if code else ""

@@ -208,6 +208,16 @@ class Context:
     def is_message_early_exit(self) -> bool:
         return self._message("is_message_early_exit").type is MessageType.EARLY_EXIT
 
+    def derive_id(self, purpose: str) -> str:
+        """Return an id (24 hex digits) that is the same for every delivery of this message: who gets it knows a repeat.
+
+        A redriven message has another one.
+        """
+        work = self._current("derive_id")
+        part = f"{purpose}\0{work.redrive}"
+        services = self._services
+        return derive_id(services.outputs.stream, work.origin, work.message.request_id, services.node, part)
+
     def progress(self, note: str | None = None) -> None:
         """Say that the work goes on: the node's timeout and the ack wait start anew. Thread-safe."""
         work = self._current("progress")
@@ -268,9 +278,13 @@ class Database:
         self._services: Services = ctx._services
         self._work: Work | None = ctx._work
 
-    async def save(self, coll: str, data: dict[str, Any]) -> str | int:
-        """Store a document through the writer; returns its id once it is durable. A redelivery does not double it."""
-        return await self._save(coll, data, "data")
+    async def save(self, coll: str, data: dict[str, Any], *, key: str = "") -> str | int:
+        """Store a document through the writer; returns its id once it is durable. A redelivery does not double it.
+
+        key: what tells it from the message's other documents; without one its number does, and then a redelivery has to
+        save the same documents in the same order.
+        """
+        return await self._save(coll, data, "data", key)
 
     async def find(self, coll: str, query: dict[str, Any], *, limit: int = 0) -> list[dict[str, Any]]:
         """Return the matching documents, `_id` included, keys in their order."""
@@ -285,14 +299,14 @@ class Database:
         except StoreError as error:
             raise type(error)(f"[ctx.db.find] error getting data from MongoDB: {error}") from error
 
-    async def _save(self, coll: str, data: dict[str, Any], what: str) -> str | int:
+    async def _save(self, coll: str, data: dict[str, Any], what: str, key: str) -> str | int:
         work = self._work
         if work is None:
             return await self._services.document_client.save(coll, data, what=what)
-        number = work.saves
-        work.saves += 1
+        part: int | str = f"key {key}" if key else work.saves
+        work.saves += not key
         own_id = derive_id(
-            self._services.outputs.stream, work.origin, work.message.request_id, self._services.node, number
+            self._services.outputs.stream, work.origin, work.message.request_id, self._services.node, part
         )
         return await self._services.document_client.save(coll, data, document_id=own_id, what=what)
 
@@ -314,8 +328,13 @@ class Prediction:
         extra: Any = None,
         utcdate: datetime | None = None,
         error: str = "",
+        *,
+        key: str = "",
     ) -> None:
-        """Store one prediction beside its true value, in the collection `classificationMetrics`."""
+        """Store one prediction beside its true value, in the collection `classificationMetrics`.
+
+        key: as of `ctx.db.save`.
+        """
         document = build_prediction(
             predicted_value,
             true_value,
@@ -326,7 +345,7 @@ class Prediction:
             version=self._services.version,
             now_ns=self._services.clock.time_ns(),
         )
-        await self._database._save(COLLECTION, document, "metric")
+        await self._database._save(COLLECTION, document, "metric", key)
 
 
 class Measurement:

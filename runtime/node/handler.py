@@ -60,6 +60,7 @@ class LoadedHandler:
     default: called for every message, or for those of nodes that `by_node` does not name; None without one.
     from_node_style: `default_handler`/`custom_handlers`, whose returned values are ignored.
     channels: the declared ones, or None when the module declares none. handle_errors: ERROR messages are handled too.
+    beside: runs from `init` to `teardown`, and ends the node when it ends; no module of the user's has one.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class LoadedHandler:
     teardown: HandlerFunction | None
     channels: frozenset[str] | None
     handle_errors: bool
+    beside: HandlerFunction | None = None
 
     @property
     def is_async(self) -> bool:
@@ -93,14 +95,7 @@ def load_handler(
     KRE's first wire version `handler` is taken where there are handlers by sender, too, and no handler gets an ERROR.
     Raises HandlerLoadError with file, line and what was expected; nothing of the module is left behind then.
     """
-    path = BUILT_IN.get(handler_path) or (base / handler_path).absolute()
-    if handler_path not in BUILT_IN:
-        _refuse_outside(path, base)
-    if not path.is_file():
-        raise HandlerLoadError(f"Error loading handler script {path}: no such file; check KRT_HANDLER_PATH")
-    _refuse_reserved(path)
-    _extend_path(path.parent, base.absolute())
-    module = _import(path)
+    module, path = load_module(base, handler_path)
     try:
         return _check(path, module, use_annotations, first_version)
     except HandlerLoadError:
@@ -109,6 +104,18 @@ def load_handler(
 
 
 # --- importing ---
+
+
+def load_module(base: Path, file: str) -> tuple[ModuleType, Path]:
+    """Import the module at `base / file`, or a built-in one; return it with its path. Raises HandlerLoadError."""
+    path = BUILT_IN.get(file) or (base / file).absolute()
+    if file not in BUILT_IN:
+        _refuse_outside(path, base)
+    if not path.is_file():
+        raise HandlerLoadError(f"Error loading handler script {path}: no such file; check KRT_HANDLER_PATH")
+    _refuse_reserved(path)
+    _extend_path(path.parent, base.absolute())
+    return _import(path), path
 
 
 def _refuse_outside(path: Path, base: Path) -> None:

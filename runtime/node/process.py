@@ -27,10 +27,11 @@ from runtime.node.configuration import Configuration
 from runtime.node.context import Context, Services
 from runtime.node.dead_letters import DeadLetters
 from runtime.node.gate import Gate
-from runtime.node.handler import HandlerFunction, LoadedHandler, load_handler
+from runtime.node.handler import HandlerFunction, LoadedHandler
 from runtime.node.handler_types import told_schemas
 from runtime.node.history import History
 from runtime.node.join import Joins, parts_decoder, without_decoding
+from runtime.node.kinds import prepare_handler
 from runtime.node.object_store import ObjectStore
 from runtime.node.runner import Parts, Runner
 from runtime.node.state import StateClass, States
@@ -88,6 +89,8 @@ class NodeProcess:
         self._services: Services | None = None
         self._threads: HandlerThreads | None = None
         self._initialised = False
+        # What runs beside the messages, where the handler has that.
+        self._beside: asyncio.Task[None] | None = None
 
     @property
     def failed(self) -> asyncio.Future[None]:
@@ -109,6 +112,8 @@ class NodeProcess:
             await self._cancellations.follow(self._bus, settings.stream)
         await self._call(self._handler.init)
         self._initialised = True
+        if self._handler.beside is not None:
+            self._beside = asyncio.create_task(self._call(self._handler.beside), name=f"{settings.node} beside")
         self._readers = [self._bus.reader(config, create=not self._planned) for config in consumers]
         self._runner = Runner(
             Parts(
@@ -138,12 +143,17 @@ class NodeProcess:
             )
         )
         await self._runner.start()
+        if self._beside is not None:
+            self._beside.add_done_callback(self._on_beside_end)
 
     async def stop(self) -> None:
         """Drain within the grace time, run `teardown`, flush and close; the bus stays open. Every step is tried."""
         if self._runner is not None:
             await self._runner.stop(self._settings.grace_s)
         await self._cancellations.close()
+        if self._beside is not None:
+            self._beside.cancel()
+            await asyncio.gather(self._beside, return_exceptions=True)
         try:
             if self._initialised:  # otherwise there is nothing to tear down
                 await self._call(self._handler.teardown)
@@ -167,6 +177,11 @@ class NodeProcess:
     @property
     def _planned(self) -> bool:
         return bool(self._settings.node_spec)
+
+    def _on_beside_end(self, task: asyncio.Task[None]) -> None:
+        """End the node: without it the messages would be handled wrongly."""
+        if not task.cancelled() and not self.failed.done():
+            self.failed.set_exception(task.exception() or RuntimeError(f"{task.get_name()} has ended"))
 
     def _on_hold(self, held: bool) -> None:
         for reader in self._readers:
@@ -220,8 +235,8 @@ class NodeProcess:
         )
 
     async def _open_history(self) -> History:
-        """Planned runners share their record of failed attempts; a bare one never tries twice and needs none."""
-        if not self._planned or self.spec.retry.attempts == 1:
+        """Planned runners share their record of failed attempts, and of waits; a bare one has neither."""
+        if not self._planned or (self.spec.retry.attempts == 1 and self.spec.dispatch is None):
             return History(self._settings.node, None)
         bucket = await self._bus.key_value(names.attempts_bucket(self._settings.stream), create=True)
         return History(self._settings.node, bucket)
@@ -273,13 +288,7 @@ async def run_node(settings: NodeSettings, stop: asyncio.Event) -> int:
     from runtime.stores.open import open_documents, open_points
 
     try:
-        read_spec(settings)
-        handler = load_handler(
-            settings.base_path,
-            settings.handler_path,
-            use_annotations=bool(settings.node_spec),
-            first_version=settings.wire == "v1",
-        )
+        make_handler = prepare_handler(settings, read_spec(settings))
         points = open_points(
             settings.influx_uri,
             token=settings.influx_token,
@@ -292,7 +301,7 @@ async def run_node(settings: NodeSettings, stop: asyncio.Event) -> int:
         return EXIT_CONFIG
     bus = await NatsBus.of(settings.nats, f"{settings.workflow}/{settings.node}/{settings.replica}")
     try:
-        return await _run_until(NodeProcess(settings, bus, stores, handler), bus, settings, stop)
+        return await _run_until(NodeProcess(settings, bus, stores, make_handler(bus)), bus, settings, stop)
     finally:
         await bus.close()
 

@@ -19,11 +19,12 @@ from runtime.deploy.process import Process
 from runtime.deploy.service import WriterDesk
 from runtime.errors import ConfigError
 from runtime.node.handler import LoadedHandler
-from runtime.node.process import NodeProcess, Stores
+from runtime.node.kinds import MakeHandler, prepare_handler
+from runtime.node.process import NodeProcess, Stores, read_spec
 from runtime.settings import read_node
 from runtime.spec import names
 from runtime.spec.edges import JsonSchema
-from runtime.spec.model import Workflow
+from runtime.spec.model import Node, Workflow
 from runtime.stores.base import Point
 from runtime.stores.writer import Writer
 from runtime.testing.modules import HandlerModules
@@ -87,13 +88,15 @@ class MemoryDeployment:
             nodes = [process for process in planned if process.arguments == ("node",)]
             modules = HandlerModules(self.definition.folder.absolute())
             stack.callback(modules.close)
-            loaded = [modules.load(node.handler) for node in self.definition.nodes]
+            makers = [
+                _prepare(modules, node, process) for node, process in zip(self.definition.nodes, nodes, strict=True)
+            ]
             bus = self.connect()
             manager = Manager(bus, manager_spec(self.definition, self.runtime_id), self._clock)
             await manager.apply()
             await self._start_writer(bus)
-            for process, handler in zip(nodes, loaded, strict=True):
-                await self._start_node(process, handler)
+            for process, make_handler in zip(nodes, makers, strict=True):
+                await self._start_node(process, make_handler)
             self._stack = stack.pop_all()
         return manager
 
@@ -140,13 +143,19 @@ class MemoryDeployment:
         desk = await WriterDesk.open(Writer(MemoryDocuments(self.collections)), bus, names.WRITER_SUBJECT)
         self._stack.push_async_callback(desk.close, GRACE_S)
 
-    async def _start_node(self, process: Process, handler: LoadedHandler) -> None:
+    async def _start_node(self, process: Process, make_handler: MakeHandler) -> None:
         stores = Stores(MemoryDocuments(self.collections), MemoryPoints(self.points))
-        handler = self._wrap(process.name, handler)
-        node = NodeProcess(read_node(process.environment), self.connect(), stores, handler, self._clock)
+        bus = self.connect()
+        handler = self._wrap(process.name, make_handler(bus))
+        node = NodeProcess(read_node(process.environment), bus, stores, handler, self._clock)
         self._nodes.append(node)
         self._stack.push_async_callback(node.stop)
         await node.start()
+
+
+def _prepare(modules: HandlerModules, node: Node, process: Process) -> MakeHandler:
+    settings = read_node(process.environment)
+    return modules.alone(node.code_files, lambda: prepare_handler(settings, read_spec(settings)))
 
 
 def _restore_variables(before: Mapping[str, str | None]) -> None:

@@ -6,11 +6,14 @@ Afterwards the folders stay importable until `close`, for what handlers import l
 """
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import ModuleType
+from typing import TypeVar
 
 from runtime.node.handler import LoadedHandler, load_handler
+
+T = TypeVar("T")
 
 
 class HandlerModules:
@@ -23,12 +26,16 @@ class HandlerModules:
 
     def load(self, handler: str) -> LoadedHandler:
         """Import one handler, its path being relative to the folder. Raises HandlerLoadError."""
-        folders = [(self._folder / handler).parent, self._folder]
+        return self.alone([handler], lambda: load_handler(self._folder, handler))
+
+    def alone(self, files: Sequence[str], load: Callable[[], T]) -> T:
+        """Call what loads the code of one node. files: those that it loads, relative to the folder."""
+        folders = [*((self._folder / file).parent for file in files), self._folder]
         own_names = {name for folder in folders for name in _module_names(folder)}
         path_before = list(sys.path)
         hidden = _take_modules(own_names)
         try:
-            loaded = load_handler(self._folder, handler)
+            loaded = load()
         finally:
             sys.path[:] = path_before
             mine = _take_modules(own_names)

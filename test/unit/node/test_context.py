@@ -260,6 +260,53 @@ async def test_documents_are_not_doubled_by_a_retry(start_node: StartNode) -> No
     assert found == 2
 
 
+async def test_documents_with_a_key_may_come_in_another_order(start_node: StartNode) -> None:
+    node = await start_node(
+        """
+        async def handler(ctx, data):
+            for name in ("a", "b") if ctx.attempt == 1 else ("b", "a"):
+                await ctx.db.save("things", {"name": name, "saved": ctx.attempt, "all": 1}, key=name)
+                await ctx.prediction.save(name, "dog", key=name)
+            if ctx.attempt == 1:
+                raise ValueError("after saving")
+            things = await ctx.db.find("things", {"all": 1})
+            predictions = await ctx.db.find("classificationMetrics", {"trueValue": "dog"})
+            return [[sorted([each["name"], each["saved"]] for each in things), len(predictions)]]
+        """
+    )
+    await node.run_writer()
+
+    await node.send()
+    await node.released()
+    await node.clock.advance(5)
+    await node.settled()
+
+    assert node.outputs() == [[[["a", 1], ["b", 1]], 2]]
+
+
+async def test_a_derived_id_is_that_of_its_message_and_purpose(start_node: StartNode) -> None:
+    node = await start_node(
+        """
+        seen = []
+
+        async def handler(ctx, data):
+            seen.append([ctx.derive_id("charge"), ctx.derive_id("refund")])
+            if len(seen) == 1:
+                raise ValueError("after charging")
+        """
+    )
+
+    await node.send()
+    await node.released()
+    await node.clock.advance(5)
+    await node.send()
+    await node.settled()
+
+    first, again, other = node.module.seen
+    assert first == again
+    assert len({*first, *other}) == 4
+
+
 async def test_a_prediction_is_stored_as_kre_has_it(start_node: StartNode) -> None:
     node = await start_node(
         f"""

@@ -1,0 +1,26 @@
+"""What a node calls for its messages, by its kind: the user's handler, or work of the runtime's own.
+
+A kind's module has `prepare(spec, …)`, which loads and checks the user's code before anything is connected. What it
+returns makes the handler once there is a connection; to the runner it is a handler like any other. A module is imported
+by the nodes of its kind alone.
+"""
+
+from collections.abc import Callable
+
+from runtime.bus.base import Bus
+from runtime.node.handler import LoadedHandler, load_handler
+from runtime.settings import NodeSettings
+from runtime.spec.node import NodeSpec
+
+MakeHandler = Callable[[Bus], LoadedHandler]
+
+
+def prepare_handler(settings: NodeSettings, spec: NodeSpec) -> MakeHandler:
+    """Load the user's code, and return what makes the node's handler. Raises HandlerLoadError."""
+    handler = load_handler(
+        settings.base_path,
+        settings.handler_path,
+        use_annotations=bool(settings.node_spec),
+        first_version=settings.wire == "v1",
+    )
+    return lambda _: handler
