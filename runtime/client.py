@@ -30,6 +30,7 @@ from runtime.errors import (
     DecodeError,
     KrtError,
     MessageError,
+    MessageTooLargeError,
     NotFoundError,
     PredictionError,
     StreamFullError,
@@ -167,7 +168,7 @@ class Workflow:
         minutes after it was cancelled.
 
         The future raises PredictionError: outcome `timeout`, `unavailable` (stream full, NATS away, client closed),
-        `invalid` (larger than the server takes), or what the workflow says, mostly `failed`. Cancelling it
+        `too-large` (than the server takes), or what the workflow says, mostly `failed`. Cancelling it
         cancels the request: nodes that have not begun to handle it skip it.
         Raises at once, with nothing sent: EncodeError, MessageTooLargeError; BusClosedError when the client is not
         open; ValueError for a wrong argument, or for a request_id that is in flight.
@@ -423,4 +424,6 @@ def _outcome_of(error: KrtError) -> ReplyOutcome:
     """Return how a request ended that the stream did not take."""
     if isinstance(error, (StreamFullError, BusUnavailableError, BusClosedError)):
         return ReplyOutcome.UNAVAILABLE
+    if isinstance(error, MessageTooLargeError):
+        return ReplyOutcome.TOO_LARGE
     return ReplyOutcome.INVALID if isinstance(error, MessageError) else ReplyOutcome.FAILED

@@ -24,6 +24,7 @@ class ReplyOutcome(StrEnum):
 
     OK = "ok"
     INVALID = "invalid"
+    TOO_LARGE = "too-large"
     FAILED = "failed"
     TIMEOUT = "timeout"
     UNAVAILABLE = "unavailable"

@@ -23,6 +23,7 @@ from runtime.message import ReplyOutcome
 OUTCOME_EXITS: dict[str, int] = {
     ReplyOutcome.TIMEOUT: exits.TIMEOUT,
     ReplyOutcome.INVALID: exits.INVALID,
+    ReplyOutcome.TOO_LARGE: exits.INVALID,
     ReplyOutcome.UNAVAILABLE: exits.UNAVAILABLE,
 }
 
@@ -57,7 +58,7 @@ def send(
     The answer is one line of JSON on the standard output; what went wrong is on the standard error.
 
     Exit codes: 0 answered, 1 the workflow failed, 2 wrong arguments, 3 no answer in time, 4 the request was refused as
-    invalid, 5 not running, not reachable or full.
+    invalid or is too large, 5 not running, not reachable or full.
 
     Example: krt send hello '{"name": "Ada"}'
     """

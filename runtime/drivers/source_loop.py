@@ -24,7 +24,7 @@ from runtime.drivers.positions import Kept, Position, request_id, request_prefix
 from runtime.drivers.schedule import Backoff, Schedule
 from runtime.drivers.stored_answers import Answer, StoredAnswers
 from runtime.drivers.turns import Turn, Turns
-from runtime.errors import BusUnavailableError, DriverError, MessageError, PredictionError
+from runtime.errors import BusUnavailableError, DriverError, MessageError, MessageTooLargeError, PredictionError
 from runtime.message import ReplyOutcome, new_request_id
 
 log = logging.getLogger(__name__)
@@ -268,6 +268,8 @@ class SourceLoop:
                 if left_behind is not None:
                     return _ended(await self._answers.read(left_behind))
                 return _ended(await self._predict(item))
+            except MessageTooLargeError as error:
+                return self._failed(item, ReplyOutcome.TOO_LARGE, str(error))
             except (MessageError, ValueError) as error:
                 return self._failed(item, ReplyOutcome.INVALID, str(error))
             except BusUnavailableError as error:

@@ -60,6 +60,7 @@ _REPLY_OUTCOMES = {
     "timeout": ReplyOutcome.TIMEOUT,
     "join-timeout": ReplyOutcome.TIMEOUT,
     "never": ReplyOutcome.FAILED,
+    "too-large": ReplyOutcome.TOO_LARGE,
     "refused": ReplyOutcome.UNAVAILABLE,
     "unavailable": ReplyOutcome.UNAVAILABLE,
 }

@@ -178,14 +178,15 @@ async def test_a_request_above_the_drivers_limit_is_not_read(serve: Serve) -> No
     assert served.node.received == []
 
 
-async def test_a_request_larger_than_nats_takes_is_invalid(serve: Serve) -> None:
+async def test_a_request_larger_than_nats_takes_is_too_large(serve: Serve) -> None:
     served = await serve(max_message="16Mi")
     noise = "".join(chr(number * 2_654_435_761 % 50_000 + 100) for number in range(1_000_000))
 
     failure = await served.client.failure("Say", text=noise)
 
-    assert failure.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert failure.code is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert "exceeds maximum size" in failure.detail
+    assert failure.trailing["krt-outcome"] == "too-large"
 
 
 # --- time ---

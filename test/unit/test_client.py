@@ -388,12 +388,12 @@ async def test_what_cannot_be_sent_is_refused_and_leaves_nothing_behind(client: 
     assert client.in_flight == 0
 
 
-async def test_a_request_id_that_makes_the_headers_too_large_is_invalid(client: Workflow) -> None:
+async def test_a_request_id_that_makes_the_headers_too_large_is_refused(client: Workflow) -> None:
     almost_full = random.Random(1).randbytes(1024 * 1024 - 9_000)
 
     future = client.predict(almost_full, request_id="x" * 5_000)  # once in the envelope, once in the header
 
-    assert (await outcome_of(future))[0] == "invalid"
+    assert (await outcome_of(future))[0] == "too-large"
 
 
 async def test_a_request_id_that_is_in_flight_is_refused(client: Workflow) -> None:

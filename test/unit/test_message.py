@@ -33,7 +33,15 @@ def test_types_and_outcomes_have_the_values_of_the_wire() -> None:
     assert [(kind.name, kind.value) for kind in MessageType] == [
         ("UNDEFINED", 0), ("OK", 1), ("ERROR", 2), ("EARLY_REPLY", 3), ("EARLY_EXIT", 4),
     ]  # fmt: skip
-    assert [outcome.value for outcome in ReplyOutcome] == ["ok", "invalid", "failed", "timeout", "unavailable", "busy"]
+    assert [outcome.value for outcome in ReplyOutcome] == [
+        "ok",
+        "invalid",
+        "too-large",
+        "failed",
+        "timeout",
+        "unavailable",
+        "busy",
+    ]
 
 
 def test_request_ids_differ() -> None:

@@ -13,7 +13,7 @@ from runtime.drivers.base import RestrictedInferenceProcess
 from runtime.drivers.grpc.gate import Gate
 from runtime.drivers.grpc.routes import Method
 from runtime.drivers.grpc.values import read_inputs, write_answer
-from runtime.errors import BusClosedError, MessageError, PredictionError
+from runtime.errors import BusClosedError, MessageError, MessageTooLargeError, PredictionError
 from runtime.message import ReplyOutcome, new_request_id
 
 # Metadata of a call: state id as text, or as bytes of UTF-8; and what is passed on to the handlers as it is.
@@ -30,6 +30,7 @@ MAX_DETAIL_BYTES = 2_000
 
 CODES: Mapping[str, grpc.StatusCode] = {
     "invalid": grpc.StatusCode.INVALID_ARGUMENT,
+    "too-large": grpc.StatusCode.RESOURCE_EXHAUSTED,  # as gRPC itself says
     "unknown": grpc.StatusCode.NOT_FOUND,
     "failed": grpc.StatusCode.INTERNAL,
     "bad_implementation": grpc.StatusCode.INTERNAL,
@@ -95,7 +96,9 @@ class MethodCalls:
                 headers={METHOD_HEADER: self._method.name, **_passed_on(metadata)},
                 request_id=request_id,
             )
-        except MessageError as error:  # larger than NATS takes, or without a form on the wire
+        except MessageTooLargeError as error:
+            raise PredictionError(str(error), outcome=ReplyOutcome.TOO_LARGE) from error
+        except MessageError as error:  # without a form on the wire
             raise PredictionError(str(error), outcome=ReplyOutcome.INVALID) from error
         except BusClosedError as error:
             raise PredictionError(str(error), outcome=ReplyOutcome.UNAVAILABLE) from error

@@ -28,6 +28,7 @@ STATUSES: Mapping[str, int] = {
     "auth": 401,
     "unknown": 404,
     "cancelled": 409,
+    "too-large": 413,
     "unsupported": 422,
     "busy": 429,
     "failed": 500,

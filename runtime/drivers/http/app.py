@@ -294,8 +294,11 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 async def _on_unsendable(request: Request, error: Exception) -> Response:
-    status = 413 if isinstance(error, MessageTooLargeError) else 400
-    return Refusal("invalid", str(error), status=status).response()
+    return Refusal("invalid", str(error)).response()
+
+
+async def _on_too_large(request: Request, error: Exception) -> Response:
+    return Refusal("too-large", str(error)).response()
 
 
 async def _on_bus(request: Request, error: Exception) -> Response:
@@ -311,7 +314,7 @@ _ERRORS: dict[type[Exception], Callable[[Request, Exception], Awaitable[Response
     RequestValidationError: _on_invalid,
     HTTPException: _on_http,
     EncodeError: _on_unsendable,
-    MessageTooLargeError: _on_unsendable,
+    MessageTooLargeError: _on_too_large,
     BusError: _on_bus,
     ClientDisconnect: _on_gone,
 }

@@ -33,7 +33,7 @@ QUOTED_CHARACTERS = 200
 class FastAPIClientError(PredictionError):
     """A call that brought no outputs. status: of HTTP, 0 when no answer came. faults: wrong fields, with what is wrong.
 
-    outcome: `invalid`, `busy`, `timeout`, `failed`, `unavailable`, `unknown`, `cancelled` or `auth`; detail says more.
+    outcome: `invalid`, `too-large`, `busy`, `timeout`, `failed`, `unavailable`, `unknown`, `cancelled` or `auth`.
     retry_after_s: when to try again, 0 when the driver does not say.
     """
 

@@ -56,7 +56,7 @@ REFUSALS = {
     "404": "There is no such task: it is unknown, or its result has expired.",
     "408": "The body came too slowly.",
     "409": "The task was cancelled, or has ended before.",
-    "413": "The body is too large.",
+    "413": "The body is too large, or the outputs are.",
     "415": "The body's Content-Type is neither JSON nor bytes.",
     "429": "Busy: too much is in flight, or the wait would be too long.",
     "500": "A node has failed.",
@@ -133,7 +133,7 @@ def _paths(body: Json, outputs: Json, access: tuple[str, ...]) -> Json:
         name: {"operationId": name, "parameters": {"task_id": "$response.body#/task_id"}}
         for name in ("task_result", "cancel_task")
     }
-    result = _responses("The result", answer, ("400", "404", "409", "429", "500", "503", "504", *access))
+    result = _responses("The result", answer, ("400", "404", "409", "413", "429", "500", "503", "504", *access))
     result["202"] = _response("Not ended yet", task)
     cancelled = _responses("Cancelled", {}, ("404", "409", "503", *access), "204")
     return {

@@ -116,7 +116,7 @@ def limited_protocol(limits: HttpLimits) -> type[HttpToolsProtocol]:
             if self._unread_bytes <= limits.head_bytes:
                 return Refusal("invalid", detail, status=BAD_REQUEST)
             detail = f"the headers are larger than {limits.head_bytes:,} bytes"
-            return Refusal("invalid", detail, status=HEAD_TOO_LARGE)
+            return Refusal("too-large", detail, status=HEAD_TOO_LARGE)
 
         def _unsupported_upgrade_warning(self) -> None:
             """Say nothing: the request is answered as if it had not asked for another protocol, which HTTP allows."""

@@ -126,4 +126,4 @@ def _decoded(header: str) -> str:
 
 
 def _too_large(max_bytes: int) -> Refusal:
-    return Refusal("invalid", f"the body is larger than {max_bytes:,} bytes", status=413)
+    return Refusal("too-large", f"the body is larger than {max_bytes:,} bytes")

@@ -28,6 +28,7 @@ Send = Callable[[Event], Awaitable[None]]
 STATUS = {
     ReplyOutcome.OK: 200,
     ReplyOutcome.INVALID: 400,
+    ReplyOutcome.TOO_LARGE: 413,
     ReplyOutcome.TIMEOUT: 504,
     DROPPED: 429,
 }
@@ -138,7 +139,7 @@ class WebhookSource(Source):
             return 401, "auth"
         body = await self._body(receive)
         if body is None:
-            return 413, ReplyOutcome.INVALID
+            return STATUS[ReplyOutcome.TOO_LARGE], ReplyOutcome.TOO_LARGE
         outcome = await self._carry(_Request(body, headers, asyncio.get_running_loop().create_future()))
         return STATUS.get(outcome, 503 if outcome == ReplyOutcome.UNAVAILABLE else 500), outcome
 

@@ -69,7 +69,7 @@ async def test_headers_that_are_too_large_are_refused_with_431(head: bytes) -> N
         served = await is_served(web)
 
     assert answered.startswith(b"HTTP/1.1 431 ") and b"connection: close" in answered
-    assert orjson.loads(body) == {"outcome": "invalid", "detail": "the headers are larger than 4,096 bytes"}
+    assert orjson.loads(body) == {"outcome": "too-large", "detail": "the headers are larger than 4,096 bytes"}
     assert served
 
 

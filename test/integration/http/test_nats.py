@@ -94,7 +94,7 @@ async def test_a_body_larger_than_nats_takes_is_refused_with_413(
         noise = [number * 7919 % 100_003 for number in range(5_000)]
         answer = await web.http.post("/predict", json=noise)
 
-    assert (answer.status_code, answer.json()["outcome"]) == (413, "invalid")
+    assert (answer.status_code, answer.json()["outcome"]) == (413, "too-large")
 
 
 async def test_idle_clients_cost_no_consumers(nats_server: EmbeddedServer) -> None:

@@ -323,7 +323,7 @@ async def test_a_result_that_is_too_large_even_packed_is_given_up_and_the_caller
 
     assert node.the_dead_letter().reason == "too-large"
     (reply,) = node.replies
-    assert (reply.type, reply.outcome) == (MessageType.ERROR, "invalid")
+    assert (reply.type, reply.outcome) == (MessageType.ERROR, "too-large")
     assert "compressed message exceeds maximum size allowed" in reply.error
 
 

@@ -46,7 +46,7 @@ async def client(running: DriverRunner) -> AsyncIterator[httpx.AsyncClient]:
     [
         (b'{"n": 1}', 200, "ok"),
         (b"{oops", 400, "invalid"),
-        (b"x" * 101, 413, "invalid"),
+        (b"x" * 101, 413, "too-large"),
         (b'{"error": "too dark"}', 500, "failed"),
         (b'{"silent": true}', 504, "timeout"),
     ],
