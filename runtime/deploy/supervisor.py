@@ -94,8 +94,15 @@ class Supervisor:
         await self._end(outdated, asyncio.get_running_loop().time() + grace_s)
         for replica in outdated:
             del self._replicas[replica]
+        self._note_change()
         kept = {replica.process.name for replica in self._replicas}
         await self.start(process for process in processes if process.name not in kept)
+
+    def amend(self, process: Process) -> None:
+        """Let a process go on as it runs, and start it by this description from its next start on."""
+        for replica in self._replicas:
+            if replica.process.name == process.name:
+                replica.process = process
 
     async def remove(self, name: str, *, grace_s: float = STOP_GRACE_S) -> None:
         """End a process and forget it, as `update` does with one that is gone; one that is not there is no error."""
