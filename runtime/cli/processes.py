@@ -1,4 +1,4 @@
-"""Nodes, writers, managers and drivers: the processes of a workflow, which a plan starts and nobody types.
+"""Nodes, writers, managers, drivers and model hosts: processes that a plan starts and nobody types.
 
 Each is configured by KRT_* variables alone. A workflow has many of them, so `runtime/__main__.py` comes here before the
 command line is loaded, and each kind imports only what it needs.
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-KINDS = ("node", "writer", "manager", "algorithms", "driver")
-# `krt driver` is the group of commands about drivers; the process is `python -m runtime driver` alone.
+KINDS = ("node", "writer", "manager", "algorithms", "driver", "model")
+# `krt driver` and `krt model` are groups of commands; the processes are `python -m runtime driver` and so on alone.
 COMMANDS = KINDS[:3]
 
 # Runs until the event is set; None is the exit code 0.
@@ -80,6 +80,11 @@ def _prepare(kind: str) -> tuple[settings.LogSettings, Run]:
         from runtime.drivers.process import run_driver
 
         return driver.log, partial(run_driver, driver)
+    if kind == "model":
+        model = settings.read_model_host()
+        from runtime.models.host import run_model_host
+
+        return model.log, partial(run_model_host, model)
     if kind == "algorithms":
         algorithms = settings.read_algorithms()
         from runtime.algorithms.process import run_algorithms
