@@ -10,7 +10,6 @@ import importlib
 import importlib.util
 import inspect
 import logging
-import re
 import sys
 import traceback
 from collections.abc import Callable, Mapping
@@ -23,13 +22,12 @@ from typing import Any
 from runtime.algorithms.signatures import JsonSchema, Signature, SignatureError, schema_hash, signature_of
 from runtime.durations import duration_s
 from runtime.errors import AdapterError
+from runtime.spec import names
 
 log = logging.getLogger(__name__)
 
 DEFAULT_ADAPTER = "runner_adapter"
 PREFIX = "run_"
-# What follows the prefix: an ASCII identifier, which is a token of a subject and a key as well.
-_IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Version of an adapter that has no `__version__`.
 NO_VERSION = "0.0.0"
 
@@ -208,7 +206,7 @@ def _algorithm(name: str, function: Callable[..., Any], version: str) -> Algorit
 def _faults(name: str, function: Callable[..., Any]) -> list[str]:
     """Return what is wrong with a function besides its signature."""
     faults = []
-    if _IDENTIFIER.fullmatch(name) is None:
+    if not names.is_algorithm_name(name):
         faults.append(f'"{name}" is no name of an algorithm; use ASCII letters, digits and _, and no digit first')
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         faults.append("it is a generator; return one result")

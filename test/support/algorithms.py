@@ -1,0 +1,125 @@
+"""Runners of algorithms as child processes against a real nats-server."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+from runtime.algorithms import Algorithms
+from runtime.bus.nats import NatsBus
+from runtime.errors import AlgorithmError
+
+ROOT = Path(__file__).parents[2]
+# Seconds until something that has to happen is taken for lost.
+PATIENCE_S = 30.0
+
+T = TypeVar("T")
+
+
+class RunnerChild:
+    """One runner as `python -m runtime algorithms`; the adapter is a folder with `runner_adapter.py`."""
+
+    def __init__(self, folder: Path, url: str, **variables: str) -> None:
+        read_end, write_end = os.pipe()
+        own = {"NATS_SERVER": url, "ADAPTER": str(folder), "READY_FD": str(write_end), **variables}
+        folder.mkdir(parents=True, exist_ok=True)
+        self.log_file = folder / f"runner-{os.urandom(3).hex()}.log"
+        with self.log_file.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "runtime", "algorithms"],
+                cwd=ROOT,
+                env={**os.environ, **{f"KRT_{name}": value for name, value in own.items()}},
+                pass_fds=[write_end],
+                stdout=log,
+                stderr=log,
+            )
+        os.close(write_end)
+        self._ready = read_end
+
+    async def ready(self) -> "RunnerChild":
+        """Wait until it serves; fails with its log when it ends before."""
+        said = await asyncio.wait_for(asyncio.to_thread(os.read, self._ready, 16), PATIENCE_S)
+        assert said == b"ready\n", f"the runner ended with {self.process.wait()}:\n{self.log()}"
+        return self
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def terminate(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+
+    async def exit_code(self) -> int:
+        return await asyncio.wait_for(asyncio.to_thread(self.process.wait), PATIENCE_S)
+
+    def log(self) -> str:
+        return self.log_file.read_text()
+
+    def close(self) -> None:
+        """End it, whatever the test has left of it."""
+        if self.process.poll() is None:
+            self.kill()
+        os.close(self._ready)
+
+
+class Bench:
+    """A client, and the runners of one test."""
+
+    def __init__(self, bus: NatsBus, client: Algorithms, folder: Path, url: str) -> None:
+        self.bus = bus
+        self.client = client
+        self.folder = folder
+        self.url = url
+        self._runners: list[RunnerChild] = []
+
+    async def start(self, code: str, name: str = "images", **variables: str) -> RunnerChild:
+        """Start a runner with this adapter, and wait until it serves."""
+        return await self.launch(code, name, **variables).ready()
+
+    def launch(self, code: str, name: str = "images", **variables: str) -> RunnerChild:
+        """Start a runner without waiting for it."""
+        folder = self.folder / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "runner_adapter.py").write_text(code)
+        runner = RunnerChild(folder, self.url, **variables)
+        self._runners.append(runner)
+        return runner
+
+    async def fails(self, call: Awaitable[object]) -> AlgorithmError:
+        """Return the error of a call that has to fail."""
+        with pytest.raises(AlgorithmError) as raised:
+            await call
+        return raised.value
+
+    async def until(self, condition: Callable[[set[str]], bool]) -> None:
+        """Wait until the names of what is served are as they have to be."""
+        await self.client.list()
+        registry = self.client._registry
+        assert registry is not None
+        async with asyncio.timeout(PATIENCE_S):
+            await registry.wait_until(lambda: condition(set(registry.algorithms())))
+
+    def close_runners(self) -> None:
+        for runner in self._runners:
+            runner.close()
+            print(f"log of {runner.log_file}:\n{runner.log()[-4000:]}")
+
+
+@asynccontextmanager
+async def open_bench(url: str, folder: Path) -> AsyncIterator[Bench]:
+    """Connect; every runner is ended afterwards."""
+    bus = await NatsBus.connect([url], name="test")
+    async with Algorithms(bus) as client:
+        bench = Bench(bus, client, folder, url)
+        try:
+            yield bench
+        finally:
+            bench.close_runners()
+    await bus.close()
