@@ -5,7 +5,7 @@ OK = 0
 FAILED = 1
 # What a person wrote is wrong: the command line, KRT_* variables, the workflow file or a handler.
 CONFIG = 2
-# `krt send`: no answer came in time.
+# `krt send`: no answer came in time. A model host: a report has ended it, see `spec/model_host.py`.
 TIMEOUT = 3
 # `krt send`: the request was refused, and sending it again cannot help.
 INVALID = 4

@@ -56,6 +56,16 @@ def parse_duration_s(text: str) -> float:
         raise errors.ConfigError(str(error)) from error
 
 
+def parse_size_bytes(text: str) -> int:
+    """Return the bytes of `512Mi` or `2Gi`. Raises ConfigError."""
+    from runtime.spec.values import BYTES, SIZE
+
+    match = SIZE.fullmatch(text)
+    if match is None or not int(match[1]):
+        raise errors.ConfigError(f'"{text}" is no size; write a number above 0 and Ki, Mi, Gi or Ti: 2Gi')
+    return int(match[1]) * BYTES[match[2]]
+
+
 def parse_headers(texts: list[str]) -> dict[str, str]:
     """Return the headers of `key=value` texts. Raises ConfigError."""
     headers = {}

@@ -45,6 +45,11 @@ def run(kind: str) -> int:
     except errors.SettingsError as error:
         print(error, file=sys.stderr)
         return exits.CONFIG
+    return keep(log_settings, main)
+
+
+def keep(log_settings: settings.LogSettings, main: Run) -> int:
+    """Run what a process does, with its log and its signals, until it ends; return its exit code."""
     logs.configure(level=log_settings.level, log_format=log_settings.format, file=log_settings.file)
     for sentence in settings.unknown_variables():
         log.warning("%s", sentence, extra={"action": "unknown-variable"})
