@@ -8,6 +8,9 @@ from runtime.errors import BusError
 
 Headers = Mapping[str, str]
 
+# Headers of the server's own answer where nobody listens.
+NO_RESPONDERS: Headers = {"Status": "503"}
+
 
 @dataclass(frozen=True, slots=True)
 class CoreMessage:
@@ -55,7 +58,10 @@ class Core(Protocol):
         ...
 
     def send(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
-        """Write a message that nobody confirms; lost when nobody listens or the connection is down for long."""
+        """Write a message that nobody confirms; lost when nobody listens or the connection is down for long.
+
+        reply: who gets the answer, or an empty message with the headers `NO_RESPONDERS` when nobody listens.
+        """
         ...
 
     async def request(

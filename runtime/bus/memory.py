@@ -24,7 +24,7 @@ from runtime.bus.base import (
     StreamState,
 )
 from runtime.bus.batch import BatchMessage
-from runtime.bus.core import OnAnswer, Question
+from runtime.bus.core import NO_RESPONDERS, OnAnswer, Question
 from runtime.bus.memory_core import MemoryRouter, MemoryScattered, MemorySubscription
 from runtime.bus.memory_kv import MemoryBucket, MemoryKeyValue
 from runtime.bus.memory_objects import MemoryObjects, MemoryObjectStore
@@ -147,8 +147,10 @@ class MemoryBus:
         return self._broker.clock.monotonic() - max(self._connected_s, self._broker.resumed_s)
 
     def send(self, subject: str, data: bytes, *, reply: str = "", headers: Headers | None = None) -> None:
-        if not self._closed.is_set():
-            self._broker.send(CoreMessage(subject, data, reply, headers or {}))
+        if self._closed.is_set():
+            return
+        if not self._broker.send(CoreMessage(subject, data, reply, headers or {})) and reply:
+            self._broker.send(CoreMessage(reply, b"", "", NO_RESPONDERS))
 
     async def request(
         self, subject: str, data: bytes, *, timeout_s: float, headers: Headers | None = None

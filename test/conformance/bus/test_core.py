@@ -5,6 +5,7 @@ import asyncio
 import pytest
 
 from runtime.bus.base import Bus, CoreMessage
+from runtime.bus.core import NO_RESPONDERS
 from runtime.errors import BusClosedError, BusUnavailableError, NoRespondersError
 from test.conformance.bus.backends import STREAM, Backend, soon, until
 
@@ -108,6 +109,17 @@ async def test_a_request_that_nobody_hears_fails_at_once(bus: Bus) -> None:
     with pytest.raises(NoRespondersError):
         async with asyncio.timeout(1.0):
             await bus.request("ask", b"", timeout_s=30.0)
+
+
+async def test_who_sends_with_a_reply_hears_that_nobody_listens(bus: Bus) -> None:
+    answers: asyncio.Queue[CoreMessage] = asyncio.Queue()
+    inbox = bus.new_inbox()
+    await bus.subscribe(f"{inbox}.*", answers.put_nowait)
+
+    bus.send("nobody", b"question", reply=f"{inbox}.7")
+
+    answer = await asyncio.wait_for(answers.get(), 5)
+    assert (answer.subject, answer.data, dict(answer.headers)) == (f"{inbox}.7", b"", dict(NO_RESPONDERS))
 
 
 async def test_a_request_without_an_answer_fails_after_its_time(bus: Bus) -> None:
