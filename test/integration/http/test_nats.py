@@ -12,6 +12,7 @@ from runtime import payload, wire
 from runtime.bus.base import Confirmation
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
+from runtime.client import Workflow
 from runtime.drivers.fastapi_client import FastAPIClient, FastAPIClientError
 from runtime.drivers.inference import WorkflowView
 from runtime.message import Message
@@ -134,6 +135,26 @@ async def test_a_driver_that_is_killed_after_it_took_a_task_still_has_its_result
         answer = await waiting
 
     assert (answer.status_code, answer.json()) == (200, 7)
+
+
+async def test_the_client_of_a_killed_driver_hears_of_it_and_other_requests_go_on(nats_server: EmbeddedServer) -> None:
+    async with echo(nats_server) as (bus, other), http_child(nats_server.url, STREAM, NODE) as (child, port):
+        async with FastAPIClient(port=port) as client, Workflow(bus, STREAM) as by_hand:
+            task_id = await client.apredict_task({"silent": True}, timeout=60)
+            waiting = asyncio.create_task(client.apredict({"silent": True}, timeout=60))
+            # Asked on the same driver, and so answered after the other request was taken.
+            assert await client.apredict(1) == 1
+
+            child.kill()
+            async with asyncio.timeout(2):
+                with pytest.raises(FastAPIClientError) as caught:
+                    await waiting
+
+            assert await by_hand.predict(2) == 2
+            assert (await other.http.post("/predict", json=3)).json() == 3
+            assert (await other.http.get(f"/tasks/{task_id}")).status_code == 202
+
+    assert (caught.value.status, caught.value.outcome) == (0, "unavailable")
 
 
 async def store(bus: NatsBus, answer: Message) -> None:

@@ -319,6 +319,21 @@ async def test_ready_tells_what_is_missing() -> None:
     assert (missing.status_code, "not deployed" in missing.json()["detail"]) == (503, True)
 
 
+async def test_while_no_node_is_alive_requests_wait_in_the_stream_until_their_deadline() -> None:
+    broker = MemoryBroker(SystemClock())
+    bus = broker.connect()
+    await bus.ensure_stream(stream_config(STREAM))
+    async with serving(bus=bus) as web:
+        patient = asyncio.create_task(web.http.post("/predict", json={"inputs": 1, "timeout": 30}))
+        late = await web.http.post("/predict", json={"inputs": 2, "timeout": 0.1})
+        stored = (await bus.stream_state(STREAM)).messages
+        async with AnsweringNode(broker.connect(), STREAM):
+            answered = await patient
+
+    assert (late.status_code, late.json()["outcome"], stored) == (504, "timeout", 2)
+    assert (answered.status_code, answered.json()) == (200, 1)
+
+
 async def test_the_types_that_nodes_tell_are_checked_from_their_first_beat() -> None:
     async with echo_workflow() as bus, serving(bus=bus) as web:
         before = await web.http.post("/predict", json={"city": 5})
