@@ -55,6 +55,14 @@ def read_credentials(folder: Path) -> Credentials:
     """Read a folder, and warn of secrets that others can read. Raises SettingsError with every fault."""
     if not folder.is_dir():
         raise SettingsError([f"the 'KRT_NATS_CREDENTIALS' env var is '{folder}': expected a folder that exists"])
+    credentials, faults = examine(folder)
+    if faults:
+        raise SettingsError([f"the 'KRT_NATS_CREDENTIALS' folder {folder}: {fault}" for fault in faults])
+    return credentials
+
+
+def examine(folder: Path) -> tuple[Credentials, list[str]]:
+    """Return what a folder holds and every fault, which begins with its file; warn of secrets that others can read."""
     present = [name for name in (*CERTIFICATES, *TEXTS) if (folder / name).exists()]
     texts, faults = _read(folder, present)
     faults += _identity_faults(texts)
@@ -65,10 +73,8 @@ def read_credentials(folder: Path) -> Credentials:
         faults.append(_tls_fault(folder, present, error))
     if not present:
         faults.append(f"holds none of {', '.join((*CERTIFICATES, *TEXTS))}")
-    if faults:
-        raise SettingsError([f"the 'KRT_NATS_CREDENTIALS' folder {folder}: {fault}" for fault in faults])
     _warn_of_readers(folder, present)
-    return Credentials(
+    credentials = Credentials(
         tls=tls,
         user=texts.get("user", ""),
         password=texts.get("password", ""),
@@ -76,6 +82,7 @@ def read_credentials(folder: Path) -> Credentials:
         inbox_prefix=texts.get("inbox", ""),
         creds_file=str(folder / "user.creds") if "user.creds" in texts else "",
     )
+    return credentials, faults
 
 
 def _read(folder: Path, present: list[str]) -> tuple[dict[str, str], list[str]]:
@@ -85,10 +92,11 @@ def _read(folder: Path, present: list[str]) -> tuple[dict[str, str], list[str]]:
         try:
             text = (folder / name).read_text().strip()
         except (OSError, UnicodeDecodeError) as error:
-            faults.append(f"{name} cannot be read: {error.strerror if isinstance(error, OSError) else 'no text'}")
+            reason = error.strerror if isinstance(error, OSError) else "no text"
+            faults.append(f"{name} cannot be read: {reason}; it has to be a text file that this process may read")
             continue
         if not text:
-            faults.append(f"{name} is empty")
+            faults.append(f"{name} is empty; fill it, or remove it")
         elif name in TEXTS:
             texts[name] = text
     return texts, faults
@@ -105,7 +113,7 @@ def _identity_faults(texts: Mapping[str, str]) -> Iterator[str]:
     if "user.nk" in texts and not _SEED.fullmatch(texts["user.nk"]):
         yield "user.nk is no seed of a user: SU… and nothing else"
     if "user.creds" in texts and not _CREDS.search(texts["user.creds"]):
-        yield "user.creds holds no JWT with its seed"
+        yield "user.creds holds no JWT with its seed; copy the file that nsc writes"
     if not {"user.nk", "user.creds"}.isdisjoint(texts) and not _has_nkeys():
         yield f"{' and '.join(n for n in named if n != 'user')} needs the package {NKEYS}, which is not installed"
 
@@ -115,7 +123,7 @@ def _tls_context(folder: Path, present: list[str]) -> ssl.SSLContext | None:
     if not set(CERTIFICATES).intersection(present):
         return None
     if ("tls.crt" in present) != ("tls.key" in present):
-        raise ValueError("tls.crt and tls.key belong together, and one is missing")
+        raise ValueError("tls.crt and tls.key belong together, and one is missing; add it")
     context = ssl.create_default_context(cafile=str(folder / "ca.crt") if "ca.crt" in present else None)
     if "tls.crt" in present:
         context.load_cert_chain(folder / "tls.crt", folder / "tls.key", password=_refuse_passphrase)
@@ -135,11 +143,11 @@ def _tls_fault(folder: Path, present: list[str], error: Exception) -> str:
         if "ca.crt" in present:
             ssl.create_default_context(cafile=str(folder / "ca.crt"))
     except OSError:
-        return "ca.crt is no certificate"
+        return "ca.crt is no certificate; store it as PEM"
     reason = getattr(error, "reason", None) or error.strerror or str(error)
     if reason == "KEY_VALUES_MISMATCH":
-        return "tls.key does not belong to tls.crt"
-    return f"tls.crt with tls.key cannot be used: {reason}"
+        return "tls.key does not belong to tls.crt; copy both from where the certificate was issued"
+    return f"tls.crt with tls.key cannot be used: {reason}; store both as PEM"
 
 
 def _has_nkeys() -> bool:

@@ -13,6 +13,8 @@ from runtime.bus.base import Bus, CoreMessage, StreamConfig
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
 from runtime.errors import AccessError, BusUnavailableError, SettingsError
+from runtime.models.address import find_server
+from runtime.models.credentials import SecureCredentials
 from test.support.certificates import Authority, folder_with, tls_options
 from test.support.ports import free_port
 
@@ -178,6 +180,18 @@ async def test_a_certificate_and_a_user_let_in(guarded: str, authority: Authorit
     bus = await connect(guarded, full_folder(tmp_path / "c", authority))
 
     assert await echo(bus, [10, 500_000]) == [10, 500_000]
+    await bus.close()
+
+
+async def test_a_coordinator_needs_only_host_port_and_folder(
+    guarded: str, authority: Authority, tmp_path: Path
+) -> None:
+    port = int(guarded.rpartition(":")[2])
+    credentials = SecureCredentials.from_directory(full_folder(tmp_path / "c", authority))
+
+    bus = await connect(await find_server("127.0.0.1", port, secure=True), credentials.path)
+
+    assert await echo(bus, [1]) == [1]
     await bus.close()
 
 

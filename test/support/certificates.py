@@ -18,13 +18,15 @@ class Authority:
     name: str
 
     @classmethod
-    def make(cls, folder: Path, name: str = "ca") -> "Authority":
+    def make(cls, folder: Path, name: str = "ca", *, valid: tuple[datetime, datetime] | None = None) -> "Authority":
         folder.mkdir(parents=True, exist_ok=True)
         authority = cls(folder, name)
         _openssl(
             "req", "-x509", *_KEY, "-days", "1", "-subj", f"/CN={name}",
             "-keyout", str(folder / f"{name}.key"), "-out", str(authority.certificate),
         )  # fmt: skip
+        if valid is not None:
+            authority._renew(*valid)
         return authority
 
     @property
@@ -46,6 +48,16 @@ class Authority:
             "-CA", str(self.certificate), "-CAkey", str(self.folder / f"{self.name}.key"), "-out", str(certificate),
         )  # fmt: skip
         return certificate, key
+
+    def _renew(self, begin: datetime, end: datetime) -> None:
+        """Put a certificate for another time in the place of the authority's own."""
+        request, renewed = self.folder / f"{self.name}.csr", self.folder / "renewed.crt"
+        extensions = self.folder / "extensions"
+        extensions.write_text("basicConstraints=critical,CA:true\n")
+        key = str(self.folder / f"{self.name}.key")
+        _openssl("req", "-new", "-key", key, "-subj", f"/CN={self.name}", "-out", str(request))
+        self._sign_between(request, renewed, extensions, begin, end)
+        renewed.replace(self.certificate)
 
     def _sign_between(self, request: Path, certificate: Path, extensions: Path, begin: datetime, end: datetime) -> None:
         """Sign for any time: `openssl x509` begins all that it signs now."""
