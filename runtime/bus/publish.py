@@ -37,7 +37,7 @@ TICK_S = 0.05
 # Delays of a repeated publish: an election answers "no stream" at once, and a hot loop would make thousands of tries.
 BACKOFF_FIRST_S = 0.05
 # An election takes a cluster 4 to 9 s, and only one message is tried: waiting longer would only prolong the outage.
-BACKOFF_MAX_S = 0.5
+BACKOFF_MAX_S = 0.25
 MESSAGE_ID = "Nats-Msg-Id"
 
 # JetStream's err_code: https://github.com/nats-io/nats-server/blob/main/server/errors.json

@@ -25,9 +25,10 @@ from runtime.errors import AccessError, BusClosedError, BusError, NotFoundError
 
 log = logging.getLogger(__name__)
 
-# A request lives 30 s; a heartbeat comes every 5 s (it must be under half of that) and is missed after two.
+# A request lives 30 s; a heartbeat comes every 2 s (it must be under half of that) and is missed after two: a request
+# that was lost with a server is given up within the time in which the others elect a leader.
 REQUEST_LIFE_S = 30.0
-HEARTBEAT_S = 5.0
+HEARTBEAT_S = 2.0
 SILENCE_S = 2 * HEARTBEAT_S
 # Requests open at once: one that is being served and one that follows it without a gap.
 MAX_REQUESTS = 2
