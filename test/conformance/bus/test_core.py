@@ -119,7 +119,8 @@ async def test_who_sends_with_a_reply_hears_that_nobody_listens(bus: Bus) -> Non
     bus.send("nobody", b"question", reply=f"{inbox}.7")
 
     answer = await asyncio.wait_for(answers.get(), 5)
-    assert (answer.subject, answer.data, dict(answer.headers)) == (f"{inbox}.7", b"", dict(NO_RESPONDERS))
+    assert (answer.subject, answer.data) == (f"{inbox}.7", b"")
+    assert answer.headers.items() >= NO_RESPONDERS.items()
 
 
 async def test_a_request_without_an_answer_fails_after_its_time(bus: Bus) -> None:
