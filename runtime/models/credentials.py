@@ -24,7 +24,7 @@ _TURNS = 4
 
 @dataclass(frozen=True, slots=True)
 class SecureCredentials:
-    """Credentials that were checked. path: their folder, which is read anew for every connection."""
+    """Credentials that were checked. path: their folder, which is read again by whoever connects."""
 
     path: Path
 

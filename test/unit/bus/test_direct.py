@@ -58,6 +58,11 @@ def test_nats_py_takes_commands_as_bytes_and_flushes_on_request() -> None:
     assert "_flush_queue" in vars(Client())
 
 
+def test_nats_py_connects_by_the_method_that_we_override_for_websockets() -> None:
+    assert list(inspect.signature(Client._connect_to_server).parameters) == ["self", "s"]
+    assert "self._transport.connect" in inspect.getsource(Client._connect_to_server)
+
+
 class Wire:
     """A transport that keeps what is written."""
 
