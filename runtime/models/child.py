@@ -5,6 +5,7 @@ the message of its response. Requests come one at a time.
 """
 
 import asyncio
+import atexit
 import inspect
 import json
 import logging
@@ -36,7 +37,9 @@ def make_answer() -> Callable[[bytes], bytes]:
     """Return what answers the requests of the host."""
     # What the model logs becomes lines of the host's log, too.
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    return ModelChild().answer
+    child = ModelChild()
+    atexit.register(child.close)
+    return child.answer
 
 
 def request(action: str, body: bytes) -> bytes:
@@ -67,6 +70,10 @@ class ModelChild:
             wire.CALL: self._answer_call,
         }[action.decode()]
         return respond(body)
+
+    def close(self) -> None:
+        """End the loop of coroutine methods, with what they have left on it."""
+        self._runner.close()
 
     def _start(self, body: bytes) -> bytes:
         told = json.loads(body)
