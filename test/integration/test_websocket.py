@@ -1,6 +1,8 @@
 """NATS over WebSocket: what goes through it, what ends it, and every way to be refused, beside those over TCP."""
 
 import asyncio
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -126,6 +128,20 @@ async def test_a_bus_whose_server_is_gone_closes_at_once(start_nats_server: Star
     await bus.close()
 
     assert time.monotonic() - started_s < 3.0
+
+
+async def test_a_bus_whose_server_is_frozen_closes_soon(start_nats_server: StartServer) -> None:
+    server, address = start_websocket(start_nats_server)
+    bus = await connect(address)
+    os.kill(server.pid, signal.SIGSTOP)
+    try:
+        started_s = time.monotonic()
+        await bus.close()
+
+        # 2 s for the flush that nobody answers, 1 s for the farewell.
+        assert time.monotonic() - started_s < 5.0
+    finally:
+        os.kill(server.pid, signal.SIGCONT)
 
 
 async def test_a_server_that_is_not_there_yet_is_waited_for(start_nats_server: StartServer) -> None:
