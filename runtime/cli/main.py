@@ -13,6 +13,7 @@ import typer
 
 from runtime import errors
 from runtime.cli import (
+    algorithms,
     check,
     clean,
     compose,
@@ -45,6 +46,7 @@ GROUPS = (
     feed,
     status,
     driver,
+    algorithms,
     model,
     state,
     dlq,
