@@ -17,6 +17,10 @@ MakeHandler = Callable[[Bus], LoadedHandler]
 
 def prepare_handler(settings: NodeSettings, spec: NodeSpec) -> MakeHandler:
     """Load the user's code, and return what makes the node's handler. Raises HandlerLoadError."""
+    if spec.dispatch is not None:
+        from runtime.node.builtin import dispatch
+
+        return dispatch.prepare(spec.dispatch, spec.timeout_s)
     handler = load_handler(
         settings.base_path,
         settings.handler_path,

@@ -24,7 +24,7 @@ from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.clock import FakeClock, settle
 from runtime.deadletter import HEADER, DeadLetter
 from runtime.message import Message, MessageType
-from runtime.node.handler import load_handler
+from runtime.node.kinds import prepare_handler
 from runtime.node.process import NodeProcess, Stores, read_spec
 from runtime.payload import decode_value, encode_value
 from runtime.settings import NodeSettings, read_node
@@ -144,12 +144,7 @@ class NodeUnderTest:
 
     async def start(self) -> "NodeUnderTest":
         await self.prepare()
-        handler = load_handler(
-            self.settings.base_path,
-            self.settings.handler_path,
-            use_annotations=bool(self.settings.node_spec),
-            first_version=self.settings.wire == "v1",
-        )
+        handler = prepare_handler(self.settings, read_spec(self.settings))(self.bus)
         self.module = handler.module
         stores = Stores(
             open_documents(self.settings.mongo_uri, self.settings.mongo_database), open_points(self.settings.influx_uri)
