@@ -104,18 +104,17 @@ class Refused(Exception):
 
 
 class HostClient:
-    """Asks one host as a coordinator does, and watches what it tells of itself."""
+    """Asks one host as a coordinator does, and watches what it tells of itself. deployment: "" watches every one."""
 
     def __init__(self, bus: Bus, deployment: str) -> None:
         self.bus = bus
         self.deployment = deployment
         self.states: list[str] = []
         self.record: HostRecord | None = None
-        self._key = names.presence_key(names.MODEL, CLUSTER, MODEL_ID, deployment)
         self._changed = asyncio.Event()
 
     def on_change(self, key: str, record: ServiceRecord | None) -> None:
-        if key != self._key:
+        if self.deployment not in ("", key.rpartition(".")[2]):
             return
         self.record = HostRecord.of(key, record) if record is not None else None
         state = self.record.state if self.record is not None else "gone"
