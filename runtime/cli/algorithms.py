@@ -3,7 +3,6 @@
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -242,9 +241,12 @@ async def _connected(servers: str) -> "AsyncIterator[Bus]":
 
 def _servers(nats: str) -> str:
     """Return the servers that were given, else that of a `krt run` of this folder, else the usual one."""
-    from runtime.cli.fleet_place import nearest_server
-
-    return nats or nearest_server(Path.cwd()) or DEFAULT_NATS
+    if nats:
+        return nats
+    try:
+        return target.find_all()[0].nats
+    except target.NotRunningError:
+        return DEFAULT_NATS
 
 
 def _object(value: Any) -> dict[str, Any]:
