@@ -1,7 +1,6 @@
 """`krt driver serve`: a place for drivers beside a workflow that runs elsewhere."""
 
 import asyncio
-import signal
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,6 @@ from runtime.cli import exits, target
 from runtime.cli.options import NatsOption, StreamOption, WorkflowArgument
 
 if TYPE_CHECKING:
-    from runtime.bus.base import Bus
     from runtime.cli.driver_host import HostedWorkflow
 
 
@@ -69,38 +67,22 @@ async def _serve(workflow: "HostedWorkflow") -> None:
     from runtime.cli.driver_host import DriverHost
     from runtime.cli.local_drivers import connected, watched
     from runtime.cli.local_run import process_command
+    from runtime.cli.serving import on_signals, stopped_or_closed
     from runtime.deploy.supervisor import Supervisor
     from runtime.errors import NotFoundError
 
     logs.configure(level="WARN")
     stop = asyncio.Event()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        asyncio.get_running_loop().add_signal_handler(number, stop.set)
     console = Console(on_closed=stop.set)
-    async with connected(workflow) as bus, watched(bus, workflow.stream) as drivers:
-        try:
-            await bus.stream_state(workflow.stream)
-        except NotFoundError as error:
-            raise target.NotRunningError(f"there is no stream {workflow.stream}: {target.REMEDY}") from error
-        async with (
-            Supervisor(on_line=console.line, command=process_command()) as supervisor,
-            DriverHost(workflow, supervisor, bus, drivers),
-        ):
-            console.say(f"ready: krt driver add {workflow.name} REF CLASS   (Ctrl-C stops)")
-            await _stopped_or_closed(stop, bus)
-
-
-async def _stopped_or_closed(stop: asyncio.Event, bus: "Bus") -> None:
-    """Return once `stop` is set. Raises BusClosedError when NATS has closed the connection for good."""
-    from runtime.errors import BusClosedError
-
-    stopped = asyncio.ensure_future(stop.wait())
-    closed = asyncio.ensure_future(bus.wait_closed())
-    try:
-        await asyncio.wait([stopped, closed], return_when=asyncio.FIRST_COMPLETED)
-        if closed.done() and not stop.is_set():
-            raise BusClosedError("NATS has closed the connection for good")
-    finally:
-        for task in (stopped, closed):
-            task.cancel()
-        await asyncio.gather(stopped, closed, return_exceptions=True)
+    with on_signals(stop.set):
+        async with connected(workflow) as bus, watched(bus, workflow.stream) as drivers:
+            try:
+                await bus.stream_state(workflow.stream)
+            except NotFoundError as error:
+                raise target.NotRunningError(f"there is no stream {workflow.stream}: {target.REMEDY}") from error
+            async with (
+                Supervisor(on_line=console.line, command=process_command()) as supervisor,
+                DriverHost(workflow, supervisor, bus, drivers),
+            ):
+                console.say(f"ready: krt driver add {workflow.name} REF CLASS   (Ctrl-C stops)")
+                await stopped_or_closed(stop, bus)

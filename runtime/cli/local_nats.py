@@ -18,10 +18,10 @@ MAX_DELAY_S = 10.0
 
 
 @asynccontextmanager
-async def embedded_nats(store: Path) -> AsyncIterator[EmbeddedServer]:
-    """Start a server on the store, and stop it at the end. Raises ServerError."""
+async def embedded_nats(store: Path, *, port: int = 0) -> AsyncIterator[EmbeddedServer]:
+    """Start a server on the store, and stop it at the end; port 0 is a free one. Raises ServerError."""
     binary = await asyncio.to_thread(find_binary, os.environ.get("KRT_NATS_SERVER_BIN", ""))
-    server = EmbeddedServer(store, binary=binary)
+    server = EmbeddedServer(store, binary=binary, port=port)
     await server.start()
     try:
         yield server

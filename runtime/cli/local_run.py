@@ -7,15 +7,14 @@ over the folder, the demo. `stop` ends them all.
 """
 
 import asyncio
-import fcntl
 import importlib.metadata
 import logging
 import operator
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from runtime.cli.local_drivers import LocalDrivers
 from runtime.cli.local_nats import embedded_nats, keep_running
 from runtime.cli.reload import changes
 from runtime.cli.run_file import FOLDER, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
+from runtime.cli.serving import on_signals, only_one
 from runtime.deploy.drivers import output_subjects, process_name
 from runtime.deploy.plan import Target, durable_of, handler_versions, plan, stream_of
 from runtime.deploy.process import Process, ReplicaStatus, State
@@ -90,7 +90,9 @@ class LocalRun:
     async def run(self) -> int:
         logs.configure(level="DEBUG" if self._options.log_level == "DEBUG" else "WARN", stream=sys.stdout)
         self._started_s = asyncio.get_running_loop().time()
-        with _only_run_in(self._options.place), self._signals():
+        place = self._options.place
+        refusal = f"another `krt run` works in {place}: stop that one, or start in another folder"
+        with only_one(place / FOLDER / LOCK_FILE, refusal), on_signals(self._on_signal):
             async with self._nats(), self._processes() as supervisor:
                 async with self._background(supervisor):
                     await self._stop.wait()
@@ -306,40 +308,13 @@ class LocalRun:
         run = RunFile(nats=",".join(self._servers), pid=os.getpid(), workflows={workflow.name: found})
         run.write(self._options.place)
 
-    # --- signals ---
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """The first signal stops in order, the second by force. A closed terminal is a signal too."""
-        loop = asyncio.get_running_loop()
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        for number in numbers:
-            loop.add_signal_handler(number, self._on_signal)
-        try:
-            yield
-        finally:
-            for number in numbers:
-                loop.remove_signal_handler(number)
-
     def _on_signal(self) -> None:
+        """The first signal stops in order, the second by force."""
         if self._stop.is_set():
             self._force.set()
         else:
             self._console.say("stopping; Ctrl-C again ends it by force")
             self._stop.set()
-
-
-@contextmanager
-def _only_run_in(place: Path) -> Iterator[None]:
-    """Hold the folder for this run; the lock goes with the process, however it ends. Raises ConfigError."""
-    folder = place / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / LOCK_FILE).open("a") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as err:
-            raise ConfigError(f"another `krt run` works in {place}: stop that one, or start in another folder") from err
-        yield
 
 
 def _credentials(processes: Sequence[Process], stream: str) -> dict[str, str]:

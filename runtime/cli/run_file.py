@@ -52,12 +52,12 @@ class RunFile:
 
     def write(self, place: Path) -> None:
         """Write into `.krt/` of the folder `place`, which is made when missing."""
-        _replace(place / FOLDER / RUN_FILE, asdict(self))
+        write_json(place / FOLDER / RUN_FILE, asdict(self))
 
     @classmethod
     def read(cls, place: Path) -> "RunFile | None":
         """Return the run of the folder `place`, None where there is none. Raises ConfigError for a broken file."""
-        found = _load(place / FOLDER / RUN_FILE)
+        found = read_json(place / FOLDER / RUN_FILE)
         if found is None:
             return None
         try:
@@ -74,13 +74,7 @@ class RunFile:
 
     def is_alive(self) -> bool:
         """Say whether the process of `krt run` is there."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        except PermissionError:  # another user's
-            return True
-        return True
+        return is_alive(self.pid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +88,18 @@ class ReplicaRecord:
 
 def write_replicas(place: Path, replicas: Mapping[str, ReplicaRecord]) -> None:
     """Write what every replica is doing, by its name (`score`, or `score/2` of several)."""
-    _replace(place / FOLDER / PROCESSES_FILE, {name: asdict(replica) for name, replica in replicas.items()})
+    write_json(place / FOLDER / PROCESSES_FILE, {name: asdict(replica) for name, replica in replicas.items()})
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process is there."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
 
 
 def places_to_look(start: Path) -> Iterator[Path]:
@@ -116,7 +121,8 @@ def _workflow(fields: Mapping[str, Any]) -> RunWorkflow:
     )
 
 
-def _replace(file: Path, content: Mapping[str, Any]) -> None:
+def write_json(file: Path, content: Mapping[str, Any]) -> None:
+    """Replace a file as a whole; its owner alone may read it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     # Of this process alone: two writers must not share the file that they rename.
     draft = file.with_name(f"{file.name}.{os.getpid()}")
@@ -125,7 +131,8 @@ def _replace(file: Path, content: Mapping[str, Any]) -> None:
     draft.replace(file)
 
 
-def _load(file: Path) -> dict[str, Any] | None:
+def read_json(file: Path) -> dict[str, Any] | None:
+    """Return what `write_json` wrote, None where there is no file. Raises ConfigError for a broken one."""
     try:
         content = json.loads(file.read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -138,4 +145,4 @@ def _load(file: Path) -> dict[str, Any] | None:
 
 
 def _broken(file: Path, error: Exception) -> errors.ConfigError:
-    return errors.ConfigError(f"{file} cannot be read ({error!r}); remove it and start `krt run` again")
+    return errors.ConfigError(f"{file} cannot be read ({error!r}); remove it and start again what wrote it")

@@ -49,6 +49,14 @@ class Quarantine:
     async def open(cls, bus: Bus, cluster: str) -> Self:
         return cls(await bus.key_value(names.quarantine_bucket(cluster), create=True))
 
+    @classmethod
+    async def entries_of(cls, bus: Bus, cluster: str) -> list[Quarantined]:
+        """Return who is in quarantine, without making a bucket: before the first fleet nobody is."""
+        try:
+            return await cls(await bus.key_value(names.quarantine_bucket(cluster))).all()
+        except NotFoundError:
+            return []
+
     async def all(self) -> list[Quarantined]:
         """Return every entry, by model and digest."""
         return [found for key in await self._entries.keys() if (found := await self._read(key)) is not None]

@@ -70,5 +70,5 @@ def test_a_broken_file_is_named_with_the_remedy(tmp_path: Path, content: str) ->
     (tmp_path / ".krt").mkdir()
     (tmp_path / ".krt" / "run.json").write_text(content)
 
-    with pytest.raises(ConfigError, match=r"run\.json cannot be read .* start `krt run` again"):
+    with pytest.raises(ConfigError, match=r"run\.json cannot be read .* start again what wrote it"):
         RunFile.read(tmp_path)
