@@ -22,6 +22,7 @@ SOURCES: Mapping[str, str] = {
     "dummy": "runtime.drivers.sources.dummy:DummySource",
     "file": "runtime.drivers.sources.file:FileSource",
     "folder": "runtime.drivers.sources.folder:FolderSource",
+    "http-poll": "runtime.drivers.sources.http_poll:HttpPollSource",
     "mqtt": "runtime.drivers.sources.mqtt:MqttSource",
     "nats": "runtime.drivers.sources.nats_subject:NatsSource",
     "timer": "runtime.drivers.sources.timer:TimerSource",

@@ -16,10 +16,12 @@ from runtime.drivers.runner import DriverRunner
 from runtime.drivers.sources.dummy import DummySource
 from runtime.drivers.sources.file import FileSource
 from runtime.drivers.sources.folder import FolderSource
+from runtime.drivers.sources.http_poll import HttpPollSource
 from runtime.drivers.sources.mqtt import MqttSource
 from runtime.drivers.sources.nats_subject import NatsSource
 from runtime.drivers.sources.timer import CronSource, TimerSource
 from runtime.drivers.sources.webhook import WebhookSource
+from test.support.ports import free_port
 
 # Inputs that every case sends.
 COUNT = 3
@@ -190,6 +192,29 @@ async def webhook(place: Surroundings) -> SourceCase:
     return SourceCase(source=WebhookSource(path="/in", token="secret"), feed=feed)
 
 
+async def http_poll(place: Surroundings) -> SourceCase:
+    port = free_port()
+
+    async def feed(runner: DriverRunner) -> None:
+        answers, answered = iter(range(COUNT)), asyncio.Event()
+
+        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            number = next(answers, None)
+            body = b"" if number is None else b'{"n": %d}' % number
+            status = b"204 No Content" if number is None else b"200 OK"
+            writer.write(b"HTTP/1.1 %b\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % (status, len(body)) + body)
+            await writer.drain()
+            writer.close()
+            if number is None:
+                answered.set()
+
+        async with await asyncio.start_server(answer, "127.0.0.1", port):
+            await answered.wait()
+
+    return SourceCase(source=HttpPollSource(url=f"http://127.0.0.1:{port}/", interval="10ms"), feed=feed)
+
+
 async def mqtt(place: Surroundings) -> SourceCase:
     source = MqttSource(host="127.0.0.1", port=place.mqtt_port, topics=["sensors/+"])
 
@@ -215,5 +240,6 @@ CASES: dict[str, Callable[[Surroundings], Awaitable[SourceCase]]] = {
     "nats": nats_subject,
     "nats-stream": nats_stream,
     "webhook": webhook,
+    "http-poll": http_poll,
     "mqtt": mqtt,
 }

@@ -5,18 +5,16 @@ from typing import Any, Literal
 from pydantic import Field, SecretStr
 
 from runtime.drivers.components import missing_extra
-from runtime.drivers.flow import Item, NotConnected, Seconds, Sink, SinkParameters, record_of
+from runtime.drivers.flow import Item, Seconds, Sink, SinkParameters, record_of
 from runtime.drivers.records import json_bytes
-from runtime.errors import DriverError
-from runtime.stores.influx import retry_after_s
 
 try:
     import httpx
+
+    from runtime.drivers import http_peer
 except ModuleNotFoundError as error:
     raise missing_extra("http", "httpx") from error
 
-# Statuses of a server that is busy, starting, or behind a proxy that does not reach it.
-PASSING = frozenset({408, 425, 429, 502, 503, 504})
 # The same for every attempt and after a restart, so that the server can tell a repeat.
 KEY_HEADER = "Idempotency-Key"
 
@@ -44,11 +42,8 @@ class HttpSink(Sink):
     _client: httpx.AsyncClient | None = None
 
     async def open(self) -> None:
-        token = self.params.token.get_secret_value()
-        authorization = {"Authorization": f"Bearer {token}"} if token else {}
-        self._client = httpx.AsyncClient(
-            headers={**self.params.headers, **authorization}, timeout=self.params.timeout, follow_redirects=False
-        )
+        headers = {**self.params.headers, **http_peer.bearer(self.params.token)}
+        self._client = httpx.AsyncClient(headers=headers, timeout=self.params.timeout, follow_redirects=False)
 
     async def write(self, outputs: Any, item: Item) -> None:
         assert self._client is not None
@@ -63,23 +58,10 @@ class HttpSink(Sink):
                 headers=headers,
             )
         except httpx.TransportError as error:
-            raise NotConnected(f"{self._place} gives no answer ({type(error).__name__})") from error
-        self._check(answer)
+            raise http_peer.no_answer(self.params.url, error) from error
+        http_peer.check_status(self.params.url, answer)
 
     async def close(self) -> None:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
-
-    @property
-    def _place(self) -> str:
-        """The server, without what may be secret."""
-        url = httpx.URL(self.params.url.get_secret_value())
-        return f"{url.scheme}://{url.host}{f':{url.port}' if url.port else ''}"
-
-    def _check(self, answer: httpx.Response) -> None:
-        if answer.status_code in PASSING:
-            asked_s = retry_after_s(answer.headers.get("Retry-After"))
-            raise NotConnected(f"{self._place} answers {answer.status_code}", retry_after_s=asked_s)
-        if not answer.is_success:
-            raise DriverError(f"{self._place} answers {answer.status_code}")
