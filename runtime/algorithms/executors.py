@@ -17,7 +17,7 @@ from runtime.algorithms.child import JOB, call_frame, read_answer, read_offer
 from runtime.algorithms.discover import Algorithm, Description, Offer
 from runtime.algorithms.wire import Answer, Failure, Outcome
 from runtime.children import describe_exit
-from runtime.errors import AdapterError, WorkerEndedError
+from runtime.errors import AdapterError, KrtError, WorkerEndedError
 from runtime.threads import HandlerThreads
 from runtime.workers import Worker
 
@@ -34,11 +34,23 @@ class Execution(Protocol):
         ...
 
 
-class Executor(Protocol):
-    """Runs calls, as many at once as it is asked to."""
+class Place(Protocol):
+    """Room for one call, to be begun or released once."""
 
     def begin(self, name: str, body: bytes) -> Execution:
         """Begin a call of an algorithm; the answer is never an exception."""
+        ...
+
+    def release(self) -> None:
+        """Give the place back unused."""
+        ...
+
+
+class Executor(Protocol):
+    """Runs calls, as many at once as it is asked to."""
+
+    async def place(self) -> Place | Failure:
+        """Return room for one call; what that takes, as the start of a process, is not of the call's time."""
         ...
 
     async def close(self) -> None:
@@ -53,8 +65,14 @@ class ThreadExecutor:
         self._offer = offer
         self._threads = HandlerThreads(count, "algorithm")
 
+    async def place(self) -> Place:
+        return self
+
     def begin(self, name: str, body: bytes) -> Execution:
         return _ThreadCall(self._threads, self._offer.algorithms[name], body)
+
+    def release(self) -> None:
+        """There is a thread for every slot."""
 
     async def close(self) -> None:
         self._threads.close()
@@ -107,8 +125,12 @@ class ProcessExecutor:
         self._idle.append(worker)
         return offer
 
-    def begin(self, name: str, body: bytes) -> Execution:
-        return _ProcessCall(self, name, body)
+    async def place(self) -> Place | Failure:
+        try:
+            return _WorkerPlace(self, await self._take())
+        except (KrtError, OSError) as error:
+            log.error("no worker can be started: %s", error, extra={"action": "worker"})
+            return Failure(outcome=Outcome.FAILED, detail=f"no worker can be started: {error}")
 
     async def close(self) -> None:
         self._closed = True
@@ -117,15 +139,6 @@ class ProcessExecutor:
         for worker in self._workers:
             worker.kill()
         await asyncio.gather(*(worker.wait() for worker in self._workers))
-
-    async def take(self) -> Worker:
-        """Return a worker for one call, which is to be given back. Raises AdapterError, WorkerEndedError."""
-        while self._idle:
-            worker = self._idle.pop()
-            if worker.is_alive:
-                return worker
-            self._workers.discard(worker)
-        return (await self._start())[0]
 
     def give_back(self, worker: Worker) -> None:
         """Keep a worker for the next call, or another in its place if it has ended."""
@@ -137,6 +150,17 @@ class ProcessExecutor:
             replacing = asyncio.create_task(self._replace(), name="replace a worker")
             self._replacing.add(replacing)
             replacing.add_done_callback(self._replacing.discard)
+
+    async def _take(self) -> Worker:
+        while self._idle or self._replacing:
+            if not self._idle:
+                await asyncio.wait(self._replacing, return_when=asyncio.FIRST_COMPLETED)
+                continue
+            worker = self._idle.pop()
+            if worker.is_alive:
+                return worker
+            self._workers.discard(worker)
+        return (await self._start())[0]
 
     async def _start(self) -> tuple[Worker, Sequence[Description]]:
         worker = await Worker.start(JOB, on_line=_log_line, environment=self._environment)
@@ -151,40 +175,40 @@ class ProcessExecutor:
     async def _replace(self) -> None:
         try:
             self._idle.append((await self._start())[0])
-        except Exception as error:  # the next call tries again, and tells its caller
+        except (KrtError, OSError) as error:  # the next call tries again, and tells its caller
             log.error("a worker cannot be replaced: %s", error, extra={"action": "worker"})
 
 
-class _ProcessCall:
-    def __init__(self, executor: ProcessExecutor, name: str, body: bytes) -> None:
+class _WorkerPlace:
+    def __init__(self, executor: ProcessExecutor, worker: Worker) -> None:
         self._executor = executor
-        self._worker: Worker | None = None
-        self._given_up = False
-        self.answer = asyncio.create_task(self._run(name, body), name=f"call {name}")
+        self._worker = worker
+
+    def begin(self, name: str, body: bytes) -> Execution:
+        return _ProcessCall(self._executor, self._worker, name, body)
+
+    def release(self) -> None:
+        self._executor.give_back(self._worker)
+
+
+class _ProcessCall:
+    def __init__(self, executor: ProcessExecutor, worker: Worker, name: str, body: bytes) -> None:
+        self._worker = worker
+        self.answer = asyncio.create_task(self._run(executor, name, body), name=f"call {name}")
 
     def give_up(self) -> None:
-        self._given_up = True
-        if self._worker is not None:
-            self._worker.kill()
+        self._worker.kill()
 
-    async def _run(self, name: str, body: bytes) -> Answer:
+    async def _run(self, executor: ProcessExecutor, name: str, body: bytes) -> Answer:
+        worker = self._worker
         try:
-            self._worker = worker = await self._executor.take()
-        except Exception as error:  # on behalf of somebody far away, who has to hear of it
-            log.error("no worker can be started: %s", error, extra={"action": "worker"})
-            return Failure(outcome=Outcome.FAILED, detail=f"no worker can be started: {error}")
-        try:
-            if self._given_up:
-                raise asyncio.CancelledError
             return read_answer(await worker.ask(call_frame(name, body)))
         except WorkerEndedError as error:
-            exit_code = await worker.wait()
             log.warning("a worker has ended in %s: %s", name, error, extra={"action": "worker"})
-            return Failure(
-                outcome=Outcome.FAILED, detail=f"the process of the algorithm has ended with {describe_exit(exit_code)}"
-            )
+            ended = describe_exit(error.exit_code)
+            return Failure(outcome=Outcome.FAILED, detail=f"the process of the algorithm has ended with {ended}")
         finally:
-            self._executor.give_back(worker)
+            executor.give_back(worker)
 
 
 def _log_line(line: str) -> None:

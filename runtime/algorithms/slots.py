@@ -105,14 +105,19 @@ class Slots:
 
     async def _run(self, call: Call) -> None:
         body = await call.body()
-        limit_s = self._limit_s(call)
         if isinstance(body, Failure):
             await self._answer(call, body)
             return
+        place = await self._executor.place()
+        if isinstance(place, Failure):
+            await self._answer(call, place)
+            return
+        limit_s = self._limit_s(call)
         if limit_s <= 0:
+            place.release()
             self._refuse(call, _LATE)
             return
-        execution = self._executor.begin(self._name, body)
+        execution = place.begin(self._name, body)
         done, _ = await asyncio.wait([execution.answer], timeout=limit_s)
         if done:
             await self._answer(call, execution.answer.result())

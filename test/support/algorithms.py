@@ -1,14 +1,15 @@
 """Runners of algorithms as child processes against a real nats-server."""
 
 import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TypeVar
 
 import pytest
 
@@ -19,8 +20,6 @@ from runtime.errors import AlgorithmError
 ROOT = Path(__file__).parents[2]
 # Seconds until something that has to happen is taken for lost.
 PATIENCE_S = 30.0
-
-T = TypeVar("T")
 
 
 class RunnerChild:
@@ -48,6 +47,15 @@ class RunnerChild:
         said = await asyncio.wait_for(asyncio.to_thread(os.read, self._ready, 16), PATIENCE_S)
         assert said == b"ready\n", f"the runner ended with {self.process.wait()}:\n{self.log()}"
         return self
+
+    async def says(self, text: str) -> None:
+        """Wait until its log holds a text."""
+
+        def look() -> None:
+            while text not in self.log():
+                time.sleep(0.02)  # a file tells nobody that it has grown
+
+        await asyncio.wait_for(asyncio.to_thread(look), PATIENCE_S)
 
     def kill(self) -> None:
         self.process.kill()
@@ -98,6 +106,18 @@ class Bench:
             await call
         return raised.value
 
+    async def stats(self, name: str, runner: str = "images") -> dict[str, int]:
+        """Return what goes on in an algorithm now."""
+        answer = json.loads((await self.bus.request(f"$SRV.STATS.algorithms-{runner}", b"", timeout_s=5)).data)
+        found: dict[str, int] = next(each["data"] for each in answer["endpoints"] if each["name"] == name)
+        return found
+
+    async def until_stats(self, name: str, **wanted: int) -> None:
+        """Wait until an algorithm is as it has to be."""
+        async with asyncio.timeout(PATIENCE_S):
+            while {key: (await self.stats(name))[key] for key in wanted} != wanted:
+                continue
+
     async def until(self, condition: Callable[[set[str]], bool]) -> None:
         """Wait until the names of what is served are as they have to be."""
         await self.client.list()
@@ -105,6 +125,12 @@ class Bench:
         assert registry is not None
         async with asyncio.timeout(PATIENCE_S):
             await registry.wait_until(lambda: condition(set(registry.algorithms())))
+
+    async def until_file(self, file: Path) -> None:
+        """Wait until an algorithm has made this file, which is how it tells that it has begun."""
+        async with asyncio.timeout(PATIENCE_S):
+            while not file.exists():
+                await asyncio.sleep(0.01)
 
     def close_runners(self) -> None:
         for runner in self._runners:
