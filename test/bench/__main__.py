@@ -16,7 +16,7 @@ from pathlib import Path
 
 import uvloop
 
-from test.bench import documents, http, idle, latency, measurements, rpc, soak, throughput
+from test.bench import documents, http, idle, latency, machinery, measurements, rpc, soak, throughput
 from test.bench.processes import BenchError, start_node
 from test.bench.report import Row, machine, print_table, write_json
 from test.bench.workbench import Workbench
@@ -26,6 +26,8 @@ Measurement = Callable[[Workbench], Awaitable[list[Row]]]
 # Seconds of one throughput measurement, rounds, requests of the latency measurement; the same for --quick.
 FULL = (4.0, 3, 500)
 QUICK = (1.0, 1, 100)
+# Pairs of measurements in a round of it: processor times differ more from each other than what is looked for.
+MACHINERY_PAIRS = 4
 SOAK_MESSAGES = 500_000
 PROFILE_MESSAGES = 20_000
 NOTES = (
@@ -76,6 +78,7 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
     }
     return {
         **{name: functools.partial(throughput.measure, plan=plan) for name, plan in comparisons.items()},
+        "machinery": functools.partial(machinery.measure, pairs=MACHINERY_PAIRS * rounds),
         "latency": functools.partial(latency.measure, requests=requests),
         "http": functools.partial(http.measure, requests=requests, seconds=seconds),
         "grpc": functools.partial(rpc.measure, requests=requests, seconds=seconds),

@@ -116,7 +116,9 @@ class Child:
             self._process.wait()
 
 
-def start_node(stage: Stage, folder: Path, *, handler: str = "echo.py", profile: Path | None = None) -> Child:
+def start_node(
+    stage: Stage, folder: Path, *, handler: str = "echo.py", profile: Path | None = None, program: str = "runtime"
+) -> Child:
     """Start our node: the process that a deployed workflow runs. profile: where cProfile's data shall go."""
     ready, other_side = os.pipe()
     spec = NodeSpec(durable=stage.durable, exit_channel="main" if stage.is_last else None)
@@ -140,7 +142,7 @@ def start_node(stage: Stage, folder: Path, *, handler: str = "echo.py", profile:
         "KRT_READY_FD": str(other_side),
     }
     profiler = ["-m", "cProfile", "-o", str(profile)] if profile else []
-    command = [sys.executable, *profiler, "-m", "runtime", "node"]
+    command = [sys.executable, *profiler, "-m", program, "node"]
     return Child(command, environment, folder / f"{stage.stream}-{stage.node}.log", ready)
 
 
