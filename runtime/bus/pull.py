@@ -281,6 +281,8 @@ class NatsReader:
                     raise NotFoundError(
                         f"{name} is missing for {limit_s:g} s: {error}; is the manager running?"
                     ) from error
+                if not isinstance(error, NotFoundError):  # there is no leader: it has waited for its answer already
+                    delay_s = MISSING_FIRST_S
             await self._clock.sleep(delay_s * random.uniform(0.8, 1.2))
             delay_s = min(delay_s * 2, MISSING_MAX_S)
 

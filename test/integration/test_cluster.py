@@ -18,9 +18,11 @@ from test.support.two_nodes import TwoNodes
 
 pytestmark = pytest.mark.timeout(120)
 
-# Seconds from the loss of a leader until the workflow has its full rate again. The aim is 10 s; 5 to 9.8 s were seen,
-# of which 4 to 9 s are the election of the server, which may need a second round.
-RECOVERY_LIMIT_S = 14.0
+# Seconds from the loss of a leader until the workflow has its full rate again. The servers choose the leaders of the
+# stream and of each consumer for themselves, in 4 to 9 s, or in a second round.
+RECOVERY_LIMIT_S = 10.0
+# Seconds behind the last election: to publish again, to find consumers again, and to see the rate of half a second.
+OWN_LIMIT_S = 2.5
 
 OpenTwoNodes = Callable[[], Awaitable[TwoNodes]]
 
@@ -60,13 +62,14 @@ async def test_nothing_is_lost_or_doubled_when_a_leader_is_killed(
     victim = await cluster.leader_of(flow.bus, flow.stream)
 
     cluster.kill(victim)
-    killed_s = time.monotonic()
+    killed_s, killed_at_s = time.monotonic(), time.time()
     recovered_s = await flow.wait_for_rate(rate_before * 0.8, 2 * RECOVERY_LIMIT_S) - killed_s
+    elected_s = cluster.last_election_s(flow.stream) - killed_at_s
     await cluster.restart(victim)
 
     with capsys.disabled():
-        print(f"\n  {rate_before:.0f} messages/s before the kill, again after {recovered_s:.1f} s")
-    assert recovered_s <= RECOVERY_LIMIT_S
+        print(f"\n  {rate_before:.0f}/s before, leaders after {elected_s:.1f} s, the rate after {recovered_s:.1f} s")
+    assert recovered_s <= max(RECOVERY_LIMIT_S, elected_s + OWN_LIMIT_S)
     assert await flow.finish() == sorted(flow.fed)
 
 

@@ -7,8 +7,10 @@ others leads nowhere, or gossip would build routes around the proxies.
 import asyncio
 import contextlib
 import os
+import re
 import signal
 from collections.abc import AsyncIterator, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +160,12 @@ class Cluster:
                     await asyncio.sleep(0.1)
         finally:
             await bus.close()
+
+    def last_election_s(self, stream: str) -> float:
+        """Return when the members last told of a new leader, of the stream or of a consumer of it (unix time)."""
+        told = re.compile(rf"^\[\d+\] (\S+ \S+) .* leader for '\$G > {re.escape(stream)}(?: > .*)?'$", re.MULTILINE)
+        times = [time for member in self.members for time in told.findall(member.log_tail(lines=2_000))]
+        return datetime.strptime(max(times), "%Y/%m/%d %H:%M:%S.%f").timestamp()
 
     async def all_current(self, bus: NatsBus, stream: str) -> None:
         """Wait until every member has what the leader of the stream has."""
