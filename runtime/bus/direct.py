@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 # Bytes of a message whose end has not arrived that are put before the next chunk; a larger one is collected by nats-py.
 MAX_BEGUN_BYTES = 64 * 1024
 
+WEBSOCKET_SCHEMES = ("ws", "wss")
+
 # What a header block begins with; one that carries a status goes on in this line.
 _VERSION_LINE = b"NATS/1.0\r\n"
 
@@ -106,11 +108,11 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
 
     async def _connect_to_server(self, server: Any) -> None:
         """Overridden: nats-py would take its own transport for WebSockets, see `websocket.py`."""
-        if server.uri.scheme in ("ws", "wss"):
+        if server.uri.scheme in WEBSOCKET_SCHEMES:
             from runtime.bus.websocket import WebSocketTransport
 
             await self.drop_transport()
-            self._transport = WebSocketTransport()
+            self._transport = WebSocketTransport(server.tls_name)
         await super()._connect_to_server(server)
 
     async def _send_ping(self, future: Any = None) -> None:
@@ -142,6 +144,11 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
             raise NoTlsError("the address tls://, ca.crt or tls.crt ask for TLS, and the server does not")
         self.server_count = len(info.get("connect_urls") or ["itself"])
         await super()._process_info(info, initial_connection)
+        scheme = self._current_server.uri.scheme
+        if scheme in WEBSOCKET_SCHEMES:
+            # The servers tell each other's listeners for WebSockets, which nats-py takes for those for TCP.
+            for server in self._server_pool:
+                server.uri = server.uri._replace(scheme=scheme)
 
     async def _process_msg(self, sid: int, subject: bytes, reply: bytes, data: bytes, headers: bytes | None) -> None:
         """Overridden: called by nats-py's parser for the messages that ours has left to it."""

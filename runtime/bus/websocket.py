@@ -25,7 +25,9 @@ HTTPS_PORT = 443
 class WebSocketTransport(Transport):  # type: ignore[misc]  # nats-py is not typed here
     """One connection, opened once. Its methods are called by nats-py's client, see `nats.aio.transport`."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls_name: str | None = None) -> None:
+        """Prepare it. tls_name: whose certificate it has to be, if not that of the address's host."""
+        self._tls_name = tls_name
         self._session: aiohttp.ClientSession | None = None
         self._socket: aiohttp.ClientWebSocketResponse | None = None
         self._unsent: list[bytes] = []
@@ -52,6 +54,7 @@ class WebSocketTransport(Transport):  # type: ignore[misc]  # nats-py is not typ
                 self._socket = await self._session.ws_connect(
                     address,
                     ssl=tls or True,
+                    server_hostname=self._tls_name if tls else None,
                     timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT_S),
                     max_msg_size=0,  # the server's own limit holds
                 )
@@ -59,7 +62,7 @@ class WebSocketTransport(Transport):  # type: ignore[misc]  # nats-py is not typ
             raise NoWebSocketError(f"no NATS over WebSocket answers there: HTTP status {error.status}") from error
         except aiohttp.ClientError as error:
             if tls is not None:
-                await _raise_alert(uri, tls)
+                await _raise_alert(uri, tls, self._tls_name)
             # aiohttp's own classes hide those of TLS, by which a refusal is told from an outage.
             raise error.__cause__ if isinstance(error.__cause__, OSError) else ConnectionError(str(error)) from None
         finally:
@@ -119,14 +122,16 @@ class WebSocketTransport(Transport):  # type: ignore[misc]  # nats-py is not typ
         return self._socket
 
 
-async def _raise_alert(uri: ParseResult, tls: ssl.SSLContext) -> None:
+async def _raise_alert(uri: ParseResult, tls: ssl.SSLContext, tls_name: str | None) -> None:
     """Raise ssl.SSLError if the server refuses our certificate.
 
     With TLS 1.3 it does so after the handshake, and hangs up on the HTTP request, which may take its alert along.
     """
     with contextlib.suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(ALERT_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(uri.hostname, uri.port or HTTPS_PORT, ssl=tls)
+            reader, writer = await asyncio.open_connection(
+                uri.hostname, uri.port or HTTPS_PORT, ssl=tls, server_hostname=tls_name
+            )
             try:
                 await reader.read(1)
             finally:

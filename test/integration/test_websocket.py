@@ -115,6 +115,32 @@ async def test_it_survives_a_restart_of_the_server(start_nats_server: StartServe
     await bus.close()
 
 
+@pytest.mark.parametrize("has_tls", [False, True])
+async def test_another_server_of_the_cluster_takes_over(
+    start_nats_server: StartServer, authority: Authority, tmp_path: Path, has_tls: bool
+) -> None:
+    tls = tls_options(authority) if has_tls else None
+    ports = [free_port(), free_port()]
+    routes = [f"nats://127.0.0.1:{port}" for port in ports]
+    clusters = [{"name": "c", "listen": f"127.0.0.1:{port}", "routes": routes} for port in ports]
+    first, address = start_websocket(start_nats_server, tls, server_name="first", cluster=clusters[0])
+    start_websocket(start_nats_server, tls, server_name="second", cluster=clusters[1])
+    folder = folder_with(tmp_path / "c", ca_crt=authority.certificate) if has_tls else None
+    bus = await connect(address.replace("127.0.0.1", "localhost"), folder)
+    back = asyncio.Event()
+    bus._connection.listen(on_disconnect=lambda: None, on_reconnect=back.set)
+    async with asyncio.timeout(PATIENCE_S):
+        while bus._connection.server_count < 2:  # noqa: ASYNC110 - nobody announces what the server tells
+            await asyncio.sleep(0.01)
+
+    first.kill()
+
+    async with asyncio.timeout(PATIENCE_S):
+        await back.wait()
+    assert await echo(bus, [10, 100_000]) == [10, 100_000]
+    await bus.close()
+
+
 async def test_a_bus_whose_server_is_gone_closes_at_once(start_nats_server: StartServer) -> None:
     server, address = start_websocket(start_nats_server)
     bus = await connect(address)
