@@ -66,9 +66,10 @@ class Slots:
         if not self.has_room():
             self._refuse(call, Failure(outcome=Outcome.BUSY, detail=f"every slot of {self._name} is taken"))
             return
-        self._waiting.append(call)
         if len(self._slots) < self._concurrency:
-            self._slots.add(asyncio.create_task(self._work(), name=f"slot of {self._name}"))
+            self._slots.add(asyncio.create_task(self._work(call), name=f"slot of {self._name}"))
+        else:
+            self._waiting.append(call)
 
     def has_room(self) -> bool:
         """Say whether the next call can run or wait."""
@@ -90,9 +91,9 @@ class Slots:
 
     # --- one slot ---
 
-    async def _work(self) -> None:
-        while self._waiting:
-            call = self._waiting.popleft()
+    async def _work(self, first: Call) -> None:
+        call: Call | None = first
+        while call is not None:
             begun_ns = self._clock.time_ns()
             try:
                 await self._run(call)
@@ -100,6 +101,7 @@ class Slots:
                 log.exception("a call of %s could not be answered", self._name, extra={"action": "unanswered"})
                 self._refuse(call, Failure(outcome=Outcome.FAILED, detail=repr(error)))
             self._stats.processing_ns += self._clock.time_ns() - begun_ns
+            call = self._waiting.popleft() if self._waiting else None
         # Together with the look at those that wait: a slot that has ended takes no call that comes now.
         self._slots.discard(asyncio.current_task())
 
