@@ -26,13 +26,16 @@ class CallMemory(Generic[T]):
         return self._answers.get(call_id)
 
     def expect(self, call_id: str) -> "asyncio.Future[T]":
-        """Note that a call runs; return where its answer is to go, and forget the oldest answer if there are many."""
+        """Note that a call runs, and return where its answer is to go."""
         answer: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._answers[call_id] = answer
-        if len(self._answers) > self._size:
-            self._answers.popitem(last=False)
         return answer
 
     def forget(self, call_id: str) -> None:
         """Let a call be run again that did not reach the model."""
         self._answers.pop(call_id, None)
+
+    def trim(self) -> None:
+        """Forget the oldest answer if there are too many; to be called for each that is to be remembered."""
+        if len(self._answers) > self._size:
+            self._answers.popitem(last=False)

@@ -1,7 +1,6 @@
 """What a model host does with setups, resets and calls: bodies, deadlines, one at a time, answers that are repeated."""
 
 import asyncio
-import logging
 from typing import Any
 
 from google.protobuf.message import DecodeError as ProtobufError
@@ -17,8 +16,6 @@ from runtime.models.wire import ServiceError, StatusCode
 from runtime.proto.models import CallResponse, ResetResponse, SetupRequest, SetupResponse, Status
 from runtime.spec import names
 from runtime.spec.model_host import ModelHostSpec
-
-log = logging.getLogger(__name__)
 
 # Seconds that a request without a deadline has.
 DEFAULT_LIMIT_S = 60.0
@@ -78,7 +75,7 @@ class HostCalls:
     def _answer_of_held(self, class_name: str) -> bytes | None:
         """Return the answer to a setup where there is an instance; None without one."""
         instance, held = self._held
-        if not held or instance != self._process.instance:
+        if not held or instance != self._process.instance or not self._process.is_running:
             return None
         if held == class_name:
             return _response(wire.SETUP, StatusCode.SUCCESS, "")
@@ -114,6 +111,7 @@ class HostCalls:
         if not has_run:
             self._memory.forget(call_id)
         expected.set_result(body)
+        self._memory.trim()
         return body
 
     async def _run(self, request: CoreMessage, deadline_s: float) -> tuple[Body, bool]:

@@ -80,9 +80,16 @@ class ModelProcess:
         return self._closing.is_set()
 
     @property
+    def is_running(self) -> bool:
+        """Whether it can be asked, now or after the request that it works on."""
+        return self.state is HostState.RUNNING and self.is_alive and not self.is_closing
+
+    @property
     def busy_for_ms(self) -> int:
         """How long the present request is being worked on, 0 for none."""
-        return 0 if self._busy_since_s is None else round(1000 * (self._clock.monotonic() - self._busy_since_s))
+        if self._busy_since_s is None:
+            return 0
+        return max(1, round(1000 * (self._clock.monotonic() - self._busy_since_s)))
 
     async def run(self) -> None:
         """Start the process, and again whenever it ends; returns when it is closed, or its restarts are used up."""
@@ -183,10 +190,9 @@ class ModelProcess:
                 await self._closing.wait()
 
     def _check_running(self) -> None:
-        if self.state is not HostState.RUNNING or self.is_closing:
-            raise RefusalError(
-                ServiceError.UNAVAILABLE, f"the model is {'stopping' if self.is_closing else self.state}"
-            )
+        if not self.is_running:
+            state = HostState.STOPPING if self.is_closing else self.state
+            raise RefusalError(ServiceError.UNAVAILABLE, f"the process of the model is not there, the host is {state}")
 
     def _enter(self, state: HostState) -> None:
         self.state = state

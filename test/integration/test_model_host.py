@@ -284,6 +284,18 @@ async def test_a_call_that_is_delivered_again_while_it_runs_is_joined(host: Runn
     assert answers == [1, 1, 1]
 
 
+async def test_calls_that_are_refused_push_no_answer_out_of_memory(host: RunningHost) -> None:
+    assert await host.call("tick", {}, headers={"call_id": "first"}) == 1
+    napping = asyncio.create_task(host.do("nap"))
+    refusals = await asyncio.gather(
+        *(host.call("tick", {}, headers={"call_id": str(number)}) for number in range(100)), return_exceptions=True
+    )
+
+    assert [type(refusal) for refusal in refusals] == [Refused] * 100
+    assert await napping == 2
+    assert await host.call("tick", {}, headers={"call_id": "first"}) == 1
+
+
 async def test_a_call_without_an_instance_may_be_made_again_under_its_id(start_host: StartHost) -> None:
     host = await start_host()
     headers = {"call_id": "a"}
@@ -329,10 +341,11 @@ async def test_a_call_while_the_process_is_away_is_refused(start_host: StartHost
     await host.do("die")
     await host.until_state(HostState.FAILED)
 
-    with pytest.raises(Refused) as refused:
-        await host.call("predict")
+    for ask in (host.call("predict"), host.set_up()):
+        with pytest.raises(Refused) as refused:
+            await ask
+        assert refused.value.code == ServiceError.UNAVAILABLE
 
-    assert refused.value.code == ServiceError.UNAVAILABLE
     assert (await host.tell(wire.HEALTH))["child_alive"] is False
 
 

@@ -76,7 +76,7 @@ class Model(Tracker):
     def _hoard(self): return len(bytearray(4 << 30))
     def _large(self): return "x" * (3 << 20)
     def _fork(self): return "child" if os.fork() == 0 else "parent"
-    def _nap(self): time.sleep(0.3); self.count += 1; return self.count
+    def _nap(self): time.sleep(0.5); self.count += 1; return self.count
 """
 
 

@@ -1,7 +1,5 @@
 """Answers that are repeated, and starts that are limited."""
 
-import asyncio
-
 from runtime.models.call_memory import REMEMBERED, CallMemory
 from runtime.models.model_process import MAX_DELAY_S, RestartLimit
 
@@ -22,7 +20,8 @@ async def test_the_oldest_answer_is_forgotten_first() -> None:
     memory: CallMemory[str] = CallMemory()
 
     for number in range(REMEMBERED + 1):
-        memory.expect(str(number))
+        memory.expect(str(number)).set_result("done")
+        memory.trim()
 
     assert memory.recall("0") is None
     assert memory.recall("1") is not None
@@ -36,7 +35,6 @@ async def test_a_call_that_did_not_run_is_forgotten() -> None:
     memory.forget("never")
 
     assert memory.recall("a") is None
-    await asyncio.sleep(0)
 
 
 def test_restarts_are_counted_in_a_window_and_wait_longer_each_time() -> None:
