@@ -39,6 +39,7 @@ def driver_fields(record: DriverRecord) -> dict[str, Any]:
         "services": record.services,
         "host": record.host,
         "os_pid": record.os_pid,
+        "counters": dict(record.counters),
     }
 
 
@@ -46,4 +47,5 @@ def _rest(record: DriverRecord) -> str:
     parts = [service_url(service) for service in record.services]
     if record.restarts:
         parts.append(f"made anew {record.restarts} times")
+    parts += [f"{name} {value:,}" for name, value in record.counters.items()]
     return ", ".join([*parts, *([record.reason] if record.reason else [])])

@@ -276,3 +276,7 @@ class PipelineDriver(ABC):
         Raises ValueError for a value that the types cannot tell to be wrong; the old ones then stay.
         """
         raise ValueError(f"{type(self).__name__} has no parameters")
+
+    def counters(self) -> Mapping[str, int]:
+        """Return totals since `run` began, for `krt driver ls`; asked for every two seconds, on any thread."""
+        return {}

@@ -40,7 +40,8 @@ TRACEBACK_CHARACTERS = 4000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DriverRecord:
-    """One driver, as it told last. driver: its class. services: see `base.Service.describe`. host, os_pid: where."""
+    """One driver, as it told last. driver: its class. services: see `base.Service.describe`. host, os_pid: where.
+    counters: totals since its start."""
 
     pid: str
     ref: str
@@ -53,6 +54,7 @@ class DriverRecord:
     stop_timeout_s: float
     host: str
     os_pid: int
+    counters: Mapping[str, int]
 
     @classmethod
     def of(cls, record: ServiceRecord) -> Self:
@@ -70,6 +72,7 @@ class DriverRecord:
             stop_timeout_s=told.get("stop_timeout_s", 0.0),
             host=record.host,
             os_pid=record.pid,
+            counters=record.counters,
         )
 
 
@@ -135,7 +138,7 @@ class DriverDesk:
             "stop_timeout_s": runner.stop_timeout_s,
         }
         endpoints = tuple(names.driver_subject(self._stream, self._pid, action) for action in ACTIONS)
-        return replace(self._base, instance=self._pid, endpoints=endpoints, metadata=told)
+        return replace(self._base, instance=self._pid, endpoints=endpoints, counters=runner.counters, metadata=told)
 
     def _on_request(self, request: CoreMessage) -> None:
         action = request.subject.removeprefix(names.driver_subject(self._stream, self._pid, ""))

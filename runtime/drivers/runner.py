@@ -93,6 +93,7 @@ class DriverRunner:
         self._parameters: dict[str, Any] = {}
         self._failures_s: list[float] = []
         self._driver: PipelineDriver | None = None
+        self._cannot_count = False
         self._resources: Resources | None = None
         self._stop_requested = asyncio.Event()
         self._stopping = threading.Event()
@@ -106,6 +107,18 @@ class DriverRunner:
     def class_name(self) -> str:
         """Class of the driver, "" before it was made."""
         return type(self._driver).__name__ if self._driver is not None else ""
+
+    @property
+    def counters(self) -> Mapping[str, int]:
+        """What the driver counts; nothing any more, once that has failed."""
+        if self._driver is None or self._cannot_count:
+            return {}
+        try:
+            return dict(self._driver.counters())
+        except Exception:  # the driver's own; its record is still told
+            self._cannot_count = True
+            log.exception("counters of driver %s have failed", self.ref, extra={"action": "driver-counters"})
+            return {}
 
     @property
     def services(self) -> list[Service]:

@@ -16,7 +16,7 @@ down, or makes them drop: memory does not grow.
 
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from runtime.bus.base import ConsumerConfig
@@ -93,6 +93,13 @@ class SourceSinkDriver(PipelineDriver):
         found.update({f"source.{ref}": loop.counts for ref, loop in self._source_loops.items()})
         found.update({f"sink.{ref}": loop.counts for ref, loop in self._sink_loops.items()})
         return found
+
+    def counters(self) -> dict[str, int]:
+        """Return `counts` as `source.<ref>.read` and so on, without those that are zero."""
+        each = (
+            (f"{ref}.{name}", value) for ref, counts in self.counts().items() for name, value in asdict(counts).items()
+        )
+        return {name: value for name, value in each if value}
 
     # --- driver ---
 

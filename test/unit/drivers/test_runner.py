@@ -317,3 +317,23 @@ async def _run_and_fail(bus: Bus) -> None:
 
     async with hosted(Once, bus) as driver:
         await state_is(driver, DriverState.FAILED)
+
+
+class Miscounting(Idle):
+    """Cannot tell what it has counted."""
+
+    asked: int = 0
+
+    def counters(self) -> dict[str, int]:
+        self.asked += 1
+        raise RuntimeError("no counters")
+
+
+async def test_counters_that_fail_are_told_once_and_not_asked_for_again(caplog: pytest.LogCaptureFixture) -> None:
+    driver = Miscounting()
+
+    async with hosted(lambda: driver) as runner:
+        counted = [dict(runner.counters) for _ in range(3)]
+
+    assert counted == [{}, {}, {}]
+    assert (driver.asked, len(caplog.records)) == (1, 1)

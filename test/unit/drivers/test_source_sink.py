@@ -147,6 +147,8 @@ async def test_nothing_more_is_read_while_as_many_are_in_flight_as_may_be(
             source.end()
             await finish(runner)
 
+    assert driver.counters() == {"source.in.read": 5, "source.in.ok": 5, "sink.out.written": 5}
+
 
 @pytest.mark.parametrize(("rule", "answered"), [("drop_oldest", [0, 1, 5]), ("drop_newest", [0, 1])])
 async def test_an_overflow_drops_and_counts_what_the_rule_says(
