@@ -5,7 +5,16 @@ from pathlib import Path
 import pytest
 
 from runtime.errors import SettingsError
-from runtime.settings import KNOWN, read_driver, read_manager, read_node, read_writer, redact, unknown_variables
+from runtime.settings import (
+    KNOWN,
+    read_driver,
+    read_manager,
+    read_model_host,
+    read_node,
+    read_writer,
+    redact,
+    unknown_variables,
+)
 from test.support.node import environment
 
 FOLDER = Path("/krt-files")
@@ -252,3 +261,15 @@ def test_a_driver_needs_a_spec_or_kres_file_of_subjects() -> None:
         "the 'KRT_DRIVER_SPEC' env var is missing (JSON, as `krt run` makes it)",
         "the 'KRT_WIRE' env var is 'v3': expected v1 or v2",
     )
+
+
+def test_a_model_host_needs_a_server_and_a_spec() -> None:
+    with pytest.raises(SettingsError) as refused:
+        read_model_host({"KRT_MAX_CLAIM_BYTES": "10"})
+
+    assert refused.value.problems == (
+        "the 'KRT_MAX_CLAIM_BYTES' env var is '10': expected bytes, 1024 or more",
+        "the 'KRT_MODEL_SPEC' env var is missing (JSON, as `krt model serve` makes it)",
+        "the 'KRT_NATS_SERVER' env var is missing (a list of host[:port] or nats://…, e.g. nats://localhost:4222)",
+    )
+    assert read_model_host({"KRT_NATS_SERVER": "nats", "KRT_MODEL_SPEC": "{}"}).max_claim_bytes == 1024**3
