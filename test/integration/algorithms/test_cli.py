@@ -5,7 +5,11 @@ import json
 import os
 import signal
 import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
+
+import pytest
 
 from runtime import wire
 from runtime.bus.base import StreamConfig
@@ -50,33 +54,54 @@ async def start(*arguments: str, url: str, folder: Path) -> asyncio.subprocess.P
     )  # fmt: skip
 
 
-async def test_an_adapter_is_served_listed_described_and_called(nats_server: EmbeddedServer, tmp_path: Path) -> None:
+@asynccontextmanager
+async def serving(url: str, folder: Path) -> AsyncIterator[asyncio.subprocess.Process]:
+    """Serve the adapter in `images`, and end that in order, or with the test."""
+    process = await start("serve", "images", "--concurrency", "2", url=url, folder=folder)
+    assert process.stderr is not None
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            while b"ready: add, fail, slow" not in await process.stderr.readline():
+                continue
+            yield process
+            process.send_signal(signal.SIGINT)
+            assert await process.wait() == 0
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+
+
+@pytest.fixture
+def served_folder(tmp_path: Path) -> Path:
+    """A folder with an adapter, and a file of arguments."""
     (tmp_path / "images").mkdir()
     (tmp_path / "images" / "runner_adapter.py").write_text(ADAPTER)
-    url = nats_server.url
+    (tmp_path / "call.json").write_text('{"a": 1, "b": 1}')
+    return tmp_path
 
+
+async def test_an_adapter_is_served_listed_and_described(nats_server: EmbeddedServer, served_folder: Path) -> None:
     async def call(*arguments: str) -> Exit:
-        return await krt(*arguments, url=url, folder=tmp_path)
+        return await krt(*arguments, url=nats_server.url, folder=served_folder)
 
-    serving = await start("serve", "images", "--concurrency", "2", url=url, folder=tmp_path)
-    assert serving.stderr is not None
-    async with asyncio.timeout(PATIENCE_S):
-        while b"ready: add, fail, slow" not in await serving.stderr.readline():
-            continue
-
-    listed = await call("ls")
-    as_json = await call("ls", "--json")
-    described = await call("schemas", "add")
-    every = await call("schemas")
+    async with serving(nats_server.url, served_folder):
+        listed, as_json, described, every = await asyncio.gather(
+            call("ls"), call("ls", "--json"), call("schemas", "add"), call("schemas")
+        )
+    gone, empty = await asyncio.gather(call("run", "add", '{"a": 1}'), call("ls"))
 
     assert listed[0] == 0
     assert listed[1].splitlines()[1].split() == ["add", "0.0.0", "1", "images", "Add", "two", "numbers."]
     assert json.loads(as_json[1])["add"]["runners"] == ["images"]
     assert json.loads(described[1])["response"] == {"type": "integer"}
     assert sorted(json.loads(every[1])) == ["add", "fail", "slow"]
+    assert gone[0] == 5 and 'unavailable: nobody serves "add" now' in gone[2]
+    assert "nobody serves an algorithm now" in empty[1]
 
-    (tmp_path / "call.json").write_text('{"a": 1, "b": 1}')
-    for arguments, code, out, err in (
+
+async def test_the_exit_code_says_what_became_of_a_call(nats_server: EmbeddedServer, served_folder: Path) -> None:
+    cases = (
         (["add", '{"a": 40}'], 0, "42\n", ""),
         (["add", "@call.json"], 0, "2\n", ""),
         (["add", '{"a": "x"}'], 4, "", "invalid: a: Input should be a valid integer"),
@@ -84,16 +109,15 @@ async def test_an_adapter_is_served_listed_described_and_called(nats_server: Emb
         (["fail"], 1, "", "failed: ValueError: no luck"),
         (["slow", "{}", "--timeout", "200ms"], 3, "", "timeout: no"),
         (["add", "[1]"], 2, "", "the arguments are no JSON object"),
-    ):
-        found = await call("run", *arguments)
-        assert (found[0], found[1]) == (code, out), found
-        assert found[2].startswith(err)
+    )
 
-    serving.send_signal(signal.SIGINT)
-    assert await asyncio.wait_for(serving.wait(), PATIENCE_S) == 0
-    gone = await call("run", "add", '{"a": 1}')
-    assert gone[0] == 5 and 'unavailable: nobody serves "add" now' in gone[2]
-    assert "nobody serves an algorithm now" in (await call("ls"))[1]
+    async with serving(nats_server.url, served_folder):
+        calls = (krt("run", *each[0], url=nats_server.url, folder=served_folder) for each in cases)
+        found = await asyncio.gather(*calls)
+
+    for (arguments, code, out, err), told in zip(cases, found, strict=True):
+        assert told[:2] == (code, out), (arguments, told)
+        assert told[2].startswith(err)
 
 
 async def test_produce_puts_a_call_into_the_queue_of_a_workflow(bench: Bench) -> None:
