@@ -61,7 +61,7 @@ class Place:
             [*start, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True,
             timeout=PATIENCE_S, check=False,
         )  # fmt: skip
-        return done.stderr + done.stdout
+        return done.stdout + done.stderr
 
     def run_until_it_shows(self, command: str, expected: str) -> None:
         """Run a command, again while it only looks and hosts are still at work."""
