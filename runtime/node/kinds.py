@@ -8,11 +8,12 @@ by the nodes of its kind alone.
 from collections.abc import Callable
 
 from runtime.bus.base import Bus
+from runtime.clock import Clock
 from runtime.node.handler import LoadedHandler, load_handler
 from runtime.settings import NodeSettings
 from runtime.spec.node import NodeSpec
 
-MakeHandler = Callable[[Bus], LoadedHandler]
+MakeHandler = Callable[[Bus, Clock], LoadedHandler]
 
 
 def prepare_handler(settings: NodeSettings, spec: NodeSpec) -> MakeHandler:
@@ -21,10 +22,14 @@ def prepare_handler(settings: NodeSettings, spec: NodeSpec) -> MakeHandler:
         from runtime.node.builtin import dispatch
 
         return dispatch.prepare(spec.dispatch, spec.timeout_s)
+    if spec.models is not None:
+        from runtime.node.builtin import models
+
+        return models.prepare(spec.models, settings.base_path)
     handler = load_handler(
         settings.base_path,
         settings.handler_path,
         use_annotations=bool(settings.node_spec),
         first_version=settings.wire == "v1",
     )
-    return lambda _: handler
+    return lambda _bus, _clock: handler

@@ -301,7 +301,9 @@ async def run_node(settings: NodeSettings, stop: asyncio.Event) -> int:
         return EXIT_CONFIG
     bus = await NatsBus.of(settings.nats, f"{settings.workflow}/{settings.node}/{settings.replica}")
     try:
-        return await _run_until(NodeProcess(settings, bus, stores, make_handler(bus)), bus, settings, stop)
+        return await _run_until(
+            NodeProcess(settings, bus, stores, make_handler(bus, SystemClock())), bus, settings, stop
+        )
     finally:
         await bus.close()
 

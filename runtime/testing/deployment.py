@@ -146,7 +146,7 @@ class MemoryDeployment:
     async def _start_node(self, process: Process, make_handler: MakeHandler) -> None:
         stores = Stores(MemoryDocuments(self.collections), MemoryPoints(self.points))
         bus = self.connect()
-        handler = self._wrap(process.name, make_handler(bus))
+        handler = self._wrap(process.name, make_handler(bus, self._clock))
         node = NodeProcess(read_node(process.environment), bus, stores, handler, self._clock)
         self._nodes.append(node)
         self._stack.push_async_callback(node.stop)

@@ -144,7 +144,7 @@ class NodeUnderTest:
 
     async def start(self) -> "NodeUnderTest":
         await self.prepare()
-        handler = prepare_handler(self.settings, read_spec(self.settings))(self.bus)
+        handler = prepare_handler(self.settings, read_spec(self.settings))(self.bus, self.clock)
         self.module = handler.module
         stores = Stores(
             open_documents(self.settings.mongo_uri, self.settings.mongo_database), open_points(self.settings.influx_uri)

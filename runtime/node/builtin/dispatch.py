@@ -15,7 +15,6 @@ Waiting uses up no attempt, and lets other messages pass.
 
 import logging
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -24,6 +23,7 @@ from typing import Any, NamedTuple
 from runtime.algorithms.client import AlgorithmResult, Algorithms
 from runtime.algorithms.wire import Outcome
 from runtime.bus.base import Bus
+from runtime.clock import Clock
 from runtime.errors import (
     AlgorithmError,
     BusUnavailableError,
@@ -51,13 +51,13 @@ MAX_MISSING = 1_000
 _MALFORMED = (Outcome.INVALID, Outcome.BAD_IMPLEMENTATION, Outcome.AUTH)
 
 
-def prepare(spec: DispatchSpec, timeout_s: float | None) -> Callable[[Bus], LoadedHandler]:
+def prepare(spec: DispatchSpec, timeout_s: float | None) -> Callable[[Bus, Clock], LoadedHandler]:
     """Return what makes the node's handler. timeout_s: of one delivery."""
     return partial(_handler, spec, timeout_s)
 
 
-def _handler(spec: DispatchSpec, timeout_s: float | None, bus: Bus) -> LoadedHandler:
-    dispatcher = Dispatcher(spec, timeout_s or MAX_CALL_S, bus)
+def _handler(spec: DispatchSpec, timeout_s: float | None, bus: Bus, clock: Clock) -> LoadedHandler:
+    dispatcher = Dispatcher(spec, timeout_s or MAX_CALL_S, bus, clock)
     return LoadedHandler(
         path=Path(__file__),
         module=sys.modules[__name__],
@@ -102,10 +102,11 @@ def _expected(faults: list[str]) -> str:
 class Dispatcher:
     """The handler of one node."""
 
-    def __init__(self, spec: DispatchSpec, timeout_s: float, bus: Bus) -> None:
+    def __init__(self, spec: DispatchSpec, timeout_s: float, bus: Bus, clock: Clock) -> None:
         self._spec = spec
         self._timeout_s = timeout_s
-        self._algorithms = Algorithms(bus)
+        self._clock = clock
+        self._algorithms = Algorithms(bus, clock)
         self._missing: set[str] = set()
 
     async def teardown(self, ctx: Context) -> None:
@@ -113,7 +114,7 @@ class Dispatcher:
 
     async def handle(self, ctx: Context, data: Any) -> dict[str, Any]:
         job = job_of(data)
-        started_s = time.monotonic()
+        started_s = self._clock.monotonic()
         try:
             answer = await self._call(job, ctx.request_id)
         except AlgorithmError as error:
@@ -130,7 +131,7 @@ class Dispatcher:
             "result": answer.result,
             "runner": answer.runner,
             "version": answer.version,
-            "time_ms": round((time.monotonic() - started_s) * 1000, 3),
+            "time_ms": round((self._clock.monotonic() - started_s) * 1000, 3),
         }
 
     async def _call(self, job: Job, request_id: str) -> AlgorithmResult:
