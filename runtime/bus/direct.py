@@ -158,7 +158,7 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
             return
         parsed = None
         if headers:
-            parsed = _only_header(headers) or await self._process_headers(headers)
+            parsed = _plain_headers(headers) or await self._process_headers(headers)
         try:
             callback(subject.decode(), reply.decode(), data, parsed)
         except Exception as error:
@@ -215,8 +215,8 @@ class DirectParser(Parser):  # type: ignore[misc]  # nats-py is not typed here
                 if len(fields) == 6:
                     reply = fields[3]
                 head_end = body + int(fields[-2])
-                headers = _only_header(data[body:head_end])
-                if headers is None:  # a status, or a redriven message: not worth a parser of our own
+                headers = _plain_headers(data[body:head_end])
+                if headers is None:  # a status: not worth a parser of our own
                     return begin
                 body = head_end
             self._hand_over(callback, fields[1], reply, data[body:end], headers)
@@ -237,13 +237,24 @@ def _is_whole(data: bytes) -> bool:
     return line_end > 0 and len(data) >= line_end + 4 + int(data[:line_end].split()[-1])
 
 
-def _only_header(block: bytes) -> dict[str, str] | None:
-    """Return the headers when there is one, the id of a message or of a document, and no status; else None."""
-    begin = len(_VERSION_LINE)
-    if not block.startswith(_VERSION_LINE) or block.find(b"\r\n", begin) != len(block) - 4:
+def _plain_headers(block: bytes) -> dict[str, str] | None:
+    """Return the headers where each is one line with a name of its own and a value, and there is no status; else None.
+
+    nats-py reads headers as those of a mail, which takes longer than all else that is done with a small message.
+    """
+    if not block.startswith(_VERSION_LINE):
         return None
-    name, _, value = block[begin:-4].partition(b": ")
-    return {name.decode(): value.decode()} if value else None
+    try:
+        lines = block[len(_VERSION_LINE) : -4].decode().split("\r\n")
+    except UnicodeDecodeError:
+        return None
+    headers: dict[str, str] = {}
+    for line in lines:
+        name, _, value = line.partition(": ")
+        if not value or name[:1] in " \t":
+            return None
+        headers[name] = value
+    return headers if len(headers) == len(lines) else None
 
 
 def publish_command(subject: str, data: bytes, reply: str, block: bytes) -> bytes:

@@ -136,6 +136,21 @@ def test_messages_come_as_they_were_sent_however_the_bytes_are_cut(
             assert (headers or {}) == headers_of[kind]
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [b"a: b\r\n folded\r\n", b"a: b\r\na: c\r\n", b"a:b\r\n", b"a: \r\n", b"\xff: b\r\nc: d\r\n c\r\n"],
+    ids=["folded", "repeated", "no-space", "empty", "no-text"],
+)
+async def test_headers_that_are_not_plain_are_left_to_the_client(lines: bytes) -> None:
+    block = b"NATS/1.0\r\n" + lines + b"\r\n"
+    reading = Reading()
+
+    await reading.read(frame(b"data", "", block))
+
+    [(_, _, data, headers)] = reading.arrived
+    assert data == b"data" and headers is not None
+
+
 async def test_a_large_message_comes_in_one_piece() -> None:
     data = bytes(range(256)) * (3 * MAX_BEGUN_BYTES // 256)
     stream = frame(b"before") + frame(data) + frame(b"after")
