@@ -10,7 +10,6 @@ from pathlib import Path
 
 from runtime import log as logs
 from runtime.bus.base import Bus
-from runtime.bus.embedded import EmbeddedServer
 from runtime.cli import exits
 from runtime.cli.console import Console
 from runtime.cli.fleet_place import (
@@ -87,11 +86,24 @@ class ServedFile:
         )
         async with Supervisor(on_line=on_line, command=process_command()) as supervisor:
             fleet = Fleet(self._file, supervisor, bus, target, SystemClock())
-            async with self._told(servers, fleet), asyncio.TaskGroup() as group:
-                keeping = group.create_task(fleet.run(), name="fleet")
-                await stopped_or_closed(self._stop, bus)
-                keeping.cancel()
+            async with self._told(servers, fleet):
+                await self._until_stopped(fleet, bus)
             await self._end(supervisor)
+
+    async def _until_stopped(self, fleet: Fleet, bus: Bus) -> None:
+        """Keep the fleet until it is to end. Raises what keeps it from going on."""
+        tasks = [
+            asyncio.create_task(fleet.run(), name="fleet"),
+            asyncio.create_task(stopped_or_closed(self._stop, bus), name="stop"),
+        ]
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _end(self, supervisor: Supervisor) -> None:
         """End every host in order; by force as soon as that is asked for."""
@@ -134,17 +146,12 @@ class ServedFile:
             yield tuple(given.split(","))
             return
         async with embedded_nats(self._options.place / FOLDER / "nats", port=self._options.port) as server:
-            async with self._kept_running(server):
-                yield (server.url,)
-
-    @asynccontextmanager
-    async def _kept_running(self, server: EmbeddedServer) -> AsyncIterator[None]:
-        async with asyncio.TaskGroup() as group:
-            keeping = group.create_task(keep_running(server), name="nats")
+            keeping = asyncio.create_task(keep_running(server), name="nats")
             try:
-                yield
+                yield (server.url,)
             finally:
                 keeping.cancel()
+                await asyncio.gather(keeping, return_exceptions=True)
 
     def _on_signal(self) -> None:
         """The first signal stops in order, the second by force."""

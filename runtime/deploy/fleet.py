@@ -141,10 +141,16 @@ class Fleet:
         except ValueError as error:
             log.warning("key %s of the presence bucket is no host's: %s", key, error, extra={"action": "presence"})
             return
-        if any(status.pid == host.pid and status.process == host.model_id for status in self._supervisor.states()):
+        if self._is_ours(host):
             self._hosts[host.model_id] = host
             if any(self._is_outdated(process) for process in self._processes if process.name == host.model_id):
                 self._due.set()
+
+    def _is_ours(self, host: wire.HostRecord) -> bool:
+        """Say whether a host is a process of this fleet; its last words may be heard when it has ended."""
+        known = self._hosts.get(host.model_id)
+        running = [status.pid for status in self._supervisor.states() if status.process == host.model_id]
+        return host.pid in running or (known is not None and known.pid == host.pid)
 
     async def _answer_requests(self) -> None:
         while True:

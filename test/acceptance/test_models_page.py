@@ -47,8 +47,8 @@ class Place:
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (self.folder / name).write_text(content.replace(PORT, self.port))
 
-    def serve(self) -> None:
-        command = [sys.executable, "-m", "runtime", "model", "serve", "models.yml", "--port", self.port]
+    def serve(self, *options: str) -> None:
+        command = [sys.executable, "-m", "runtime", "model", "serve", "models.yml", *options]
         with self.log.open("wb") as log:
             self.serving = subprocess.Popen(
                 command, cwd=self.folder, env=self.environment, stdout=log, stderr=log, start_new_session=True
@@ -98,7 +98,7 @@ def test_every_command_of_the_page_does_what_the_page_shows(place: Place) -> Non
             place.write(head.removeprefix("# "), rest)
             continue
         if place.serving is None:
-            place.serve()
+            place.serve("--port", place.port)
         place.run_until_it_shows(head, rest)
         commands.append(" ".join(head.split()[1:3]))
 

@@ -347,6 +347,25 @@ async def test_an_end_that_another_start_would_repeat_is_the_last(supervisor: Su
     assert (supervisor.states()[0].restarts, supervisor.states()[0].last_exit) == (0, 3)
 
 
+async def test_an_amended_process_goes_on_and_is_started_by_its_new_description(
+    supervisor: Supervisor, lines: Lines
+) -> None:
+    said = f"print(os.environ['KRT_X']); {WORK}"
+    old, new = child("score", said, KRT_X="old"), child("score", said, KRT_X="new")
+
+    async with supervisor:
+        await in_time(supervisor.start([old]))
+        before = pids(supervisor)
+        supervisor.amend(new)
+        await in_time(supervisor.update([new]))
+        after = pids(supervisor)
+        await in_time(supervisor.restart("score"))
+        await reach(supervisor, is_in("score", State.READY))
+
+    assert before == after
+    assert [line for _, line in lines] == ["old", "new"]
+
+
 async def test_an_error_in_the_block_ends_every_process_and_is_raised_as_it_is(supervisor: Supervisor) -> None:
     async with AsyncExitStack() as checks:
         with pytest.raises(LookupError, match="the caller's own mistake"):
