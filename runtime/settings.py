@@ -1,7 +1,8 @@
 """Every KRT_* variable, read once into frozen objects; nothing else touches the environment.
 
-One reader per process kind: `read_node`, `read_writer`, `read_manager`, `read_driver`, `read_model_host`. Each
-reports every missing or wrong variable at once, as a SettingsError, before anything is connected.
+One reader per process kind: `read_node`, `read_writer`, `read_manager`, `read_driver`, `read_model_host`,
+`read_algorithms`. Each reports every missing or wrong variable at once, as a SettingsError, before anything is
+connected.
 """
 
 import difflib

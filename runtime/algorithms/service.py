@@ -100,9 +100,10 @@ class AlgorithmService:
 
     async def withdraw(self, name: str) -> None:
         """Take no further call of one algorithm; those that were taken go on."""
-        self._served.pop(name, None)
         for subscription in self._subscriptions.pop(name, ()):
             await subscription.unsubscribe()
+        # Afterwards: what had arrived is still answered.
+        self._served.pop(name, None)
 
     async def drain(self) -> None:
         """Take no further call at all."""

@@ -7,6 +7,7 @@ import pytest
 from runtime.errors import SettingsError
 from runtime.settings import (
     KNOWN,
+    read_algorithms,
     read_driver,
     read_manager,
     read_model_host,
@@ -273,3 +274,27 @@ def test_a_model_host_needs_a_server_and_a_spec() -> None:
         "the 'KRT_NATS_SERVER' env var is missing (a list of host[:port] or nats://…, e.g. nats://localhost:4222)",
     )
     assert read_model_host({"KRT_NATS_SERVER": "nats", "KRT_MODEL_SPEC": "{}"}).max_claim_bytes == 1024**3
+
+
+def test_a_runner_of_algorithms_needs_a_server_alone() -> None:
+    settings = read_algorithms({"KRT_NATS_SERVER": "nats", "HOME": "/root"})
+
+    assert (settings.adapter, settings.runner, settings.concurrency) == ("runner_adapter", "", 1)
+    assert (settings.timeout_s, settings.isolation, settings.replace) == (60.0, "thread", False)
+    assert settings.environment == {"HOME": "/root"}
+
+
+def test_every_problem_of_a_runner_of_algorithms_comes_in_one_report() -> None:
+    wrong = {"TIMEOUT": "60", "ISOLATION": "container", "REPLACE": "yes", "CONCURRENCY": "0"}
+    environ = {f"KRT_ALGORITHMS_{name}": value for name, value in wrong.items()}
+
+    with pytest.raises(SettingsError) as raised:
+        read_algorithms({"KRT_NATS_SERVER": "nats", "KRT_RUNNER_NAME": "a.b", **environ})
+
+    assert list(raised.value.problems) == [
+        "the 'KRT_ALGORITHMS_CONCURRENCY' env var is '0': expected a whole number, 1 or more",
+        "the 'KRT_ALGORITHMS_ISOLATION' env var is 'container': expected thread or process",
+        "the 'KRT_ALGORITHMS_REPLACE' env var is 'yes': expected true, false, 1 or 0",
+        "the 'KRT_ALGORITHMS_TIMEOUT' env var is '60': expected a duration, e.g. 500ms, 30s or 2m",
+        "the 'KRT_RUNNER_NAME' env var is 'a.b': expected 1 to 64 letters, digits, - and _, e.g. image-runner",
+    ]
