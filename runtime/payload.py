@@ -96,6 +96,8 @@ def encode_value(value: Any) -> bytes:
     try:
         return _wrap(_JSON_HEAD, encode_json(value))
     except EncodeError as error:
+        if error.__cause__ is None:  # NaN, whose type is right
+            raise
         raise EncodeError(f"{error}; return JSON-able values, bytes or a protobuf message") from error
 
 
