@@ -154,14 +154,14 @@ class Runner:
             raise await self._refusal(conflicts(self.record, registry.runners())) from None
 
     def _on_change(self) -> None:
-        """Look at the others after every change; only what serves can lose a name here."""
-        if self._registry is None or self._state is not RunnerState.SERVING:
+        """Look at the others after every change, which every beat is; only what serves can lose a name here."""
+        if self._registry is None or self._state is not RunnerState.SERVING or self._withdrawing:
             return
         found = conflicts(self.record, self._registry.runners())
         lost = [conflict for conflict in found if self.record.yields_to(conflict.other)]
         if replaced := {conflict.name for conflict in lost if conflict.other.replaces}:
             self._spawn(self._withdraw(sorted(replaced)))
-        elif lost and not self._withdrawing:
+        elif lost:
             self._spawn(self._give_in(lost))
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
