@@ -14,6 +14,8 @@
 | failed attempts | KV `attempts_<stream>`, key `<node>/<sequence>` | until the message is done |
 | applied configuration | KV `applied_<stream>`, key `<bucket>/<key>` | until changed |
 | tasks | KV `tasks_<stream>`, key: id of the task | `task_ttl` after its end, enforced on read |
+| batch runs | KV `runs_<stream>`, key: run id | `artifacts.keep` after its end, enforced on read |
+| batch run | subject `run.<stream>.<run id>.<action>`: events, log lines, requests | core NATS, nothing kept |
 | positions of sources | KV `positions_<stream>`, key `<driver>/<source>` | until removed |
 | durable of a sink that reads every output | `<driver>_<sink>_sink` | until removed |
 | objects | object store `<stream>_<name>`, or `<runtime>_<version>_<name>` | by `objects.<name>.keep` |
@@ -74,6 +76,8 @@ PASS_FROM = "PASSTHROUGH_FROM"
 
 # KV bucket of the service records of every live process that uses the server.
 PRESENCE_BUCKET = "presence"
+# Header of a piece of a run's output: which of its streams it is, `stdout` or `stderr`.
+OUTPUT_STREAM_HEADER = "Krt-Output"
 # Metadata of a node's service record: the JSON Schemas of what it takes from, and gives to, callers of the workflow.
 SCHEMAS = "schemas"
 # Kinds of processes, as their service records name them.
@@ -81,6 +85,8 @@ NODE, MANAGER, WRITER, DRIVER, MODEL, FLEET = "node", "manager", "writer", "driv
 
 # Kind of the processes that run algorithms.
 ALGORITHM = "algorithm"
+# Kind of the workers inside of nodes of kind batch, which tell whose runs are alive.
+BATCH = "batch"
 
 # Processes beside those of a plan: whoever sends requests to a workflow, looks after it, or starts drivers on request.
 CLIENT, OPERATOR, DRIVER_HOST = "krt.client", "krt.operator", "krt.drivers"
@@ -229,6 +235,16 @@ def state_bucket(stream: str, node: str) -> str:
 def tasks_bucket(stream: str) -> str:
     """Return the KV bucket of a workflow's tasks, by their ids; its drivers share it."""
     return f"tasks_{stream}"
+
+
+def runs_bucket(stream: str) -> str:
+    """Return the KV bucket of a workflow's batch runs, by their ids."""
+    return f"runs_{stream}"
+
+
+def run_subject(stream: str, run_id: str, action: str) -> str:
+    """Return the subject of one batch run: it tells `event` and `log`, and is asked for `cancel` and `start`."""
+    return f"run.{stream}.{run_id}.{action}"
 
 
 def positions_bucket(stream: str) -> str:

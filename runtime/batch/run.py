@@ -1,0 +1,308 @@
+"""One run of a packaged model: its states, why it ended, and its record. Pure; the first file to read about batch runs.
+
+    pending ─▶ starting ─▶ running ─▶ storing ─▶ complete | unsupported | failed | cancelled | timed-out
+
+`TRANSITIONS` is every step that there is. A record is JSON with the names of the design page, kept by `records.py`.
+"""
+
+import hashlib
+import re
+from collections.abc import Mapping
+from enum import StrEnum
+from types import MappingProxyType
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict
+from pydantic.alias_generators import to_camel
+
+from runtime.errors import KrtError
+
+# Characters of a `detail`, and artifacts that a record names: it is one message, and the store knows the rest.
+MAX_DETAIL = 2_000
+MAX_ARTIFACTS = 1_000
+# Request ids that run ids show as they are: every other one is hashed, for a run id is part of a subject.
+_PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+_RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}_[a-z0-9-]{1,40}_[0-9]{1,4}")
+
+
+class RunState(StrEnum):
+    """Where a run is."""
+
+    PENDING = "pending"
+    STARTING = "starting"
+    RUNNING = "running"
+    STORING = "storing"
+    COMPLETE = "complete"
+    UNSUPPORTED = "unsupported"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+    TIMED_OUT = "timed-out"
+
+    @property
+    def is_final(self) -> bool:
+        return self in FINAL
+
+    @property
+    def word(self) -> str:
+        """What callbacks and results call it: four words, for the reason tells the endings apart."""
+        return _WORDS[self]
+
+
+FINAL = frozenset(
+    (RunState.COMPLETE, RunState.UNSUPPORTED, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT),
+)
+_WORDS = {
+    RunState.PENDING: "pending",
+    RunState.STARTING: "in-progress",
+    RunState.RUNNING: "in-progress",
+    RunState.STORING: "in-progress",
+    RunState.COMPLETE: "complete",
+    RunState.UNSUPPORTED: "unsupported",
+    RunState.FAILED: "failed",
+    RunState.CANCELLED: "failed",
+    RunState.TIMED_OUT: "failed",
+}
+
+
+class RunEvent(StrEnum):
+    """What happens to a run."""
+
+    TAKE = "take"  # a worker has a slot for it
+    WAIT = "wait"  # what it needs is unavailable, or its worker stops: it waits for the next attempt
+    START = "start"  # the process is about to be started
+    END = "end"  # the process has ended
+    COMPLETE = "complete"
+    REFUSE = "refuse"  # the model does not support this input
+    FAIL = "fail"
+    CANCEL = "cancel"
+    TIME_OUT = "time-out"
+    LOSE = "lose"  # its worker is gone, and with it what it has computed
+    REOPEN = "reopen"  # a person redrives the message of a run that failed for something unavailable
+    STORE_AGAIN = "store-again"  # a person asks for `krt runs retry-store`
+
+
+_S, _E = RunState, RunEvent
+# Every step of a run; what is not here does not happen.
+TRANSITIONS: Mapping[tuple[RunState, RunEvent], RunState] = MappingProxyType(
+    {
+        (_S.PENDING, _E.TAKE): _S.STARTING,
+        (_S.PENDING, _E.FAIL): _S.FAILED,
+        (_S.PENDING, _E.CANCEL): _S.CANCELLED,
+        (_S.STARTING, _E.WAIT): _S.PENDING,
+        (_S.STARTING, _E.LOSE): _S.PENDING,
+        (_S.STARTING, _E.START): _S.RUNNING,
+        (_S.STARTING, _E.FAIL): _S.FAILED,
+        (_S.STARTING, _E.CANCEL): _S.CANCELLED,
+        (_S.RUNNING, _E.WAIT): _S.PENDING,
+        (_S.RUNNING, _E.LOSE): _S.PENDING,
+        (_S.RUNNING, _E.END): _S.STORING,
+        (_S.RUNNING, _E.CANCEL): _S.CANCELLED,
+        (_S.STORING, _E.LOSE): _S.PENDING,
+        (_S.STORING, _E.COMPLETE): _S.COMPLETE,
+        (_S.STORING, _E.REFUSE): _S.UNSUPPORTED,
+        (_S.STORING, _E.FAIL): _S.FAILED,
+        (_S.STORING, _E.CANCEL): _S.CANCELLED,
+        (_S.STORING, _E.TIME_OUT): _S.TIMED_OUT,
+        (_S.FAILED, _E.REOPEN): _S.PENDING,
+        (_S.FAILED, _E.STORE_AGAIN): _S.STORING,
+    }
+)
+
+
+class RunStateError(KrtError):
+    """A run cannot take this step: it has ended, or is not that far; the message names both."""
+
+
+def next_state(state: RunState, event: RunEvent) -> RunState:
+    """Return the state that follows. Raises RunStateError for a step that there is not."""
+    follows = TRANSITIONS.get((state, event))
+    if follows is None:
+        raise RunStateError(f"a run that is {state} cannot {event}")
+    return follows
+
+
+class Reason(StrEnum):
+    """Why a run did not complete: a stable word of its record, its callbacks and its result."""
+
+    INVALID_INPUT = "INVALID_INPUT"
+    IMAGE_NOT_ALLOWED = "IMAGE_NOT_ALLOWED"
+    CALLBACK_REFUSED = "CALLBACK_REFUSED"
+    PULL_FAILED = "PULL_FAILED"
+    START_FAILED = "START_FAILED"
+    BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
+    UNSUPPORTED_INPUT = "UNSUPPORTED_INPUT"
+    EXIT_CODE = "EXIT_CODE"
+    SIGNAL = "SIGNAL"
+    OUT_OF_MEMORY = "OUT_OF_MEMORY"
+    TIMEOUT = "TIMEOUT"
+    CANCELLED = "CANCELLED"
+    INVALID_OUTPUT = "INVALID_OUTPUT"
+    OUTPUT_LIMIT = "OUTPUT_LIMIT"
+    NO_SPACE = "NO_SPACE"
+    UNSAFE_OUTPUT = "UNSAFE_OUTPUT"
+    STORE_FAILED = "STORE_FAILED"
+
+
+class _Part(BaseModel):
+    """Base of what a record holds: frozen, with the JSON names of the design page; unknown fields are left out."""
+
+    model_config = ConfigDict(frozen=True, alias_generator=to_camel, validate_by_name=True, validate_by_alias=True)
+
+
+class Artifact(_Part):
+    """One stored file. path: relative to the run's folder, with "/"."""
+
+    path: str
+    size: int
+    sha256: str
+    visibility: Literal["public", "private"] = "private"
+
+
+class Versions(_Part):
+    """What a run is made of. model: the node's `version`, else what the backend says. connector: of the packaging."""
+
+    runner: str = ""
+    model: str = ""
+    connector: str = ""
+
+
+class Times(_Part):
+    """Unix milliseconds, 0 for what has not happened. expires: from then on the record counts as gone."""
+
+    created: int = 0
+    started: int = 0
+    ended: int = 0
+    finished: int = 0
+    expires: int = 0
+
+
+class Locations(_Part):
+    """Where the results are: keys in `store`. results: what all keys of the run begin with; export: of the zip."""
+
+    store: str = ""
+    results: str = ""
+    export: str = ""
+
+
+class CallbackRecord(_Part):
+    """What is known of one callback: the intent is written before it is sent, the answer after it.
+
+    status: "" for one that is not due, or that nobody wants. state: of the run that is told, part of the idempotency
+    key. since, next: unix milliseconds of the first attempt, and of the one that comes next.
+    """
+
+    status: Literal["", "pending", "sent", "callback-failed"] = ""
+    state: str = ""
+    answer: str = ""
+    tries: int = 0
+    since: int = 0
+    next: int = 0
+
+
+class Callbacks(_Part):
+    """The two callbacks of a run."""
+
+    start: CallbackRecord = CallbackRecord()
+    end: CallbackRecord = CallbackRecord()
+
+
+class RunRecord(_Part):
+    """One run, as everybody sees it.
+
+    id: of the submitter, else the request's. attempt: times that a worker has taken it. owner: the worker that has it,
+    "" for none; host: where its work files are. failures: attempts that something unavailable has ended. redrive: of
+    the message that it was taken for last. callback_url: where callbacks go, "" for nowhere. artifacts: the first
+    `MAX_ARTIFACTS`; left_out: how many more the store has.
+    """
+
+    run_id: str
+    id: str
+    node: str
+    slug: str
+    state: RunState = RunState.PENDING
+    attempt: int = 0
+    failures: int = 0
+    redrive: int = 0
+    owner: str = ""
+    host: str = ""
+    image: str = ""
+    image_digest: str = ""
+    versions: Versions = Versions()
+    times: Times = Times()
+    exit_code: int | None = None
+    signal: str = ""
+    reason: Reason | None = None
+    detail: str = ""
+    artifacts: tuple[Artifact, ...] = ()
+    left_out: int = 0
+    locations: Locations = Locations()
+    callback_url: str = ""
+    callbacks: Callbacks = Callbacks()
+
+    def after(self, event: RunEvent, now_ms: int, **changes: object) -> Self:
+        """Return the record after an event, with what changes with it. Raises RunStateError."""
+        state = next_state(self.state, event)
+        times = self.times.model_copy(update=_moments(state, now_ms))
+        return self.changed(state=state, times=times, **changes)
+
+    def changed(self, **changes: object) -> Self:
+        """Return the record with other values; a `detail` that is too long is cut."""
+        detail = changes.get("detail")
+        if isinstance(detail, str) and len(detail) > MAX_DETAIL:
+            changes["detail"] = f"{detail[: MAX_DETAIL - 1]}…"
+        return self.model_copy(update=changes)
+
+    def with_artifacts(self, artifacts: tuple[Artifact, ...]) -> Self:
+        """Return the record with as many of these as it can name."""
+        return self.changed(artifacts=artifacts[:MAX_ARTIFACTS], left_out=max(len(artifacts) - MAX_ARTIFACTS, 0))
+
+    def is_expired(self, now_ms: int) -> bool:
+        return bool(self.times.expires) and self.times.expires <= now_ms
+
+    def encode(self) -> bytes:
+        return self.model_dump_json(by_alias=True).encode()
+
+    def result(self) -> dict[str, str | None]:
+        """Return what the node tells of the run in its output."""
+        locations = self.locations
+        return {
+            "modelSlug": self.slug,
+            "status": self.state.word,
+            "reason": self.reason,
+            "detail": self.detail or None,
+            "resultsLocation": _location(locations.store, locations.results),
+            "exportLocation": _location(locations.store, locations.export),
+            "runId": self.run_id,
+        }
+
+
+# Endings that a redriven message may undo: what was missing then may be there now.
+REOPENED = frozenset((Reason.BACKEND_UNAVAILABLE,))
+# Endings that are the sender's fault: their message is a dead letter, and not a result.
+INVALID = frozenset((Reason.INVALID_INPUT,))
+
+
+def run_id(request_id: str, node: str, index: int) -> str:
+    """Return the id of a request's run number `index` (from 0) on a node: the same for every delivery."""
+    plain = request_id if _PLAIN_ID.fullmatch(request_id) else hashlib.sha256(request_id.encode()).hexdigest()[:32]
+    return f"{plain}_{node}_{index}"
+
+
+def is_run_id(text: str) -> bool:
+    """Say whether `text` has the form of a run id; anything else is not looked for."""
+    return _RUN_ID.fullmatch(text) is not None
+
+
+def _moments(state: RunState, now_ms: int) -> dict[str, int]:
+    """Return the times that entering a state sets."""
+    if state is RunState.PENDING:
+        return {"started": 0, "ended": 0, "finished": 0, "expires": 0}
+    if state is RunState.RUNNING:
+        return {"started": now_ms}
+    if state is RunState.STORING:
+        return {"ended": now_ms, "finished": 0, "expires": 0}
+    return {"finished": now_ms} if state.is_final else {}
+
+
+def _location(store: str, key: str) -> str | None:
+    return f"{store}/{key}" if key else None
