@@ -29,7 +29,7 @@ from runtime.cli.local_drivers import LocalDrivers
 from runtime.cli.local_nats import embedded_nats, keep_running
 from runtime.cli.reload import changes
 from runtime.cli.run_file import FOLDER, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
-from runtime.cli.serving import on_signals, only_one
+from runtime.cli.serving import end_processes, on_signals, only_one
 from runtime.deploy.drivers import output_subjects, process_name
 from runtime.deploy.plan import Target, durable_of, handler_versions, plan, stream_of
 from runtime.deploy.process import Process, ReplicaStatus, State
@@ -96,7 +96,8 @@ class LocalRun:
             async with self._nats(), self._processes() as supervisor:
                 async with self._background(supervisor):
                     await self._stop.wait()
-                await self._end(supervisor)
+                if await end_processes(supervisor, self._force):
+                    self._exit_code = exits.INTERRUPTED
         return self._exit_code
 
     # --- the parts of a run ---
@@ -205,18 +206,6 @@ class LocalRun:
             states = supervisor.states()
             write_replicas(self._options.place, {state.name: _record_of(state) for state in states})
             await supervisor.wait_until(partial(operator.ne, states))
-
-    async def _end(self, supervisor: Supervisor) -> None:
-        """End every process in order; by force as soon as that is asked for."""
-        async with asyncio.TaskGroup() as group:
-            forcing = group.create_task(self._kill_when_forced(supervisor), name="force")
-            await supervisor.stop()
-            forcing.cancel()
-
-    async def _kill_when_forced(self, supervisor: Supervisor) -> None:
-        await self._force.wait()
-        self._exit_code = exits.INTERRUPTED
-        await supervisor.stop()
 
     # --- demo ---
 

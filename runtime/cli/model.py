@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 def serve(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="A models.yml with all models, in place of one by options.")
+        Path | None, typer.Argument(metavar="FILE", help="A models.yml with all models, in place of one by options.")
     ] = None,
     cluster: ClusterOption = "",
     model_id: Annotated[

@@ -72,7 +72,7 @@ def unquarantine(model_id: ModelArgument, cluster: ClusterOption = "", nats: Nat
 
 def apply(
     file: Annotated[
-        Path | None, typer.Argument(metavar="[FILE]", help="Check this models.yml first; that of the fleet by default.")
+        Path | None, typer.Argument(metavar="FILE", help="Check this models.yml first; that of the fleet by default.")
     ] = None,
     cluster: ClusterOption = "",
     nats: NatsOption = "",

@@ -25,7 +25,7 @@ from runtime.cli.local_nats import embedded_nats, keep_running
 from runtime.cli.local_run import process_command
 from runtime.cli.model_logs import ModelLogs
 from runtime.cli.run_file import FOLDER
-from runtime.cli.serving import on_signals, only_one, stopped_or_closed
+from runtime.cli.serving import end_processes, on_signals, only_one, stopped_or_closed
 from runtime.clock import SystemClock
 from runtime.deploy.fleet import Fleet
 from runtime.deploy.fleet_file import FleetFile
@@ -88,7 +88,8 @@ class ServedFile:
             fleet = Fleet(self._file, supervisor, bus, target, SystemClock())
             async with self._told(servers, fleet):
                 await self._until_stopped(fleet, bus)
-            await self._end(supervisor)
+            if await end_processes(supervisor, self._force):
+                self._exit_code = exits.INTERRUPTED
 
     async def _until_stopped(self, fleet: Fleet, bus: Bus) -> None:
         """Keep the fleet until it is to end. Raises what keeps it from going on."""
@@ -104,18 +105,6 @@ class ServedFile:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _end(self, supervisor: Supervisor) -> None:
-        """End every host in order; by force as soon as that is asked for."""
-        async with asyncio.TaskGroup() as group:
-            forcing = group.create_task(self._kill_when_forced(supervisor), name="force")
-            await supervisor.stop()
-            forcing.cancel()
-
-    async def _kill_when_forced(self, supervisor: Supervisor) -> None:
-        await self._force.wait()
-        self._exit_code = exits.INTERRUPTED
-        await supervisor.stop()
 
     @asynccontextmanager
     async def _told(self, servers: tuple[str, ...], fleet: Fleet) -> AsyncIterator[None]:

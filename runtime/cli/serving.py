@@ -1,4 +1,4 @@
-"""What commands share that run until somebody stops them: one of a kind in a folder, signals, the loss of NATS."""
+"""What commands share that run until somebody stops them: a lock, signals, the loss of NATS, the end of processes."""
 
 import asyncio
 import fcntl
@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from runtime.bus.base import Bus
+from runtime.deploy.supervisor import Supervisor
 from runtime.errors import BusClosedError, ConfigError
 
 # A closed terminal is a signal too.
@@ -37,6 +38,20 @@ def on_signals(callback: Callable[[], None]) -> Iterator[None]:
     finally:
         for number in SIGNALS:
             loop.remove_signal_handler(number)
+
+
+async def end_processes(supervisor: Supervisor, force: asyncio.Event) -> bool:
+    """End every process in order, and by force as soon as `force` is set; says whether it was."""
+    async with asyncio.TaskGroup() as group:
+        forcing = group.create_task(_stop_when_forced(supervisor, force), name="force")
+        await supervisor.stop()
+        forcing.cancel()
+    return force.is_set()
+
+
+async def _stop_when_forced(supervisor: Supervisor, force: asyncio.Event) -> None:
+    await force.wait()
+    await supervisor.stop()
 
 
 async def stopped_or_closed(stop: asyncio.Event, bus: Bus) -> None:
