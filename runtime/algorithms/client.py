@@ -34,6 +34,7 @@ from runtime.algorithms.wire import (
 )
 from runtime.bus.base import Bus, CoreMessage, Subscription
 from runtime.bus.bodies import pack, unpack
+from runtime.bus.core import NO_RESPONDERS
 from runtime.bus.microservice import ERROR_CODE_HEADER
 from runtime.bus.presence import EXPIRY_S
 from runtime.clock import Clock, SystemClock, TimerHandle
@@ -55,8 +56,6 @@ from runtime.spec import names
 DEFAULT_TIMEOUT_S = 60.0
 # Seconds for the answer to a question for schemas.
 SCHEMA_S = 5.0
-# What NATS itself answers with when nobody listens.
-NO_RESPONDERS = "503"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,7 +196,7 @@ class Algorithms:
             del self._calls[token]
             for timer in call.timers:
                 timer.cancel()
-        if answer.headers.get("Status") == NO_RESPONDERS:
+        if answer.headers.get("Status") == NO_RESPONDERS["Status"]:
             raise NoRespondersError(f"nobody serves {name}")
         return answer
 
