@@ -7,9 +7,11 @@ path being relative to the workflow's folder.
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from runtime.spec import names
+from runtime.spec.batch import BatchSpec
+from runtime.spec.frozen import Frozen as Frozen
 
 # Seconds that one delivery may take on a node that says nothing about `timeout`.
 DEFAULT_TIMEOUT_S = 60.0
@@ -21,12 +23,6 @@ DEFAULT_WAIT_FOR_RUNNER_S = 30.0
 DEFAULT_CALL_TIMEOUT_S = 10.0
 # Failures, and timeouts, in a row after which a model is reported, when the file does not say.
 DEFAULT_LIMIT = 3
-
-
-class Frozen(BaseModel):
-    """Base of the models in `spec/`: unknown keys are faults, values cannot be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class RetryPolicy(Frozen):
@@ -170,5 +166,6 @@ class NodeSpec(Frozen):
     # Set on a node of such a kind, which has no handler of the user's.
     models: ModelsSpec | None = None
     dispatch: DispatchSpec | None = None
+    batch: BatchSpec | None = None
     # Own outputs that are published in partitions, by their subjects.
     partitioned: dict[str, Partitions] = Field(default_factory=dict)
