@@ -22,19 +22,17 @@ class HostClock:
 
     def __init__(self) -> None:
         self._differences_ms: deque[int] = deque(maxlen=BEATS)
+        # Milliseconds that the clock is behind ours, negative when it is ahead; 0 within the tolerance.
+        self.behind_ms = 0
 
     def hear(self, host_ms: int, local_ms: int) -> None:
         """Note a beat: what the host took for the time, and what time it was here when the beat came."""
-        if host_ms:
-            self._differences_ms.append(local_ms - host_ms)
-
-    @property
-    def behind_ms(self) -> int:
-        """Milliseconds that the host's clock is behind ours, negative when it is ahead; 0 within the tolerance."""
-        if len(self._differences_ms) < MIN_BEATS:
-            return 0
+        if not host_ms:
+            return
+        self._differences_ms.append(local_ms - host_ms)
         behind_ms = min(self._differences_ms)
-        return behind_ms if abs(behind_ms) > TOLERATED_MS else 0
+        is_told = len(self._differences_ms) >= MIN_BEATS and abs(behind_ms) > TOLERATED_MS
+        self.behind_ms = behind_ms if is_told else 0
 
 
 @dataclass(frozen=True, slots=True)

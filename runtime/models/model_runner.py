@@ -5,6 +5,7 @@ is neither left out nor counted, penalties belong to the calls of everybody.
 """
 
 import asyncio
+import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,6 +24,8 @@ from runtime.models.penalties import Counters
 from runtime.models.results import Ending, Reason
 from runtime.models.wire import HEALTH, RESET, SETUP, HostRecord, HostState
 from runtime.proto.models import SetupRequest
+
+log = logging.getLogger(__name__)
 
 # Seconds that a host may take for a setup: constructors load weights.
 SETUP_TIMEOUT_S = 60.0
@@ -168,7 +171,13 @@ class ModelRunner(ABC):
         self.infos = dict(record.infos)
         self.state = record.state
         self.host_reason = record.reason
+        was_right = not self._clock.behind_ms
         self._clock.hear(record.now_ms, now_ms)
+        if was_right and self._clock.behind_ms:
+            log.warning(
+                "the clock of model %s is %d ms behind ours; its deadlines are shifted", self.model_id, self.behind_ms,
+                extra={"action": "clock"},
+            )  # fmt: skip
         birth = Birth.of(record, now_ms)
         if not self.birth.at_ms or birth.at_ms < self.birth.at_ms:
             self.birth = birth

@@ -64,6 +64,10 @@ class Decision:
     code: FailureCode | None = None
 
 
+# Of a model that has answered, which is what most calls decide.
+_CLEARED = Decision(Counters(), Verdict.GO_ON)
+
+
 def decide(counters: Counters, event: Event, limits: Limits) -> Decision:
     """Return what `event` means for a model with these counters."""
     match event:
@@ -72,7 +76,7 @@ def decide(counters: Counters, event: Event, limits: Limits) -> Decision:
         case Event.TURN:
             return Decision(counters, Verdict.CALL)
         case Event.SUCCESS:
-            return Decision(Counters(), Verdict.GO_ON)
+            return _CLEARED
         case Event.FAILURE:
             return _after_failure(replace(counters, failures=counters.failures + 1), limits)
         case Event.BAD_IMPLEMENTATION:

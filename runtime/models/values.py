@@ -264,7 +264,7 @@ def _decode_string(data: bytes) -> str:
 
 def _decode_json(data: bytes) -> Any:
     text = data.decode()
-    value = json.loads(text, parse_constant=_refuse_constant)
+    value = _JSON_DECODER.decode(text)
     if _SURROGATE_ESCAPE.search(text):
         # A text with half a character would fail later, wherever it is printed or stored.
         json.dumps(value, ensure_ascii=False).encode()
@@ -273,6 +273,10 @@ def _decode_json(data: bytes) -> Any:
 
 def _refuse_constant(token: str) -> NoReturn:
     raise ValueError(f"{token} is no JSON")
+
+
+# json.loads would make one for each value.
+_JSON_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
 
 
 def _decode_parquet(data: bytes) -> Any:

@@ -342,7 +342,9 @@ async def test_a_call_that_may_be_repeated_carries_the_id_it_was_given(stage: St
     assert host.headers[0]["Krt-Call-Id"] == "request-7/0"
 
 
-async def test_the_deadline_is_shifted_for_a_host_whose_clock_is_wrong(stage: Stage) -> None:
+async def test_the_deadline_is_shifted_for_a_host_whose_clock_is_wrong(
+    stage: Stage, caplog: pytest.LogCaptureFixture
+) -> None:
     ahead = await stage.host("m1", clock_is_ahead_ms=60_000)
     right = await stage.host("m2", clock_is_ahead_ms=500)
     runner = await stage.coordinator()
@@ -353,6 +355,7 @@ async def test_the_deadline_is_shifted_for_a_host_whose_clock_is_wrong(stage: St
 
     assert int(ahead.headers[0]["Krt-Deadline"]) == now_ms + 62_000
     assert int(right.headers[0]["Krt-Deadline"]) == now_ms + 2_000
+    assert [getattr(record, "action", "") for record in caplog.records] == ["clock"]
 
 
 async def test_large_arguments_reach_all_models_as_one_object(stage: Stage) -> None:
