@@ -22,8 +22,9 @@ from runtime.deploy.fleet_file import FleetFile
 from runtime.deploy.fleet_plan import FleetTarget
 from runtime.deploy.process import State
 from runtime.deploy.supervisor import Supervisor
+from runtime.errors import BusUnavailableError
 from runtime.models.listing import FleetModel, FleetRecord
-from runtime.models.quarantine import Quarantine
+from runtime.models.quarantine import Quarantine, Quarantined
 from runtime.models.wire import HostRecord, HostState
 from runtime.spec import names
 
@@ -297,6 +298,24 @@ async def test_a_released_model_is_started_at_once(place: Place) -> None:
         await place.reach(run("m1"))
 
     assert [entry.model_id for entry in lifted] == ["m1"]
+
+
+async def test_without_nats_the_file_holds_on_and_so_does_the_quarantine_as_it_was_known(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def unavailable(quarantine: Quarantine) -> list[Quarantined]:
+        raise BusUnavailableError("no answer")
+
+    place.write({"id": "m1"}, {"id": "m2"})
+    place.end_with("m1", 3)
+
+    async with place.serving():
+        await place.told(lambda fleet: fleet.models["m1"].state == "quarantined")
+        await place.reach(run("m2"))
+        place.end_with("m1", None)
+        monkeypatch.setattr(Quarantine, "all", unavailable)
+        place.write({"id": "m1"}, {"id": "m3"})
+        await place.reach(run("m3"))
 
 
 # --- names and infos ---
