@@ -31,7 +31,7 @@ from runtime.cli.reload import changes
 from runtime.cli.run_file import FOLDER, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
 from runtime.cli.serving import end_processes, on_signals, only_one
 from runtime.deploy.drivers import output_subjects, process_name
-from runtime.deploy.plan import Target, durable_of, handler_versions, plan, stream_of
+from runtime.deploy.plan import Target, durable_of, handler_versions, plan, runner_process_name, stream_of
 from runtime.deploy.process import Process, ReplicaStatus, State
 from runtime.deploy.supervisor import Supervisor
 from runtime.errors import ConfigError, WorkflowError
@@ -327,7 +327,8 @@ def process_command() -> Sequence[str]:
 def _users_of_modules(workflow: Workflow) -> list[str]:
     """Return the processes that may import modules of the workflow's folder."""
     own_drivers = [process_name(driver.name) for driver in workflow.drivers if ":" in driver.type]
-    return [*(node.name for node in workflow.nodes), *own_drivers]
+    runners = [runner_process_name(runner.name) for runner in workflow.algorithms]
+    return [*(node.name for node in workflow.nodes), *runners, *own_drivers]
 
 
 def _merged(planned: Sequence[Process], added: Sequence[Process]) -> list[Process]:

@@ -15,7 +15,7 @@ from runtime.deploy import compose_servers
 from runtime.deploy.compose_drivers import ADVERTISED, ALL_ADDRESSES, driver_keys, with_ports
 from runtime.deploy.compose_servers import INFLUX, MONGO, NATS
 from runtime.deploy.drivers import process_name
-from runtime.deploy.plan import SERVICE_STAGE, Target, plan
+from runtime.deploy.plan import SERVICE_STAGE, Target, plan, runner_process_name
 from runtime.deploy.process import Process
 from runtime.errors import ConfigError
 from runtime.settings import DEFAULT_GRACE_S, redact
@@ -69,6 +69,7 @@ def compose_file(workflow: Workflow, options: ComposeOptions) -> dict[str, Any]:
     drivers = {process_name(driver.name): driver for driver in workflow.drivers}
     secrets = {part.name: frozenset(part.secrets) for part in workflow.nodes}
     secrets |= {name: frozenset(driver.secrets) for name, driver in drivers.items()}
+    secrets |= {runner_process_name(runner.name): frozenset(runner.secrets) for runner in workflow.algorithms}
     for process in plan(workflow, _target(workflow, options)):
         needs = [server for server in waited_for if VARIABLES[server] in process.environment]
         services[process.name] = _service(process, options, secrets.get(process.name, frozenset()), needs)
@@ -165,7 +166,7 @@ def _variables(process: Process, secrets: Collection[str]) -> dict[str, str]:
 
 def _volumes(process: Process, options: ComposeOptions) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = []
-    if process.stage > SERVICE_STAGE:
+    if process.stage > SERVICE_STAGE or "KRT_ADAPTER" in process.environment:
         source = _literal(options.folder)
         volumes.append({"type": "bind", "source": source, "target": WORKFLOW_FOLDER, "read_only": True})
     if any(process.environment.get(VARIABLES[server], "").startswith(SQLITE_FILES) for server in (MONGO, INFLUX)):

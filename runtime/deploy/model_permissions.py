@@ -10,7 +10,7 @@ A model that speaks for another, or reads what another is asked, is refused.
 """
 
 from runtime.deploy.permissions import Permissions, new_user
-from runtime.deploy.rights import makes, presence, watches, watches_presence
+from runtime.deploy.rights import calls_models, carries_bodies, makes, presence, watches, watches_presence
 from runtime.models import wire
 from runtime.spec import names
 from runtime.spec.models_file import ModelsFile
@@ -31,15 +31,14 @@ def model_permissions(models_file: ModelsFile) -> list[Permissions]:
 
 
 def _host(cluster: str, model_id: str) -> Permissions:
-    allowed = [*presence(cluster, names.MODEL, model_id), *_bodies(cluster)]
+    allowed = [*presence(cluster, names.MODEL, model_id), *carries_bodies(names.model_store(cluster))]
     # Every deployment and every action: a deployment has its name only when it starts.
     asked = names.model_subject(cluster, model_id, "*", ">")
     return new_user(model_process(model_id), cluster, allowed, subscribe=[asked], answers=True)
 
 
 def _coordinator(cluster: str) -> Permissions:
-    asks = [names.model_subject(cluster, "*", "*", action) for action in wire.ACTIONS if action != wire.INFOS]
-    return new_user(COORDINATOR, cluster, [*asks, *watches_presence(), *_bodies(cluster)])
+    return new_user(COORDINATOR, cluster, calls_models(cluster))
 
 
 def _operator(cluster: str) -> Permissions:
@@ -49,9 +48,3 @@ def _operator(cluster: str) -> Permissions:
     asked = names.fleet_subject(cluster, "*", "*")
     allowed = [*asks, asked, *keeps, *presence(cluster, names.FLEET), *watches_presence()]
     return new_user(OPERATOR, cluster, allowed, subscribe=[asked], answers=True)
-
-
-def _bodies(cluster: str) -> list[str]:
-    """Return what bodies that are larger than a message take; whoever is first makes their store."""
-    store = names.model_store(cluster)
-    return [*makes(f"OBJ_{store}"), *watches(f"OBJ_{store}"), f"$O.{store}.>"]

@@ -7,6 +7,7 @@
 | node | read its own consumers, publish its own outputs and dead letters, write its own state and configuration |
 | client (`krt send`, `krt driver`) | send requests, get their answers, look at the status, ask drivers and hosts |
 | driver | the same, be asked, read outputs, keep tasks and positions, read by consumers of its own sinks |
+| runner of algorithms | be asked for algorithms, and tell of itself |
 | driver host (`krt run`, `krt driver serve`) | be asked for drivers, and see them |
 | operator (`krt dlq`, `krt clean`) | all of this, and read, redrive and remove messages |
 
@@ -19,14 +20,24 @@ from dataclasses import dataclass
 
 from runtime.deploy.plan import MANAGER, WRITER
 from runtime.deploy.process import Process
-from runtime.deploy.rights import MAKE_CONSUMERS, makes, owns, presence, reads, watches, watches_presence
+from runtime.deploy.rights import (
+    MAKE_CONSUMERS,
+    calls_algorithms,
+    calls_models,
+    makes,
+    owns,
+    presence,
+    reads,
+    watches,
+    watches_presence,
+)
 from runtime.spec import names
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ManagerSpec
 from runtime.spec.node import NodeSpec
 
 # Kinds of processes that send no requests to a workflow; all others, as drivers, do.
-_ANSWERING = ("manager", "writer", "node")
+_ANSWERING = ("manager", "writer", "node", "algorithms")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,6 +113,8 @@ def _of(process: Process, spec: ManagerSpec, senders: Sequence[str]) -> Permissi
         subject = process.environment["KRT_NATS_MONGO_WRITER"]
         announced = presence(spec.stream, names.WRITER)
         return new_user(WRITER, spec.stream, announced, subscribe=[subject], answers=True)
+    if process.arguments == ("algorithms",):
+        return _runner(process, spec)
     if process.name in senders:
         return _driver(process, spec)
     allowed = _node(process.name, process.environment, senders)
@@ -122,6 +135,15 @@ def _driver(process: Process, spec: ManagerSpec) -> Permissions:
         allowed += [*makes(f"KV_{bucket}"), f"$KV.{bucket}.>", *watches(f"KV_{bucket}")]
     asked = names.driver_subject(stream, "*", ">")
     return new_user(process.name, stream, allowed, subscribe=[asked], answers=True)
+
+
+def _runner(process: Process, spec: ManagerSpec) -> Permissions:
+    runner, bucket = process.environment["KRT_RUNNER_NAME"], names.ALGORITHMS_BUCKET
+    keeps = [*makes(f"KV_{bucket}"), *watches(f"KV_{bucket}"), f"$KV.{bucket}.>"]
+    # It asks runners that offer the same names for their signatures.
+    allowed = [*presence(runner, names.ALGORITHM), *calls_algorithms(), *keeps]
+    asked = names.algorithm_subject("*", "*")
+    return new_user(process.name, spec.stream, allowed, subscribe=[asked, "$SRV.>"], answers=True)
 
 
 def _host(spec: ManagerSpec) -> Permissions:
@@ -179,6 +201,8 @@ def _node(node: str, environment: Mapping[str, str], senders: Sequence[str]) -> 
     allowed += [f"$KV.{bucket}.>" for bucket in own]
     if store := environment.get("KRT_NATS_OBJECT_STORE", ""):
         allowed += [*owns(f"OBJ_{store}"), f"$O.{store}.>"]
+    allowed += calls_models(spec.models.cluster) if spec.models else []
+    allowed += calls_algorithms() if spec.dispatch else []
     return [*allowed, *presence(stream, names.NODE, node)]
 
 

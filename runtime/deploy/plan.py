@@ -1,4 +1,6 @@
-"""From a workflow to its processes: manager, writer, nodes, drivers. Pure: the first file to read about deploying.
+"""From a workflow to its processes. Pure: the first file to read about deploying.
+
+They are the manager, the writer, runners of algorithms, nodes and drivers.
 
     processes = plan(workflow, Target(nats_servers=("nats://127.0.0.1:4222",), mongo_uri=…, influx_uri=…, base_path=…))
 
@@ -18,7 +20,7 @@ from runtime.settings import DEFAULT_GRACE_S
 from runtime.spec import names
 from runtime.spec.driver import LOOPBACK
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
-from runtime.spec.model import Driver, Node, Source, Workflow, entrypoint
+from runtime.spec.model import AlgorithmRunner, Driver, Node, Source, Workflow, entrypoint
 from runtime.spec.node import JoinSpec, NodeSpec, Partitions, StateSpec
 
 # Names of the runtime's own processes; the dot keeps them apart from nodes, whose names hold none.
@@ -74,9 +76,15 @@ def plan(workflow: Workflow, target: Target) -> list[Process]:
     return [
         _manager(workflow, target),
         _writer(workflow, target),
+        *(_runner(workflow, runner, target) for runner in workflow.algorithms),
         *(_node(workflow, node, target) for node in workflow.nodes),
         *(_driver(workflow, driver, target) for driver in workflow.drivers),
     ]
+
+
+def runner_process_name(runner: str) -> str:
+    """Return the name of the process of a runner of algorithms; the dot keeps it apart from nodes."""
+    return f"krt.algorithms.{runner}"
 
 
 def stream_of(workflow: Workflow, runtime_id: str) -> str:
@@ -176,6 +184,26 @@ def _node(workflow: Workflow, node: Node, target: Target) -> Process:
     )
 
 
+def _runner(workflow: Workflow, runner: AlgorithmRunner, target: Target) -> Process:
+    name = runner_process_name(runner.name)
+    return Process(
+        name=name,
+        arguments=("algorithms",),
+        environment={
+            **_own(runner, target),
+            **_common(target, name, stream_of(workflow, target.runtime_id)),
+            "KRT_ADAPTER": f"{target.base_path}/{runner.adapter}",
+            "KRT_RUNNER_NAME": runner.name,
+            "KRT_ALGORITHMS_CONCURRENCY": str(runner.concurrency),
+            "KRT_ALGORITHMS_TIMEOUT": f"{round(runner.timeout_s * 1000)}ms",
+            "KRT_ALGORITHMS_ISOLATION": runner.isolation,
+        },
+        replicas=runner.replicas,
+        # Before the nodes that send work to it, and after them at the end.
+        stage=SERVICE_STAGE,
+    )
+
+
 def _driver(workflow: Workflow, driver: Driver, target: Target) -> Process:
     spec = driver_spec(driver, workflow, stream_of(workflow, target.runtime_id), listen=target.listen)
     return driver_process(
@@ -187,7 +215,7 @@ def _driver(workflow: Workflow, driver: Driver, target: Target) -> Process:
     )
 
 
-def _own(part: Node | Driver, target: Target) -> dict[str, str]:
+def _own(part: Node | Driver | AlgorithmRunner, target: Target) -> dict[str, str]:
     """Return the variables that the workflow file gives to a process."""
     return {**part.env, **{name: target.environment[name] for name in part.secrets}}
 
@@ -232,7 +260,8 @@ def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str,
         "KRT_NATS_INPUTS": ",".join(_inputs(workflow, node, stream)),
         "KRT_NATS_OUTPUT": names.node_subject(stream, node.name),
         "KRT_BASE_PATH": target.base_path,
-        "KRT_HANDLER_PATH": node.handler,
+        # A node of another kind has no file.
+        "KRT_HANDLER_PATH": node.handler or f"krt:{node.kind}",
         **_measurements(target),
         "KRT_NATS_KEY_VALUE_STORE_PROJECT": project,
         "KRT_NATS_KEY_VALUE_STORE_WORKFLOW": of_workflow,
@@ -374,6 +403,7 @@ def _scopes(workflow: Workflow, node: Node, runtime_id: str) -> tuple[str, str, 
 def _check_secrets(workflow: Workflow, target: Target) -> None:
     needed = [(f'node "{node.name}"', node.secrets) for node in workflow.nodes]
     needed += [(f'driver "{driver.name}"', driver.secrets) for driver in workflow.drivers]
+    needed += [(f'runner "{runner.name}"', runner.secrets) for runner in workflow.algorithms]
     problems = [
         f"{title} needs the secret {name}, which is not set: export {name} before the start"
         for title, secrets in needed

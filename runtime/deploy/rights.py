@@ -3,6 +3,7 @@
 What a right is on: a stream, and so a bucket (`KV_<name>`) or an object store (`OBJ_<name>`).
 """
 
+from runtime.models import wire
 from runtime.spec import names
 
 # Operations of JetStream's API on one stream, which the subject names last, or last but for a consumer.
@@ -45,6 +46,25 @@ def presence(stream: str, *key: str) -> list[str]:
 def watches_presence() -> list[str]:
     """Return what seeing who is there takes."""
     return [*shares_presence(), *watches(_PRESENCE)]
+
+
+def carries_bodies(store: str) -> list[str]:
+    """Return what bodies that are larger than a message take; whoever is first makes their store."""
+    return [*makes(f"OBJ_{store}"), *watches(f"OBJ_{store}"), f"$O.{store}.>"]
+
+
+def calls_models(cluster: str) -> list[str]:
+    """Return what seeing the models of a cluster, and asking all of them, takes."""
+    # Names and infos are the owner's to change.
+    asks = [names.model_subject(cluster, "*", "*", action) for action in wire.ACTIONS if action != wire.INFOS]
+    return [*asks, *watches_presence(), *carries_bodies(names.model_store(cluster))]
+
+
+def calls_algorithms() -> list[str]:
+    """Return what calling algorithms by name takes."""
+    asked = names.algorithm_subject("*", ">")
+    seen = reads(f"KV_{names.ALGORITHMS_BUCKET}")
+    return [asked, *seen, *watches_presence(), *carries_bodies(names.ALGORITHMS_STORE)]
 
 
 def shares_presence() -> list[str]:

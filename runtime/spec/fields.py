@@ -7,6 +7,7 @@ version brings are listed as well, for a refusal in clear words.
 from dataclasses import dataclass, replace
 
 from runtime.spec import names
+from runtime.spec.algorithms import AlgorithmRunners
 from runtime.spec.drivers import Drivers
 from runtime.spec.kinds import DISPATCH, MODELS
 from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, ObjectStore, Order, State
@@ -391,10 +392,8 @@ WORKFLOW = Record(
         "config": Field(type=Configuration(), description="Values of the workflow's configuration scope"),
         "objects": Field(type=Objects(), description="Object stores by their names, for ctx.object_store"),
         "drivers": Field(type=Drivers(), description="Processes that join it to the outside, by their names"),
+        "algorithms": Field(type=AlgorithmRunners(), description="Runners of algorithms deployed with it, by names"),
         "stream": Field(type=STREAM, description="The stream that holds every message of the workflow"),
-    },
-    planned={
-        "algorithms": "deploys algorithm runners with it",
     },
     owner="the workflow",
 )

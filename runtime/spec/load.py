@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from runtime import errors
 from runtime.spec import kre, names
+from runtime.spec.algorithms import RunnerDraft, check_adapters
 from runtime.spec.drivers import DriverDraft, check_drivers
 from runtime.spec.fields import NODE, NODE_KINDS, PLANNED_KINDS, WORKFLOW, node_title
 from runtime.spec.kinds import check_kinds, dispatch_spec, models_spec
@@ -150,6 +151,7 @@ class _Loader:
         nodes: Sequence[Mapping] = values.pop("nodes", ())
         defaults: Mapping | None = values.pop("defaults", None)
         drivers: tuple[DriverDraft, ...] = values.pop("drivers", ())
+        runners: tuple[RunnerDraft, ...] = values.pop("algorithms", ())
         _check_merged_size(root, nodes, defaults)
         drafts = tuple(self._draft(with_defaults(node, defaults), n) for n, node in enumerate(nodes, start=1))
         wire(drafts, _driver_names(root), self._report)
@@ -157,11 +159,14 @@ class _Loader:
         check_order(drafts, self._report)
         check_kinds(drafts, self._report)
         check_drivers(drivers, drafts, self._report)
+        if self._check_handlers:
+            check_adapters(runners, self._file.parent, self._report)
         written: WrittenSource | None = values.pop("output", None)
         output = written or _last(drafts)
         if written is not None and drafts:
             check_output(written, drafts, self._report)
         values["drivers"] = tuple(draft.driver for draft in drivers)
+        values["algorithms"] = tuple(draft.runner for draft in runners)
         workflow = None if self._report.errors else self._workflow(values, drafts, output)
         if workflow is not None:
             warn_of_order(drafts, workflow, self._report)

@@ -169,6 +169,23 @@ class Driver(Frozen):
     secrets: tuple[str, ...] = ()
 
 
+class AlgorithmRunner(Frozen):
+    """A process that serves the algorithms of an adapter, deployed with the workflow.
+
+    adapter: file or folder, relative to the workflow's folder, with "/". concurrency: calls of each algorithm that a
+    replica runs at once. timeout_s: longest run of a call. secrets: names of variables, never values.
+    """
+
+    name: str
+    adapter: str
+    concurrency: Annotated[int, Field(ge=1)] = 1
+    replicas: Annotated[int, Field(ge=1)] = 1
+    isolation: Literal["thread", "process"] = "thread"
+    timeout_s: Annotated[float, Field(gt=0)] = DEFAULT_TIMEOUT_S
+    env: dict[str, str] = Field(default_factory=dict)
+    secrets: tuple[str, ...] = ()
+
+
 class Workflow(Frozen):
     """A named, versioned graph of nodes. `path` is its file, `folder` what the handlers' paths are relative to."""
 
@@ -178,6 +195,7 @@ class Workflow(Frozen):
     nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
     output: Source
     drivers: tuple[Driver, ...] = ()
+    algorithms: tuple[AlgorithmRunner, ...] = ()
     stream: Stream = Stream()
     config: dict[str, str] = Field(default_factory=dict)
     objects: dict[str, ObjectStore] = Field(default_factory=dict)
@@ -195,8 +213,8 @@ class Workflow(Frozen):
     @property
     def secrets(self) -> list[str]:
         """Names of the variables that its processes need, each once."""
-        of_nodes = {name for node in self.nodes for name in node.secrets}
-        return sorted(of_nodes.union(*(driver.secrets for driver in self.drivers)))
+        parts: list[Node | Driver | AlgorithmRunner] = [*self.nodes, *self.drivers, *self.algorithms]
+        return sorted({name for part in parts for name in part.secrets})
 
     def readers_of(self, source: Source) -> list[Node]:
         """Return the nodes that read this output, in the order of the file."""

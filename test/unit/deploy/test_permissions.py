@@ -18,11 +18,23 @@ nodes:
 drivers:
   web: {class: source-sink, sinks: {out: {class: log, from: workflow}}}
 """
+# Nodes and processes that use what all workflows share.
+SHARING = """
+name: flow
+nodes:
+  - {name: players, kind: models, cluster: game, base_class: game.Player, calls: [{method: predict}]}
+  - {name: work, kind: dispatch}
+algorithms: {images: {adapter: algorithms/images}}
+"""
 
 
 @pytest.fixture
 def users(tmp_path: Path) -> dict[str, Permissions]:
-    (tmp_path / "workflow.yaml").write_text(WORKFLOW)
+    return users_of(tmp_path, WORKFLOW)
+
+
+def users_of(tmp_path: Path, workflow: str) -> dict[str, Permissions]:
+    (tmp_path / "workflow.yaml").write_text(workflow)
     target = Target(
         nats_servers=(), mongo_uri="", influx_uri="", base_path=str(tmp_path),
         writer_subject=names.writer_subject("local_dev_flow"),
@@ -98,3 +110,16 @@ def test_states_and_objects_belong_to_the_node_that_has_them(users: dict[str, Pe
 
     assert writers == {"krt.manager", "counts", "krt.operator"}
     assert senders == {"krt.manager", "first", "krt.operator"}
+
+
+def test_nodes_that_call_models_or_algorithms_may_ask_them_and_runners_are_asked(tmp_path: Path) -> None:
+    users = users_of(tmp_path, SHARING)
+    runner = users["krt.algorithms.images"]
+
+    assert "model.game.*.*.call" in users["players"].publish
+    assert "algorithm.*.>" in users["work"].publish
+    assert not any(subject.startswith("model.") for subject in users["work"].publish)
+    assert not any(subject.startswith("algorithm.") for subject in users["players"].publish)
+    assert "algorithm.*.*" in runner.subscribe
+    assert "$KV.presence.algorithm.images.>" in runner.publish
+    assert not any(subject.startswith("local_dev_flow.") for subject in runner.publish)

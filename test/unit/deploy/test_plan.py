@@ -14,8 +14,8 @@ from runtime.deploy.process import Process
 from runtime.errors import ConfigError
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
-from runtime.spec.model import Driver, Node, ObjectStore, Order, Source, State, Stream, Workflow
-from runtime.spec.node import NodeSpec, Partitions, RetryPolicy, StateSpec
+from runtime.spec.model import AlgorithmRunner, Driver, Node, ObjectStore, Order, Source, State, Stream, Workflow
+from runtime.spec.node import DispatchSpec, ModelCall, ModelsSpec, NodeSpec, Partitions, RetryPolicy, StateSpec
 
 TARGET = Target(
     nats_servers=("nats://one:4222", "nats://two:4222"),
@@ -399,3 +399,52 @@ def test_a_driver_keeps_its_pid_from_plan_to_plan_and_replicas_get_pids_of_their
 def test_a_missing_secret_of_a_driver_is_named() -> None:
     with pytest.raises(ConfigError, match=r'^driver "web" needs the secret API_TOKEN, which is not set'):
         plan(workflow(node("score"), drivers=(DRIVER,)), replace(TARGET, environment={}))
+
+
+def test_a_runner_of_algorithms_starts_before_the_nodes_and_is_told_everything() -> None:
+    images = AlgorithmRunner(
+        name="images", adapter="algorithms/images", concurrency=2, replicas=3, isolation="process", timeout_s=1.5,
+        env={"MODE": "fast"}, secrets=("API_TOKEN",),
+    )  # fmt: skip
+    flow = workflow(node("a"), algorithms=(images,))
+
+    processes = {process.name: process for process in plan(flow, TARGET)}
+    runner = processes["krt.algorithms.images"]
+    told = settings.read_algorithms(runner.environment)
+
+    assert (runner.arguments, runner.replicas) == (("algorithms",), 3)
+    assert runner.stage < processes["a"].stage
+    assert (told.adapter, told.runner, told.concurrency) == ("/flows/triage/algorithms/images", "images", 2)
+    assert (told.isolation, told.timeout_s) == ("process", 1.5)
+    assert told.environment == {"MODE": "fast", "API_TOKEN": "hush"}
+
+
+def test_a_missing_secret_of_a_runner_is_named() -> None:
+    flow = workflow(node("a"), algorithms=(AlgorithmRunner(name="images", adapter="x", secrets=("IMAGES_KEY",)),))
+
+    with pytest.raises(ConfigError, match='runner "images" needs the secret IMAGES_KEY'):
+        plan(flow, TARGET)
+
+
+def test_what_a_kind_does_is_told_in_the_spec_of_the_node_and_its_consumer() -> None:
+    models = ModelsSpec(cluster="game", base_class="game.Player", calls=(ModelCall(method="predict"),))
+    players = Node(name="players", kind="models", sources=(Source(node="entrypoint"),), models=models)
+    work = Node(name="work", kind="dispatch", sources=(Source(node="players"),), dispatch=DispatchSpec())
+    flow = workflow(players, work)
+
+    consumers = {consumer.durable: consumer.max_ack_pending for consumer in manager_spec(flow, "local").consumers}
+
+    assert spec_of(flow, "players").models == models
+    assert spec_of(flow, "work").dispatch == DispatchSpec()
+    assert consumers == {"players__entrypoint": None, "work__players": 1_000_000}
+
+
+def test_the_version_of_a_node_without_a_handler_is_that_of_its_functions(tmp_path: Path) -> None:
+    (tmp_path / "vote.py").write_text("one")
+    models = ModelsSpec(cluster="c", base_class="a.B", calls=(ModelCall(method="m"),), aggregate="vote.py:vote")
+    flow = workflow(
+        Node(name="a", kind="models", sources=(Source(node="entrypoint"),), models=models),
+        Node(name="b", kind="dispatch", sources=(Source(node="a"),), dispatch=DispatchSpec()),
+    ).model_copy(update={"folder": tmp_path})
+
+    assert handler_versions(flow) == {"a": hashlib.sha256(b"one").hexdigest()[:12], "b": ""}
