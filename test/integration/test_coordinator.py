@@ -19,7 +19,7 @@ from runtime.errors import AccessError
 from runtime.models import DynamicSubclassModelConcurrentRunner, ModelPredictResult
 from runtime.models.host import ModelHost
 from runtime.spec.model_host import ModelHostSpec
-from test.support.fake_host import FakeHost
+from test.support.fake_host import HANG, FakeHost
 from test.support.model_host import BASE, CLUSTER, PATIENCE_S, write_model
 
 StartHost = Callable[..., Awaitable["HostTask"]]
@@ -220,6 +220,32 @@ async def test_a_server_that_refuses_the_coordinator_is_named_by_init_and_harms_
         await runner.init()
 
     await runner.close()
+
+
+async def test_ten_hung_models_of_a_hundred_hold_a_call_no_longer_than_its_deadline(
+    nats_server: EmbeddedServer,
+) -> None:
+    bus = await NatsBus.connect([nats_server.url], name="hosts")
+    fakes = [FakeHost(bus, SystemClock(), f"m{number:03}") for number in range(100)]
+    for fake in fakes:
+        await fake.start()
+    for fake in fakes[:10]:
+        fake.methods["predict"] = lambda: HANG
+    runner = DynamicSubclassModelConcurrentRunner(
+        timeout=1, crunch_id="birds", base_classname=BASE, servers=[nats_server.url], max_consecutive_timeouts=100
+    )
+
+    async with runner:
+        started_s = time.monotonic()
+        results = {model.model_id: result for model, result in (await runner.call("predict")).items()}
+        took_s = time.monotonic() - started_s
+
+    assert [result.status.name for result in results.values()].count("TIMEOUT") == 10
+    assert len(results) == 100
+    assert 1 <= took_s < 1.5  # half a second for a machine that does other things, too
+    for fake in fakes:
+        await fake.stop()
+    await bus.close()
 
 
 SCRIPT = """
