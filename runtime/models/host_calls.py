@@ -119,9 +119,12 @@ class HostCalls:
         with self._process.turn(self._limit_s(deadline_s)):
             data = await self._unpacked(request)
             self._check_in_time(deadline_s, "the deadline has passed before the call could start")
+            started_s = self._clock.monotonic()
             answer = await self._ask(wire.CALL, data)
+            took_us = round((self._clock.monotonic() - started_s) * 1_000_000)
             has_run = CallResponse.FromString(answer).status.code != StatusCode.FAILED_PRECONDITION
-        return await self._packed(answer), has_run
+        body = await self._packed(answer)
+        return Body(body.data, {**body.headers, wire.MODEL_TIME_HEADER: str(took_us)}), has_run
 
     async def _ask(self, action: str, data: bytes) -> bytes:
         try:

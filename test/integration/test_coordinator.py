@@ -105,6 +105,7 @@ async def test_models_keep_their_state_join_and_leave(
     assert {model_id: result.result for model_id, result in results.items()} == {"m1": 12, "m2": 11}
     model = coordinator.runner.model_cluster.models_run["m1"]
     assert (model.model_name, model.infos) == ("alpha", {"owner": "ann"})
+    assert all(0 < result.model_time_us <= result.exec_time_us for result in results.values())
     await first.stop()
     await coordinator.until_running("m2")
 
