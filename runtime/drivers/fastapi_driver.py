@@ -2,6 +2,7 @@
 
     proc.add_driver("webapi", FastAPIDriver)
     proc.add_driver("webapi", FastAPIDriver, token_env="HTTP_TOKEN", tls="certs/")
+    proc.add_driver("webapi", FastAPIDriver, algorithms=True)
 
 A subclass may add routes of its own:
 
@@ -17,7 +18,7 @@ import ssl
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import FastAPI
 from pydantic import BeforeValidator, Field
@@ -34,8 +35,10 @@ from runtime.drivers.base import (
 from runtime.drivers.durations import read_bytes, read_seconds
 from runtime.drivers.http.access import Gate
 from runtime.drivers.http.admission import Admission
-from runtime.drivers.http.app import HttpApp, Terms
+from runtime.drivers.http.algorithms import AlgorithmRoutes
+from runtime.drivers.http.app import HttpApp
 from runtime.drivers.http.protocol import HttpLimits
+from runtime.drivers.http.request import Terms
 from runtime.drivers.http.server import HttpServer
 from runtime.drivers.http.tasks import Tasks
 from runtime.drivers.http.workflow_types import WorkflowTypes
@@ -43,6 +46,9 @@ from runtime.drivers.tls import server_tls
 from runtime.drivers.tokens import Tokens
 from runtime.errors import ConfigError
 from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from runtime.drivers.http.algorithm_hosts import AlgorithmHosts
 
 log = logging.getLogger(__name__)
 
@@ -61,7 +67,8 @@ class FastAPIParameters(DriverParameters):
 
     task_ttl: how long a result is kept from its end; a change holds for tasks that end afterwards. timeout: of requests
     that do not say. max_in_flight: requests and tasks without an answer. max_body: of one request. cors: origins whose
-    pages may use the driver from a browser; `*` is any.
+    pages may use the driver from a browser; `*` is any. expose_tracebacks: of algorithms that fail, to the caller; the
+    log has them in any case.
     """
 
     task_ttl: Seconds = 60.0
@@ -69,6 +76,7 @@ class FastAPIParameters(DriverParameters):
     max_in_flight: Annotated[int, Field(ge=1)] = 256
     max_body: Bytes = 16 * 1024 * 1024
     cors: Sequence[str] = field(default_factory=tuple)
+    expose_tracebacks: bool = True
 
 
 class FastAPIDriver(PipelineDriver):
@@ -80,6 +88,8 @@ class FastAPIDriver(PipelineDriver):
         port: int = 0,
         token_env: str = "",
         tls: str | Path = "",
+        algorithms: bool = False,
+        algorithm_hosts: Sequence[str] = (),
         parameters: FastAPIParameters | None = None,
         limits: HttpLimits | None = None,
         clock: Clock | None = None,
@@ -87,6 +97,8 @@ class FastAPIDriver(PipelineDriver):
         """token_env: variable with the tokens, see `tokens.Tokens`; without one everybody is let in.
 
         tls: credentials folder with `tls.crt`, `tls.key`, and `ca.crt` where clients need a certificate.
+        algorithms: offer every algorithm of the NATS account. algorithm_hosts: patterns of addresses that may register
+        as plain HTTP runners, and are called then, as `http://*.internal:5000`.
         Raises ConfigError for a variable without a token and for unusable credentials.
         """
         self._port = port
@@ -94,6 +106,8 @@ class FastAPIDriver(PipelineDriver):
         self._tls: ssl.SSLContext | None = server_tls(Path(tls)) if tls else None
         self._parameters = parameters or FastAPIParameters()
         self._limits = limits or HttpLimits()
+        self._with_algorithms = algorithms or bool(algorithm_hosts)
+        self._algorithm_hosts = tuple(algorithm_hosts)
         self._clock: Clock = clock or SystemClock()
         self._server: HttpServer | None = None
         self._tasks: Tasks | None = None
@@ -121,8 +135,15 @@ class FastAPIDriver(PipelineDriver):
     async def run(self, inference: RestrictedInferenceProcess, resources: DriverResources) -> None:
         self._tasks = tasks = Tasks(inference, lambda: self._parameters.task_ttl, self._clock)
         types = WorkflowTypes(inference, self._clock)
+        hosts = self._hosts(inference)
+        self._admission = Admission(inference, lambda: self._parameters.max_in_flight, self._clock)
+        algorithms = (
+            AlgorithmRoutes(inference.bus, self._clock, self._admission, self._terms, hosts)
+            if self._with_algorithms
+            else None
+        )
         self._server = server = HttpServer(
-            self._app(inference, tasks, types),
+            self._app(inference, tasks, types, self._admission, algorithms),
             self._limits,
             tls=self._tls,
             grace_s=GRACE_S,
@@ -135,10 +156,14 @@ class FastAPIDriver(PipelineDriver):
                 group.create_task(tasks.run(), name="tasks"),
                 group.create_task(types.run(), name="types of the workflow"),
             ]
+            if hosts is not None:
+                beside.append(group.create_task(hosts.run(), name="HTTP runners"))
             try:
                 await server.serve_on(bound)
             finally:
                 await tasks.close()
+                if algorithms is not None:
+                    await algorithms.close()
                 for task in beside:
                     task.cancel()
 
@@ -153,15 +178,35 @@ class FastAPIDriver(PipelineDriver):
     def set_parameters(self, parameters: FastAPIParameters) -> None:
         self._parameters = parameters
 
-    def _app(self, inference: RestrictedInferenceProcess, tasks: Tasks, types: WorkflowTypes) -> Gate:
-        self._admission = Admission(inference, lambda: self._parameters.max_in_flight, self._clock)
-        http = HttpApp(inference, self._admission, tasks, types, self._terms, has_tokens=self._tokens is not None)
+    def _app(
+        self,
+        inference: RestrictedInferenceProcess,
+        tasks: Tasks,
+        types: WorkflowTypes,
+        admission: Admission,
+        algorithms: AlgorithmRoutes | None,
+    ) -> Gate:
+        has_tokens = self._tokens is not None
+        http = HttpApp(inference, admission, tasks, types, self._terms, has_tokens=has_tokens, algorithms=algorithms)
         app = http.routes()
         self.add_routes(app)
         return Gate(http.short_way(app), self._tokens, lambda: self._parameters.cors)
 
+    def _hosts(self, inference: RestrictedInferenceProcess) -> "AlgorithmHosts | None":
+        if not self._algorithm_hosts:
+            return None
+        # Here, since it takes an HTTP client along.
+        from runtime.drivers.http.algorithm_hosts import AlgorithmHosts
+
+        return AlgorithmHosts(inference.bus, self._algorithm_hosts, self._clock)
+
     def _terms(self) -> Terms:
-        return Terms(max_body=self._parameters.max_body, body_s=self._limits.body_s, timeout_s=self._parameters.timeout)
+        return Terms(
+            max_body=self._parameters.max_body,
+            body_s=self._limits.body_s,
+            timeout_s=self._parameters.timeout,
+            expose_tracebacks=self._parameters.expose_tracebacks,
+        )
 
     def _warn_of_openness(self, host: Any) -> None:
         if host in ("127.0.0.1", "::1") or (self._tokens and self._tls):

@@ -41,7 +41,8 @@ STATUSES: Mapping[str, int] = {
 class Refusal(Exception):
     """A request that is not answered with outputs.
 
-    status: where it is another one than the outcome's. retry_after_s: when to try again, 0 for not saying.
+    status: where it is another one than the outcome's. retry_after_s: when to try again, 0 for not saying. said: what
+    else the body holds.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class Refusal(Exception):
         request_id: str = "",
         node: str = "",
         headers: Mapping[str, str] | None = None,
+        said: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__(detail)
         self.outcome = outcome
@@ -65,6 +67,7 @@ class Refusal(Exception):
         self.request_id = request_id
         self.node = node
         self.headers = headers or {}
+        self.said = said or {}
 
     @classmethod
     def of(cls, error: PredictionError) -> "Refusal":
@@ -81,7 +84,7 @@ class Refusal(Exception):
     def body(self) -> dict[str, Any]:
         """Return the JSON that tells of it; a field without a value is left out."""
         faults = [{"field": fault.field, "problem": fault.problem} for fault in self.faults]
-        said = {"faults": faults, "request_id": self.request_id, "node": self.node}
+        said = {"faults": faults, "request_id": self.request_id, "node": self.node, **self.said}
         return {"outcome": self.outcome, "detail": self.detail, **{key: value for key, value in said.items() if value}}
 
     def response(self) -> Response:

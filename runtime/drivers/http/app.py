@@ -6,16 +6,17 @@
     DELETE /tasks/{id}    204 cancelled, 409 ended before
     GET    /health /ready /schema /openapi.json /docs /
 
+Those for algorithms are in `algorithms.py`.
+
 A request is admitted, read, checked, sent, and answered: `_call` and what follows it in each route. Every error is JSON
 with its outcome. The routes are plain ones of Starlette: FastAPI's own would check again what is checked here.
 """
 
 import asyncio
-import contextlib
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from functools import partial
+from typing import TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -30,12 +31,13 @@ from runtime.drivers.base import RestrictedInferenceProcess
 from runtime.drivers.durations import read_seconds
 from runtime.drivers.http import pages
 from runtime.drivers.http.admission import Admission, Slot
+from runtime.drivers.http.algorithm_openapi import add_algorithms
+from runtime.drivers.http.algorithms import AlgorithmRoutes
 from runtime.drivers.http.answers import CLIENT_GONE, RETRY_S, Refusal, json_response, value_response
 from runtime.drivers.http.events import EVENT_STREAM, EventResponse
 from runtime.drivers.http.openapi import openapi
-from runtime.drivers.http.protocol import GONE
 from runtime.drivers.http.readiness import why_not_ready
-from runtime.drivers.http.request import Call, read_body, read_call
+from runtime.drivers.http.request import Call, Terms, cancelled_when_gone, headers_of, read_body, read_call
 from runtime.drivers.http.task_record import CANCELLED
 from runtime.drivers.http.tasks import Tasks
 from runtime.drivers.http.workflow_types import WorkflowTypes
@@ -52,15 +54,6 @@ TASK_ID = re.compile(r"[0-9a-f]{32}")
 MAX_WAIT_S = 60.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Terms:
-    """What holds for requests now: bytes of a body, seconds until it is there and until an answer."""
-
-    max_body: int
-    body_s: float
-    timeout_s: float
-
-
 class HttpApp:
     """Answers requests to one workflow."""
 
@@ -73,13 +66,16 @@ class HttpApp:
         terms: Callable[[], Terms],
         *,
         has_tokens: bool,
+        algorithms: AlgorithmRoutes | None = None,
     ) -> None:
+        """algorithms: None offers none."""
         self._inference = inference
         self._admission = admission
         self._tasks = tasks
         self._terms = terms
         self._has_tokens = has_tokens
         self._types = types
+        self._algorithms = algorithms
 
     def routes(self) -> FastAPI:
         """Return the app. What a user adds to it is in its OpenAPI document, too."""
@@ -90,7 +86,9 @@ class HttpApp:
         app.add_route("/health", self.health, methods=["GET"])
         app.add_route("/ready", self.ready, methods=["GET"])
         app.add_route("/schema", self.schema, methods=["GET"])
-        app.add_route("/openapi.json", lambda _: json_response(self._document(app)), methods=["GET"])
+        if self._algorithms is not None:  # before `/`, to which programs have another answer
+            self._algorithms.add_to(app)
+        app.add_route("/openapi.json", partial(self._document, app), methods=["GET"])
         app.add_route("/docs", pages.docs, methods=["GET"])
         app.add_route("/favicon.svg", pages.favicon, methods=["GET"])
         app.add_route("/", pages.root, methods=["GET"])
@@ -125,7 +123,7 @@ class HttpApp:
     async def predict(self, request: Request) -> Response:
         slot = self._admission.enter()
         try:
-            headers = _headers(request)
+            headers = headers_of(request)
             call = await self._read(request, headers, slot)
             request_id = new_request_id()
             if EVENT_STREAM in headers.get("accept", ""):
@@ -134,7 +132,7 @@ class HttpApp:
             prediction = self._inference.predict(
                 call.inputs, call.state_id, timeout=call.timeout_s, headers=call.headers, request_id=request_id
             )
-            with _cancelled_when_gone(request, prediction.cancel):
+            with cancelled_when_gone(request, prediction.cancel):
                 value = await _answered(prediction, slot)
         except BaseException:
             slot.close()
@@ -150,7 +148,7 @@ class HttpApp:
             call.inputs, call.state_id, timeout=call.timeout_s, headers=call.headers, request_id=request_id
         )
         waiting = asyncio.ensure_future(anext(replies, None))
-        with _cancelled_when_gone(request, waiting.cancel):
+        with cancelled_when_gone(request, waiting.cancel):
             return await _answered(waiting, slot), replies
 
     async def _read(self, request: Request, headers: Mapping[str, str], slot: Slot) -> Call:
@@ -166,7 +164,7 @@ class HttpApp:
     async def create_task(self, request: Request) -> Response:
         slot = self._admission.enter()
         try:
-            task_id = await self._tasks.submit(await self._read(request, _headers(request), slot), slot)
+            task_id = await self._tasks.submit(await self._read(request, headers_of(request), slot), slot)
         except BaseException:  # not taken; otherwise the task keeps its slot until it has ended
             slot.close()
             raise
@@ -210,12 +208,14 @@ class HttpApp:
         schema = self._types.schema
         return json_response({"workflow": self._inference.workflow, "inputs": schema.inputs, "outputs": schema.outputs})
 
-    def _document(self, app: FastAPI) -> dict[str, Any]:
+    async def _document(self, app: FastAPI, request: Request) -> Response:
         own = openapi(self._inference.workflow, self._types.schema, has_tokens=self._has_tokens)
+        if self._algorithms is not None:
+            add_algorithms(own, await self._algorithms.described(), has_tokens=self._has_tokens)
         added = get_openapi(title="", version="", routes=app.routes)
         own["paths"] = {**added["paths"], **own["paths"]}
         own["components"]["schemas"] |= added.get("components", {}).get("schemas", {})
-        return own
+        return json_response(own)
 
 
 async def _answered(answer: Awaitable[T], slot: Slot) -> T:
@@ -227,30 +227,6 @@ async def _answered(answer: Awaitable[T], slot: Slot) -> T:
         raise Refusal.of(error) from error
     slot.answered = True
     return value
-
-
-@contextlib.contextmanager
-def _cancelled_when_gone(request: Request, cancel: Callable[[], object]) -> Iterator[None]:
-    """Cancel what is awaited inside the block when the client closes its connection. Raises ClientDisconnect then."""
-    gone: asyncio.Future[None] = request.scope["extensions"][GONE]["future"]
-
-    def on_gone(_: object) -> None:
-        cancel()
-
-    gone.add_done_callback(on_gone)
-    try:
-        yield
-    except asyncio.CancelledError:
-        if not gone.done():
-            raise
-        raise ClientDisconnect from None
-    finally:
-        gone.remove_done_callback(on_gone)
-
-
-def _headers(request: Request) -> Mapping[str, str]:
-    """Return the headers by their names in lower case; looked up here, each costs a tenth of what it does there."""
-    return {name.decode("latin-1"): value.decode("latin-1") for name, value in request.scope["headers"]}
 
 
 def _wait_s(text: str) -> float:

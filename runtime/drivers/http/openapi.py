@@ -53,7 +53,7 @@ REFUSALS = {
     "400": "The body is no JSON, or does not fit the inputs; nothing was sent.",
     "401": "No known token.",
     "403": "The token does not allow it.",
-    "404": "There is no such task: it is unknown, or its result has expired.",
+    "404": "There is no such task, as it is unknown or its result has expired; or no such algorithm.",
     "408": "The body came too slowly.",
     "409": "The task was cancelled, or has ended before.",
     "413": "The body is too large, or the outputs are.",
@@ -69,8 +69,8 @@ SENDING = ("400", "408", "413", "415", "429", "500", "503", "504")
 def openapi(workflow: str, schema: WorkflowSchema, *, has_tokens: bool) -> Json:
     """Return the document; types of handlers that say nothing about themselves are any value."""
     components: Json = {"Error": ERROR, "Task": TASK}
-    inputs = _component("Inputs", schema.inputs, components)
-    outputs = _component("Outputs", schema.outputs, components)
+    inputs = add_component("Inputs", schema.inputs, components)
+    outputs = add_component("Outputs", schema.outputs, components)
     document: Json = {
         "openapi": "3.1.0",
         "info": {"title": workflow, "version": __version__, "description": f"The workflow `{workflow}` over HTTP."},
@@ -83,7 +83,7 @@ def openapi(workflow: str, schema: WorkflowSchema, *, has_tokens: bool) -> Json:
     return document
 
 
-def _component(name: str, schema: Mapping[str, Any], components: Json) -> Json:
+def add_component(name: str, schema: Mapping[str, Any], components: Json) -> Json:
     """Put a schema with its definitions among the components, and return the reference to it."""
     for inner, definition in schema.get("$defs", {}).items():
         components[f"{name}.{inner}"] = _moved(definition, name)
@@ -123,49 +123,49 @@ def _paths(body: Json, outputs: Json, access: tuple[str, ...]) -> Json:
     events = {EVENT_STREAM: {"schema": {"type": "string"}}}
     task = {JSON: {"schema": {"$ref": SCHEMAS + "Task"}}}
     headers = [
-        _parameter(STATE_ID_HEADER, "header", {"type": "string", "maxLength": MAX_STATE_ID_CHARACTERS}),
-        _parameter(TIMEOUT_HEADER, "header", TIMEOUT),
+        parameter(STATE_ID_HEADER, "header", {"type": "string", "maxLength": MAX_STATE_ID_CHARACTERS}),
+        parameter(TIMEOUT_HEADER, "header", TIMEOUT),
     ]
-    task_id = _parameter("task_id", "path", {"type": "string"})
-    wait = _parameter("wait", "query", WAIT)
-    accepted = {**_responses("Taken", task, (*SENDING, *access), "202")}
+    task_id = parameter("task_id", "path", {"type": "string"})
+    wait = parameter("wait", "query", WAIT)
+    accepted = {**responses("Taken", task, (*SENDING, *access), "202")}
     accepted["202"]["links"] = {
         name: {"operationId": name, "parameters": {"task_id": "$response.body#/task_id"}}
         for name in ("task_result", "cancel_task")
     }
-    result = _responses("The result", answer, ("400", "404", "409", "413", "429", "500", "503", "504", *access))
+    result = responses("The result", answer, ("400", "404", "409", "413", "429", "500", "503", "504", *access))
     result["202"] = _response("Not ended yet", task)
-    cancelled = _responses("Cancelled", {}, ("404", "409", "503", *access), "204")
+    cancelled = responses("Cancelled", {}, ("404", "409", "503", *access), "204")
     return {
-        "/predict": {"post": _operation("predict", "Send inputs and wait for the outputs", headers, body,
-            _responses("The outputs; as server-sent events for several of them", {**answer, **events},
+        "/predict": {"post": operation("predict", "Send inputs and wait for the outputs", headers, body,
+            responses("The outputs; as server-sent events for several of them", {**answer, **events},
                        (*SENDING, *access)))},
-        "/tasks": {"post": _operation("create_task", "Send inputs, fetch the outputs later", headers, body, accepted)},
+        "/tasks": {"post": operation("create_task", "Send inputs, fetch the outputs later", headers, body, accepted)},
         "/tasks/{task_id}": {
-            "get": _operation("task_result", "Fetch the result of a task", [task_id, wait], None, result),
-            "delete": _operation("cancel_task", "Cancel a task that has not ended", [task_id], None, cancelled),
+            "get": operation("task_result", "Fetch the result of a task", [task_id, wait], None, result),
+            "delete": operation("cancel_task", "Cancel a task that has not ended", [task_id], None, cancelled),
         },
-        "/schema": {"get": _operation("schema", "The schemas of inputs and outputs", [], None,
-            _responses("The schemas", {JSON: {"schema": {"type": "object"}}}, access))},
-        "/ready": {"get": _operation("ready", "Whether NATS and the workflow can be reached", [], None,
-            _responses("Ready", {JSON: {"schema": READY}}, ("503", *access)))},
-        "/health": {"get": {**_operation("health", "Whether this process lives", [], None,
-            _responses("Alive", {JSON: {"schema": HEALTHY}}, ())), "security": []}},
+        "/schema": {"get": operation("schema", "The schemas of inputs and outputs", [], None,
+            responses("The schemas", {JSON: {"schema": {"type": "object"}}}, access))},
+        "/ready": {"get": operation("ready", "Whether NATS and the workflow can be reached", [], None,
+            responses("Ready", {JSON: {"schema": READY}}, ("503", *access)))},
+        "/health": {"get": {**operation("health", "Whether this process lives", [], None,
+            responses("Alive", {JSON: {"schema": HEALTHY}}, ())), "security": []}},
     }  # fmt: skip
 
 
-def _operation(name: str, summary: str, parameters: list[Json], body: Json | None, responses: Json) -> Json:
+def operation(name: str, summary: str, parameters: list[Json], body: Json | None, responses: Json) -> Json:
     operation: Json = {"operationId": name, "summary": summary, "responses": responses}
     if parameters:
         operation["parameters"] = parameters
     return operation if body is None else {**operation, "requestBody": body}
 
 
-def _parameter(name: str, place: str, schema: Json) -> Json:
+def parameter(name: str, place: str, schema: Json) -> Json:
     return {"name": name, "in": place, "required": place == "path", "schema": schema}
 
 
-def _responses(text: str, content: Json, refusals: tuple[str, ...], status: str = "200") -> Json:
+def responses(text: str, content: Json, refusals: tuple[str, ...], status: str = "200") -> Json:
     error = {JSON: {"schema": {"$ref": SCHEMAS + "Error"}}}
     return {status: _response(text, content)} | {code: _response(REFUSALS[code], error) for code in sorted(refusals)}
 
