@@ -36,6 +36,9 @@
     ├── PredictionError                a request ended without an OK (client side)
     ├── AlgorithmError                 a call of an algorithm ended without a result (caller's side)
     ├── WorkflowStartError             a process of a workflow does not come up
+    ├── PullError                      a packaged model cannot be had: no such image or program, or no right to it
+    ├── BackendUnavailableError        what runs packaged models cannot be reached: the engine, the registry, a device
+    ├── ModelStartError                a packaged model is here, but cannot be started
     ├── WorkerBusyError                a worker process has not answered its last request
     ├── WorkerEndedError               a worker process has ended, or does so during a request
     └── DriverError
@@ -266,6 +269,18 @@ class AlgorithmError(KrtError):
 
 class WorkflowStartError(KrtError):
     """A process of a workflow does not come up; the message names it, and how it ended."""
+
+
+class PullError(KrtError):
+    """The image or the program of a packaged model does not exist, or is refused to us. Only a person can help."""
+
+
+class BackendUnavailableError(KrtError):
+    """What runs packaged models cannot be reached: engine, registry, a device. It passes by itself: worth a retry."""
+
+
+class ModelStartError(KrtError):
+    """A packaged model is here, but the system or the engine refuses to start it. A retry gives the same."""
 
 
 class WorkerBusyError(KrtError):
