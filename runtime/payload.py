@@ -86,6 +86,15 @@ def decode_value(payload: bytes) -> Any:
     return decode_any(payload) if content is None else content
 
 
+def json_text(payload: bytes) -> bytes:
+    """Return the JSON of a payload as it was written, whether it travels as JSON or as bytes. Raises DecodeError."""
+    for head in (_JSON_HEAD, _BYTES_HEAD):
+        content = _content(payload, head) if payload else None
+        if content is not None:
+            return content
+    raise _wrong_type(JSON_TYPE, payload)
+
+
 def encode_value(value: Any) -> bytes:
     """Return the payload of one result. Raises EncodeError naming the type, or the key path of what does not fit."""
     if type(value) not in _PLAIN_TYPES:
