@@ -53,6 +53,6 @@ def _run(algorithm: Described, components: Json, access: tuple[str, ...]) -> Jso
     said = responses("The result", {JSON: {"schema": answer}}, (*REFUSALS, *access))
     headers = [parameter(TIMEOUT_HEADER, "header", TIMEOUT)]
     return {
-        **operation(f"run_{algorithm.name}", algorithm.doc or algorithm.name, headers, body, said),
+        **operation(f"run_{algorithm.name}", algorithm.doc or f"Run {algorithm.name}", headers, body, said),
         "tags": [TAG],
     }

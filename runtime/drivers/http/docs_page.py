@@ -20,31 +20,38 @@ DOCS = r"""<!doctype html>
   pre { background: var(--soft); border: 1px solid var(--line); border-radius: 6px; padding: .75rem; margin: 0;
         overflow: auto; max-height: 24rem; white-space: pre-wrap; overflow-wrap: anywhere; }
   textarea { width: 100%; min-height: 11rem; padding: .75rem; border: 1px solid var(--line); border-radius: 6px; }
-  input { padding: .35rem .5rem; border: 1px solid var(--line); border-radius: 6px; width: 9rem; }
+  input, select { padding: .35rem .5rem; border: 1px solid var(--line); border-radius: 6px; width: 9rem; }
   label { font-size: .85rem; } label input, label textarea { display: block; margin-top: .2rem; }
   .row { display: flex; gap: 1rem; align-items: end; flex-wrap: wrap; margin: .75rem 0; }
   button { font: inherit; padding: .4rem 1rem; border-radius: 6px; border: 1px solid var(--accent); cursor: pointer;
            background: var(--accent); color: #fff; }
   button.plain { background: none; color: inherit; border-color: var(--line); }
   button:disabled { opacity: .5; cursor: wait; }
+  select { font: inherit; width: 100%; } [hidden] { display: none !important; }
   table { border-collapse: collapse; width: 100%; } td { border-top: 1px solid var(--line); padding: .35rem .5rem; }
   code { font: 13px ui-monospace, monospace; } .muted { opacity: .7; font-size: .85rem; }
 </style>
 <header><h1 id="title">Workflow</h1><span id="state" class="state" role="status"></span>
   <a href="openapi.json">openapi.json</a></header>
 
+<section id="algorithms" hidden>
+<h2>Algorithms</h2>
+<table id="served"></table>
+</section>
+
 <h2>Send a request</h2>
 <div class="columns">
   <form>
+    <label id="operation_label" hidden>To<select id="operation"></select></label>
     <label>Inputs (JSON)<textarea id="inputs" spellcheck="false"></textarea></label>
     <div class="row">
-      <label>State id<input id="state_id"></label>
+      <label class="workflow">State id<input id="state_id"></label>
       <label>Timeout<input id="timeout" placeholder="30s"></label>
       <label id="token_label">Token<input id="token" type="password" autocomplete="off"></label>
     </div>
     <div class="row"><button id="send" type="button">Predict</button>
-      <button id="stream" type="button" class="plain">Stream outputs</button>
-      <button id="task" type="button" class="plain">As a task</button></div>
+      <button id="stream" type="button" class="plain workflow">Stream outputs</button>
+      <button id="task" type="button" class="plain workflow">As a task</button></div>
   </form>
   <div>
     <div class="muted">Answer <span id="status"></span></div>
@@ -67,6 +74,8 @@ DOCS = r"""<!doctype html>
 "use strict";
 const at = id => document.getElementById(id);
 const shown = value => JSON.stringify(value, null, 2);
+const PREDICT = "predict";
+let document_;
 
 function example(schema, root, depth = 0) {
   if (!schema || depth > 6) return {};
@@ -91,11 +100,13 @@ function example(schema, root, depth = 0) {
 function request(accept) {
   const headers = { "Content-Type": "application/json" };
   if (accept) headers.Accept = accept;
-  if (at("state_id").value) headers["Krt-State-Id"] = at("state_id").value;
+  if (at("state_id").value && path() === PREDICT) headers["Krt-State-Id"] = at("state_id").value;
   if (at("timeout").value) headers["Krt-Timeout"] = at("timeout").value;
   if (at("token").value) headers.Authorization = "Bearer " + at("token").value;
   return { method: "POST", headers, body: at("inputs").value };
 }
+
+function path() { return at("operation").value || PREDICT; }
 
 function quoted(text) { return "'" + text.replaceAll("'", "'\\''") + "'"; }
 
@@ -105,7 +116,7 @@ function showCurl() {
   const lines = Object.entries(headers).map(([name, value]) =>
     value.includes("$TOKEN") ? `  -H "${name}: ${value}"` : `  -H ${quoted(`${name}: ${value}`)}`);
   at("curl").textContent =
-    [`curl ${new URL("predict", location.href)}`, ...lines, `  -d ${quoted(body)}`].join(" \\\n");
+    [`curl ${new URL(path(), location.href)}`, ...lines, `  -d ${quoted(body)}`].join(" \\\n");
 }
 
 function say(response, text) {
@@ -116,7 +127,7 @@ function say(response, text) {
   catch { at("answer").textContent = text; }
 }
 
-async function predict() { const response = await fetch("predict", request()); say(response, await response.text()); }
+async function send() { const response = await fetch(path(), request()); say(response, await response.text()); }
 
 async function stream() {
   const response = await fetch("predict", request("text/event-stream"));
@@ -145,29 +156,66 @@ async function run(act) {
   buttons.forEach(button => button.disabled = false);
 }
 
-async function start() {
-  const document_ = await (await fetch("openapi.json")).json();
+function resolved(schema) {
+  return schema?.$ref ? schema.$ref.slice(2).split("/").reduce((inner, key) => inner?.[key], document_) : schema;
+}
+
+function choose() {
+  const own = path() === PREDICT;
   const { Inputs, Outputs } = document_.components.schemas;
+  const operation = document_.paths["/" + path()].post;
+  const content = part => part.content["application/json"].schema;
+  const inputs = own ? Inputs : resolved(content(operation.requestBody));
+  const outputs = own ? Outputs : resolved(content(operation.responses["200"]).properties.result);
+  document.querySelectorAll(".workflow").forEach(element => element.hidden = !own);
+  at("send").textContent = own ? "Predict" : "Run";
+  at("inputs").value = shown(example(inputs, document_));
+  at("schema_inputs").textContent = Object.keys(inputs).length ? shown(inputs) : "any value";
+  at("schema_outputs").textContent = Object.keys(outputs).length ? shown(outputs) : "any value";
+  at("status").textContent = at("answer").textContent = "";
+  showCurl();
+}
+
+function row(table, name, text) {
+  const cells = at(table).insertRow();
+  cells.insertCell().appendChild(document.createElement("code")).append(name);
+  cells.insertCell().textContent = text ?? "";
+}
+
+function offer(algorithms) {
+  if (!algorithms.length) return;
+  at("operation").add(new Option("the workflow", PREDICT));
+  for (const [route, operation] of algorithms) {
+    const link = document.createElement("a");
+    link.href = "#" + operation.operationId;
+    link.textContent = route.slice("/run/".length);
+    link.onclick = () => { at("operation").value = route.slice(1); choose(); };
+    row("served", link, operation.summary);
+    at("operation").add(new Option(link.textContent, route.slice(1)));
+  }
+  at("algorithms").hidden = at("operation_label").hidden = false;
+  at("operation").onchange = choose;
+}
+
+async function start() {
+  document_ = await (await fetch("openapi.json")).json();
   document.title = at("title").textContent = document_.info.title;
   at("token_label").hidden = !document_.security;
-  at("inputs").value = shown(example(Inputs, document_));
-  at("schema_inputs").textContent = Object.keys(Inputs).length ? shown(Inputs) : "any value";
-  at("schema_outputs").textContent = Object.keys(Outputs).length ? shown(Outputs) : "any value";
-  for (const [path, methods] of Object.entries(document_.paths)) {
+  const paths = Object.entries(document_.paths);
+  offer(paths.filter(([, methods]) => methods.post?.tags?.includes("algorithms"))
+    .map(([route, methods]) => [route, methods.post]));
+  choose();
+  for (const [path, methods] of paths) {
     for (const [method, operation] of Object.entries(methods)) {
-      const cells = at("routes").insertRow();
-      cells.insertCell().innerHTML = "<code></code>";
-      cells.querySelector("code").textContent = `${method.toUpperCase()} ${path}`;
-      cells.insertCell().textContent = operation.summary ?? "";
+      row("routes", `${method.toUpperCase()} ${path}`, operation.summary);
     }
   }
   const ready = await fetch("ready");
   at("state").textContent = ready.ok ? "ready" : (await ready.json()).detail;
   at("state").className = "state " + (ready.ok ? "good" : "bad");
-  showCurl();
 }
 
-at("send").onclick = () => run(predict);
+at("send").onclick = () => run(send);
 at("stream").onclick = () => run(stream);
 at("task").onclick = () => run(task);
 document.querySelectorAll("input, textarea").forEach(field => field.oninput = showCurl);
