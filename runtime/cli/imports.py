@@ -7,8 +7,9 @@ the workflow file.
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -17,9 +18,10 @@ from runtime.cli.probe import Finding, Wanted
 from runtime.spec.edges import EdgeType, HandlerTypes, compare, part_type
 from runtime.spec.load import Loaded
 from runtime.spec.model import State
-from runtime.spec.node import JoinSpec
-from runtime.spec.report import Fault, did_you_mean
+from runtime.spec.node import AGGREGATE, ARGUMENTS, JoinSpec
+from runtime.spec.report import Fault, Place, did_you_mean
 from runtime.spec.sources import WrittenJoin, WrittenSource
+from runtime.spec.tree import Text
 from runtime.spec.wiring import NodeDraft
 
 # Seconds that one handler may take to import: models are loaded in `init`, which is not called here.
@@ -32,36 +34,57 @@ UNKNOWN = EdgeType(kind="unknown")
 
 def check_handlers(loaded: Loaded) -> None:
     """Import the handlers of a workflow and add what is wrong with them, and with the edges, to its report."""
-    drafts = [draft for draft in loaded.drafts if draft.handler]
+    codes = [code for draft in loaded.drafts for code in _codes(draft)]
     folder = loaded.path.parent.absolute()
     with ThreadPoolExecutor(min(MAX_CHILDREN, os.cpu_count() or 1)) as pool:
-        findings = list(pool.map(lambda draft: _probe(folder, draft), drafts))
+        findings = list(pool.map(lambda code: _probe(folder, code), codes))
     known: dict[str, HandlerTypes] = {}
-    for draft, finding in zip(drafts, findings, strict=True):
-        if finding.types is None:
-            loaded.report.add(_handler_fault(draft, finding, folder))
-        else:
-            known[draft.name] = finding.types
+    for code, finding in zip(codes, findings, strict=True):
+        if finding.fault:
+            loaded.report.add(_fault(code, finding, folder))
+        elif finding.types is not None:
+            known[code.draft.name] = finding.types
     _Edges(loaded, known).check()
 
 
-def _probe(folder: Path, draft: NodeDraft) -> Finding:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Code:
+    """Code of a node: a file, its place in the workflow file, and what the node asks of it."""
+
+    draft: NodeDraft
+    file: str
+    place: Place
+    wanted: Wanted
+
+
+def _codes(draft: NodeDraft) -> Iterator[_Code]:
+    """Yield the node's handler, or its functions."""
+    if draft.handler:
+        yield _Code(draft=draft, file=draft.handler, place=draft.handler_place, wanted=_wanted(draft))
+    for key, arguments in (("arguments", ARGUMENTS), ("aggregate", AGGREGATE)):
+        written: Text | None = draft.values.get(key)
+        if written is not None:
+            file, _, name = written.text.rpartition(":")
+            yield _Code(draft=draft, file=file, place=written.place, wanted=Wanted(function=f"{name}{arguments}"))
+
+
+def _probe(folder: Path, code: _Code) -> Finding:
     try:
         child = subprocess.run(
-            [sys.executable, "-m", "runtime.cli.probe", str(folder), draft.handler, _wanted(draft).model_dump_json()],
-            env=_environment(draft),
+            [sys.executable, "-m", "runtime.cli.probe", str(folder), code.file, code.wanted.model_dump_json()],
+            env=_environment(code.draft),
             capture_output=True,
             timeout=IMPORT_TIMEOUT_S,
             check=False,
         )
     except subprocess.TimeoutExpired:
-        fault = f"Error loading handler script {folder / draft.handler}: not done after {IMPORT_TIMEOUT_S:g} s"
+        fault = f"Error loading handler script {folder / code.file}: not done after {IMPORT_TIMEOUT_S:g} s"
         return Finding(fault=f"{fault}; move what takes so long into init(ctx)")
     try:
         return Finding.model_validate_json(child.stdout)
     except ValidationError:
         words = child.stderr.decode(errors="replace").strip().splitlines()
-        fault = f"Error loading handler script {folder / draft.handler}: it ended the process ({child.returncode})"
+        fault = f"Error loading handler script {folder / code.file}: it ended the process ({child.returncode})"
         return Finding(fault=f"{fault}: {words[-1]}" if words else fault)
 
 
@@ -84,13 +107,13 @@ def _environment(draft: NodeDraft) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": path, **own}
 
 
-def _handler_fault(draft: NodeDraft, finding: Finding, folder: Path) -> Fault:
+def _fault(code: _Code, finding: Finding, folder: Path) -> Fault:
     """Return the fault with the first line of the child's words; the paths in it become relative."""
     words = finding.fault.splitlines()[0].replace(f"{folder}{os.sep}", "")
     what, found, remedy = words.rpartition("; ")
     if not found:
         what, remedy = words, "correct it, or install what it imports"
-    return Fault(draft.handler_place, what, remedy, finding.code)
+    return Fault(code.place, what, remedy, finding.code)
 
 
 class _Edges:

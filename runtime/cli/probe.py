@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from runtime import errors
-from runtime.node.handler import load_handler
+from runtime.node.handler import load_function, load_handler
 from runtime.node.handler_types import handler_types
 from runtime.node.join import parts_decoder
 from runtime.node.state import StateClass
@@ -21,17 +21,21 @@ from runtime.spec.node import Frozen, JoinSpec
 
 
 class Wanted(Frozen):
-    """What the node asks of its handler beyond a signature. state: class of its states, "" for the default one."""
+    """What the node asks of its handler beyond a signature. state: class of its states, "" for the default one.
+
+    function: what is called with two arguments in place of a handler, with the names of both: `vote(results, data)`.
+    """
 
     state: str | None = None
     join: JoinSpec | None = None
+    function: str = ""
 
 
 NOTHING_ELSE = Wanted()
 
 
 class Finding(Frozen):
-    """What the child found: `types`, or a fault with its code."""
+    """What the child found: the `types` of a handler, or a fault with its code; neither for a function that fits."""
 
     types: HandlerTypes | None = None
     fault: str = ""
@@ -41,6 +45,9 @@ class Finding(Frozen):
 def probe(folder: Path, handler: str, wanted: Wanted = NOTHING_ELSE) -> Finding:
     """Import one handler and return what it declares, or what is wrong with it."""
     try:
+        if wanted.function:
+            load_function(folder, handler, wanted.function)
+            return Finding()
         loaded = load_handler(folder, handler)
         if wanted.state is not None:
             StateClass.load(wanted.state, loaded)

@@ -118,6 +118,24 @@ def load_module(base: Path, file: str) -> tuple[ModuleType, Path]:
     return _import(path), path
 
 
+def load_function(base: Path, file: str, signature: str) -> Callable[..., Any]:
+    """Import a module and return one of its functions. signature: its name and those of its two arguments.
+
+    Raises HandlerLoadError.
+    """
+    module, path = load_module(base, file)
+    name = signature.partition("(")[0]
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise HandlerLoadError(f"{path} has no function '{name}'; define {signature}")
+    try:
+        inspect.signature(found).bind(None, None)
+    except (TypeError, ValueError) as error:
+        raise HandlerLoadError(f"{path}: expected {signature}: {error}; change its arguments") from error
+    function: Callable[..., Any] = found
+    return function
+
+
 def _refuse_outside(path: Path, base: Path) -> None:
     """Refuse a path, or a link, that leads out of the workflow's folder."""
     real = path.resolve()

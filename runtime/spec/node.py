@@ -23,6 +23,8 @@ DEFAULT_WAIT_FOR_RUNNER_S = 30.0
 DEFAULT_CALL_TIMEOUT_S = 10.0
 # Failures, and timeouts, in a row after which a model is reported, when the file does not say.
 DEFAULT_LIMIT = 3
+# Arguments of the functions that a node of kind `models` may have.
+ARGUMENTS, AGGREGATE = "(model, data)", "(results, data)"
 
 
 class RetryPolicy(Frozen):

@@ -17,12 +17,12 @@ from typing import Any
 
 from runtime.bus.base import Bus
 from runtime.clock import Clock
-from runtime.errors import DecodeError, EncodeError, HandlerLoadError, Retry
+from runtime.errors import DecodeError, EncodeError, Retry
 from runtime.models import DynamicSubclassModelConcurrentRunner, ModelPredictResult
 from runtime.node.context import Context
-from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler, load_module
+from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler, load_function
 from runtime.payload import decode_value, encode_json
-from runtime.spec.node import CallValue, ModelCall, ModelsSpec
+from runtime.spec.node import AGGREGATE, ARGUMENTS, CallValue, ModelCall, ModelsSpec
 from runtime.stores.prediction import ERR_MISSING_VALUES
 
 # Seconds in which the models that are there may be set up before the node takes its first message.
@@ -51,24 +51,13 @@ def prepare(spec: ModelsSpec, base: Path) -> Callable[[Bus, Clock], LoadedHandle
 
 
 def load_functions(spec: ModelsSpec, base: Path) -> Functions:
-    """Import the user's functions; one file that holds both is imported once. Raises HandlerLoadError."""
-    modules = {file: load_module(base, file)[0] for file in spec.files}
+    """Import the user's functions. Raises HandlerLoadError."""
 
-    def find(written: str, example: str) -> Function | None:
+    def load(written: str, arguments: str) -> Function | None:
         file, _, name = written.rpartition(":")
-        return _function(base / file, getattr(modules[file], name, None), name, example) if written else None
+        return load_function(base, file, f"{name}{arguments}") if written else None
 
-    return Functions(find(spec.arguments, "(model, data)"), find(spec.aggregate, "(results, data)"))
-
-
-def _function(path: Path, found: Any, name: str, example: str) -> Function:
-    if not callable(found):
-        raise HandlerLoadError(f"{path} has no function '{name}'; define {name}{example}")
-    try:
-        inspect.signature(found).bind(None, None)
-    except (TypeError, ValueError) as error:
-        raise HandlerLoadError(f"{path}: expected {name}{example}: {error}; change its arguments") from error
-    return found  # type: ignore[no-any-return]  # callable, which is all that is known of it
+    return Functions(load(spec.arguments, ARGUMENTS), load(spec.aggregate, AGGREGATE))
 
 
 def _handler(spec: ModelsSpec, functions: Functions, bus: Bus, clock: Clock) -> LoadedHandler:
