@@ -71,10 +71,11 @@ async def test_a_workflow_of_other_kinds_answers_and_survives_its_runner(
     nats_server: EmbeddedServer, tmp_path: Path, folder: Path
 ) -> None:
     async with AsyncExitStack() as stack:
-        buses = [await NatsBus.connect([nats_server.url], name=name) for name in ("host", "test")]
-        for bus in buses:
-            stack.push_async_callback(bus.close)
-        host = await stack.enter_async_context(hosted(*buses, write_model(tmp_path)))
+        hosting = await NatsBus.connect([nats_server.url], name="host")
+        stack.push_async_callback(hosting.close)
+        looking = await NatsBus.connect([nats_server.url], name="test")
+        stack.push_async_callback(looking.close)
+        host = await stack.enter_async_context(hosted(hosting, looking, write_model(tmp_path)))
         await host.until_state(HostState.RUNNING)
         run = await RunProcess.start(tmp_path, str(folder), "--nats", nats_server.url)
         try:
