@@ -39,6 +39,8 @@
     ├── PullError                      a packaged model cannot be had: no such image or program, or no right to it
     ├── BackendUnavailableError        what runs packaged models cannot be reached: the engine, the registry, a device
     ├── ModelStartError                a packaged model is here, but cannot be started
+    ├── RunStateError                  a batch run cannot take this step: it has ended, or is not that far
+    ├── CallbackError                  whoever has to be asked about a batch run refuses, or does not answer
     ├── WorkerBusyError                a worker process has not answered its last request
     ├── WorkerEndedError               a worker process has ended, or does so during a request
     └── DriverError
@@ -281,6 +283,14 @@ class BackendUnavailableError(KrtError):
 
 class ModelStartError(KrtError):
     """A packaged model is here, but the system or the engine refuses to start it. A retry gives the same."""
+
+
+class RunStateError(KrtError):
+    """A batch run cannot take this step: it has ended, or is not that far; the message names both."""
+
+
+class CallbackError(KrtError):
+    """Whoever has to be asked about a batch run refuses, or does not answer; the message says which, and why."""
 
 
 class WorkerBusyError(KrtError):

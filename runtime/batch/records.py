@@ -13,10 +13,10 @@ from typing import NamedTuple
 
 import pydantic
 
-from runtime.batch.run import FINAL, Reason, RunEvent, RunRecord, RunState, RunStateError, is_run_id
+from runtime.batch.run import FINAL, Reason, RunEvent, RunRecord, RunState, is_run_id
 from runtime.bus.base import Bus, CoreMessage, Entry, KeyValue, Subscription
 from runtime.clock import Clock
-from runtime.errors import DecodeError, NoRespondersError, NotFoundError, RevisionError
+from runtime.errors import DecodeError, NoRespondersError, NotFoundError, RevisionError, RunStateError
 from runtime.spec import names
 
 log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from runtime.errors import KrtError
+from runtime.errors import RunStateError
 
 # Characters of a `detail`, and artifacts that a record names: it is one message, and the store knows the rest.
 MAX_DETAIL = 2_000
@@ -107,10 +107,6 @@ TRANSITIONS: Mapping[tuple[RunState, RunEvent], RunState] = MappingProxyType(
         (_S.FAILED, _E.STORE_AGAIN): _S.STORING,
     }
 )
-
-
-class RunStateError(KrtError):
-    """A run cannot take this step: it has ended, or is not that far; the message names both."""
 
 
 def next_state(state: RunState, event: RunEvent) -> RunState:
@@ -280,6 +276,19 @@ class RunRecord(_Part):
 REOPENED = frozenset((Reason.BACKEND_UNAVAILABLE,))
 # Endings that are the sender's fault: their message is a dead letter, and not a result.
 INVALID = frozenset((Reason.INVALID_INPUT,))
+
+
+def ending(reason: Reason | None) -> RunEvent:
+    """Return what ends a run for a reason; None is the reason of a run that went well."""
+    return _ENDINGS.get(reason, RunEvent.FAIL)
+
+
+_ENDINGS = {
+    None: RunEvent.COMPLETE,
+    Reason.UNSUPPORTED_INPUT: RunEvent.REFUSE,
+    Reason.CANCELLED: RunEvent.CANCEL,
+    Reason.TIMEOUT: RunEvent.TIME_OUT,
+}
 
 
 def run_id(request_id: str, node: str, index: int) -> str:

@@ -16,11 +16,11 @@ from runtime.batch.run import (
     RunEvent,
     RunRecord,
     RunState,
-    RunStateError,
     is_run_id,
     next_state,
     run_id,
 )
+from runtime.errors import RunStateError
 
 RECORD = RunRecord(run_id="r1_flood_0", id="7", node="flood", slug="flood")
 
