@@ -38,29 +38,36 @@ def serve(channel: socket.socket, answer: Answer) -> None:
     while (request := _receive(channel)) is not None:
         result = answer(request)
         try:
-            channel.sendall(LENGTH.pack(len(result)))
-            channel.sendall(result)
+            _send(channel, result)
         except OSError:  # the parent is gone, or this is a copy of the process that the job has made
             return
 
 
+def _send(channel: socket.socket, result: bytes) -> None:
+    """Send a frame; a small one at once, for each piece wakes the parent up."""
+    length = LENGTH.pack(len(result))
+    if len(result) < CHUNK_BYTES:
+        channel.sendall(length + result)
+    else:
+        channel.sendall(length)
+        channel.sendall(result)
+
+
 def _receive(channel: socket.socket) -> bytes | None:
-    header = _read(channel, LENGTH.size)
-    return None if header is None else _read(channel, LENGTH.unpack(header)[0])
-
-
-def _read(channel: socket.socket, size: int) -> bytes | None:
-    """Return `size` bytes, None at the end of the channel."""
+    """Return the next request, None at the end of the channel. The parent sends none before it has the last answer."""
     data = bytearray()
-    while len(data) < size:
+    end = LENGTH.size
+    while len(data) < end:
         try:
-            chunk = channel.recv(min(size - len(data), CHUNK_BYTES))
+            chunk = channel.recv(CHUNK_BYTES)
         except OSError:  # reset, by a parent that was killed
             return None
         if not chunk:
             return None
         data += chunk
-    return bytes(data)
+        if len(data) >= LENGTH.size:
+            end = LENGTH.size + LENGTH.unpack_from(data)[0]
+    return bytes(memoryview(data)[LENGTH.size :])
 
 
 if __name__ == "__main__":

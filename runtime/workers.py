@@ -191,8 +191,7 @@ class _Channel(asyncio.Protocol):
         if self.lost.is_set():
             self._kill()
         else:
-            self._transport.write(LENGTH.pack(len(request)))
-            self._transport.write(request)
+            self._transport.writelines((LENGTH.pack(len(request)), request))
         return await answer
 
     def close(self) -> None:
