@@ -2,10 +2,12 @@
 
 import importlib
 import pkgutil
-from contextlib import suppress
 
 import runtime
 from runtime.errors import ConfigError
+
+# Packages of the extras that images do not have.
+LEFT_OUT = {"aiohttp", "boto3", "botocore", "jsonschema", "pandas", "pyarrow"}
 
 
 def modules() -> list[str]:
@@ -14,8 +16,17 @@ def modules() -> list[str]:
     return [name for name in found if not name.endswith(".__main__")]
 
 
+def compile_module(name: str) -> None:
+    """Import a module. What needs an extra that images do not have is compiled when its import fails."""
+    try:
+        importlib.import_module(name)
+    except ConfigError:
+        return
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] not in LEFT_OUT:
+            raise
+
+
 if __name__ == "__main__":
-    for name in modules():
-        # What needs an extra that images do not have says so when it is imported; by then it is compiled.
-        with suppress(ConfigError):
-            importlib.import_module(name)
+    for module in modules():
+        compile_module(module)

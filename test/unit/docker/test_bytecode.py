@@ -9,7 +9,9 @@ import pytest
 ROOT = Path(__file__).parents[3]
 
 
-@pytest.mark.parametrize(("package", "is_needed"), [("pyarrow", False), ("nats", True)])
+@pytest.mark.parametrize(
+    ("package", "is_needed"), [("aiohttp", False), ("pandas", False), ("pyarrow", False), ("nats", True)]
+)
 def test_only_a_package_that_images_have_is_needed(package: str, is_needed: bool) -> None:
     # None in sys.modules is a package that is not installed.
     code = (
