@@ -46,8 +46,10 @@ container: $(READY)
 browser: $(READY)
 	$(BIN)/python -m pytest test/browser $(ARGS)
 
-compose: $(READY)  ## docker/compose.yaml anew, after a change of what `krt compose` prints
+compose: $(READY)  ## the compose files of examples anew, after a change of what `krt compose` prints
 	cd docker && ../$(KRT) compose ../workflows/digits --image krt-digits > compose.yaml
+	cd workflows/algorithms && ../../$(KRT) compose . \
+		--mongo-uri sqlite:////data/documents --influx-uri sqlite:////data/points > compose.yaml
 
 lint: $(READY)
 	$(BIN)/ruff format --check

@@ -1,5 +1,7 @@
 """The processes of a workflow inside this one: runners on an in-memory bus, with in-memory stores.
 
+Runners of algorithms that the file names run here as well, in threads whatever it says.
+
 Handlers, retries, dead letters, ids and routing are those of a deployment, planned from the same file. Left out:
 processes, the network and the disk; one replica runs of each node. Tests give it a clock of their own; `init("debug")`
 runs it in real time.
@@ -9,6 +11,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
 
+from runtime.algorithms import discover
+from runtime.algorithms.discover import adapter_file
+from runtime.algorithms.executors import ThreadExecutor
+from runtime.algorithms.process import runner_terms
+from runtime.algorithms.runner import Runner
 from runtime.bus.base import ConsumerConfig, Reader
 from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.bus.memory_reader import MemoryReader
@@ -21,7 +28,7 @@ from runtime.errors import ConfigError
 from runtime.node.handler import LoadedHandler
 from runtime.node.kinds import MakeHandler, prepare_handler
 from runtime.node.process import NodeProcess, Stores, read_spec
-from runtime.settings import read_node
+from runtime.settings import read_algorithms, read_node
 from runtime.spec import names
 from runtime.spec.edges import JsonSchema
 from runtime.spec.model import Node, Workflow
@@ -77,15 +84,16 @@ class MemoryDeployment:
         self._stack = AsyncExitStack()
 
     async def start(self) -> Manager:
-        """Start in the order of a deployment: streams, writer, nodes. Returns the manager, which has nothing to close.
+        """Start in the order of a deployment. Returns the manager, which has nothing to close.
 
-        Raises ConfigError, HandlerLoadError and whatever an `init` raises; then nothing is left running.
+        Raises ConfigError, HandlerLoadError, AdapterError and whatever an `init` raises; then nothing is left running.
         """
         async with AsyncExitStack() as stack:
             self._stack = stack
             planned = self._planned()
             self._set_variables(planned)
             nodes = [process for process in planned if process.arguments == ("node",)]
+            runners = [process for process in planned if process.arguments == ("algorithms",)]
             modules = HandlerModules(self.definition.folder.absolute())
             stack.callback(modules.close)
             makers = [
@@ -95,6 +103,8 @@ class MemoryDeployment:
             manager = Manager(bus, manager_spec(self.definition, self.runtime_id), self._clock)
             await manager.apply()
             await self._start_writer(bus)
+            for process in runners:
+                await self._start_runner(modules, process)
             for process, make_handler in zip(nodes, makers, strict=True):
                 await self._start_node(process, make_handler)
             self._stack = stack.pop_all()
@@ -142,6 +152,17 @@ class MemoryDeployment:
     async def _start_writer(self, bus: MemoryBus) -> None:
         desk = await WriterDesk.open(Writer(MemoryDocuments(self.collections)), bus, names.WRITER_SUBJECT)
         self._stack.push_async_callback(desk.close, GRACE_S)
+
+    async def _start_runner(self, modules: HandlerModules, process: Process) -> None:
+        settings = read_algorithms(process.environment)
+        file = str(adapter_file(settings.adapter))
+        offer = modules.alone([file], lambda: discover(file))
+        threads = sum(each.concurrency or settings.concurrency for each in offer.descriptions)
+        executor = ThreadExecutor(offer, threads)
+        self._stack.push_async_callback(executor.close)
+        runner = Runner(self.connect(), runner_terms(settings), offer.descriptions, executor, self._clock)
+        self._stack.push_async_callback(runner.stop)
+        await runner.start()
 
     async def _start_node(self, process: Process, make_handler: MakeHandler) -> None:
         stores = Stores(MemoryDocuments(self.collections), MemoryPoints(self.points))

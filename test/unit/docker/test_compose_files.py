@@ -1,4 +1,4 @@
-"""The compose files of the repository: the sample is what `krt compose` prints, and both name the same servers."""
+"""The compose files of the repository: samples are what `krt compose` prints, and tests run on the same servers."""
 
 from pathlib import Path
 from typing import Any
@@ -18,12 +18,24 @@ def services(file: str) -> dict[str, Any]:
     return found
 
 
-def test_the_sample_is_what_krt_compose_prints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(ROOT / "docker")
+@pytest.mark.parametrize(
+    ("folder", "arguments"),
+    [
+        ("docker", ["../workflows/digits", "--image", "krt-digits"]),
+        (
+            "workflows/algorithms",
+            [".", "--mongo-uri", "sqlite:////data/documents", "--influx-uri", "sqlite:////data/points"],
+        ),
+    ],
+)
+def test_a_sample_is_what_krt_compose_prints(
+    monkeypatch: pytest.MonkeyPatch, folder: str, arguments: list[str]
+) -> None:
+    monkeypatch.chdir(ROOT / folder)
 
-    result = CliRunner().invoke(app, ["compose", "../workflows/digits", "--image", "krt-digits"])
+    result = CliRunner().invoke(app, ["compose", *arguments])
 
-    assert (ROOT / "docker/compose.yaml").read_text() == result.stdout, "print it anew: make compose"
+    assert (ROOT / folder / "compose.yaml").read_text() == result.stdout, "print it anew: make compose"
 
 
 @pytest.mark.parametrize("server", SERVERS)
