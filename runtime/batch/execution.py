@@ -5,7 +5,7 @@
     3. prepare  folders and input, then the image or the command                     _prepare
     4. run      until it ends, its time is over, or somebody cancels it              _run
     5. store    validate, zip, store and confirm, whatever the exit code             _store
-    6. finish   the ending in the record, the completion callback, removal           finish
+    6. finish   the ending in the record, the completion callback, removal           _finish
 
 The record says of each step that it begins, by compare-and-set and before it begins: a worker that has lost its run to
 another finds out there, and stops what it has started.
@@ -15,9 +15,11 @@ import asyncio
 import errno
 import logging
 from collections.abc import Coroutine
+from functools import partial
 from typing import Any, TypeVar
 
 from runtime.batch.backend import Exit, Job, JobLimits, Prepared, Running
+from runtime.batch.endings import delay_s, finish, verdict
 from runtime.batch.parts import OutputLog, Stored, Tools
 from runtime.batch.records import Kept
 from runtime.batch.request import Model, Request, image_allowed, results_hash
@@ -29,8 +31,8 @@ from runtime.batch.run import (
     RunRecord,
     RunState,
     Versions,
-    ending,
 )
+from runtime.batch.stopping import Stopping, surely
 from runtime.errors import (
     BackendUnavailableError,
     BusClosedError,
@@ -42,13 +44,10 @@ from runtime.errors import (
     StoreError,
     Wait,
 )
-from runtime.spec.node import RetryPolicy
 from runtime.version import __version__
 
 log = logging.getLogger(__name__)
 
-# Largest exponent of a growing delay: beyond, it has long reached its cap.
-MAX_EXPONENT = 64
 # The variable of the model, and the label of its image, that name the version of what wraps it.
 CONNECTOR_VARIABLE, CONNECTOR_LABEL = "CONNECTOR_VERSION", "krt.connector.version"
 
@@ -75,8 +74,7 @@ class Execution:
         self._kept = kept
         self._redrive = redrive
         self._workspace = tools.workspace(kept.record.run_id)
-        self._stop = asyncio.Event()
-        self._cause: Reason | None = None
+        self._stopping = Stopping(kept.record.run_id)
 
     @property
     def _record(self) -> RunRecord:
@@ -87,13 +85,12 @@ class Execution:
 
         Cancelling ends what was started, and gives the run back.
         """
-        listening = await self._tools.records.answer_cancel(
-            self._record.run_id, lambda: self._stop_for(Reason.CANCELLED)
-        )
+        cancel = partial(self._stopping.request, Reason.CANCELLED)
+        listening = await self._tools.records.answer_cancel(self._record.run_id, cancel)
         try:
             return await self._to_the_end()
         except asyncio.CancelledError:
-            await _surely(self._give_back())
+            await surely(self._give_back())
             raise
         except RevisionError as error:
             raise Wait(f"run '{self._record.run_id}' was changed by somebody else: {error}") from error
@@ -110,7 +107,7 @@ class Execution:
             job, prepared = await self._prepare()
             await self._run(job, prepared)
         except _End as end:
-            return await self.finish(end.reason, end.detail)
+            return await self._finish(end.reason, end.detail)
         except BackendUnavailableError as error:
             return await self._wait_for_backend(error)
         return await self._store()
@@ -236,12 +233,12 @@ class Execution:
         )
         kept_output = self._tools.storing.open_log(self._workspace)
         try:
-            ended = await self._run_with(job, kept_output)
+            ended, cause = await self._run_with(job, kept_output)
         except ModelStartError as error:
             raise _End(Reason.START_FAILED, str(error)) from error
         finally:
             kept_output.close()
-        reason, detail = self._verdict(ended)
+        reason, detail = verdict(self._tools.spec, ended, cause)
         await self._change(
             self._record.after(
                 RunEvent.END,
@@ -253,7 +250,7 @@ class Execution:
             )
         )
 
-    async def _run_with(self, job: Job, kept_output: OutputLog) -> Exit:
+    async def _run_with(self, job: Job, kept_output: OutputLog) -> tuple[Exit, Reason | None]:
         records, run_id = self._tools.records, job.run_id
 
         def on_output(stream: str, data: bytes) -> None:
@@ -264,61 +261,30 @@ class Execution:
         try:
             return await self._until_end(running)
         finally:
-            await _surely(running.remove())
+            await surely(running.remove())
 
-    async def _until_end(self, running: Running) -> Exit:
-        spec, clock = self._tools.spec, self._tools.clock
-        timer = clock.call_later(spec.timeout_s, lambda: self._stop_for(Reason.TIMEOUT)) if spec.timeout_s else None
+    async def _until_end(self, running: Running) -> tuple[Exit, Reason | None]:
+        """Return how the model has ended, and why it was stopped, None if it has ended by itself."""
+        spec, stop = self._tools.spec, partial(self._stopping.request, Reason.TIMEOUT)
+        timer = self._tools.clock.call_later(spec.timeout_s, stop) if spec.timeout_s else None
         try:
-            if (ended := await self._first_of(running.wait())) is not None:
-                self._cause = None  # it was faster than whoever wanted to stop it
-                return ended
+            if (ended := await self._stopping.first(running.wait())) is not None:
+                return ended[0], None
             await running.stop(spec.grace_s)
-            return await running.wait()
+            return await running.wait(), self._stopping.cause
         except asyncio.CancelledError:
-            await _surely(running.stop(spec.grace_s))
+            await surely(running.stop(spec.grace_s))
             raise
         finally:
             if timer is not None:
                 timer.cancel()
 
-    def _verdict(self, ended: Exit) -> tuple[Reason | None, str]:
-        """Return why the model has not done its work, None if it has; nothing is said of its outputs yet."""
-        if self._cause is Reason.TIMEOUT:
-            return Reason.TIMEOUT, f"it ran longer than {self._tools.spec.timeout_s:g} s"
-        if self._cause is not None:
-            return self._cause, "cancelled while it ran"
-        if ended.out_of_memory:
-            return Reason.OUT_OF_MEMORY, ended.detail
-        if ended.signal:
-            return Reason.SIGNAL, ended.detail or f"ended by {ended.signal}"
-        if ended.code in self._tools.spec.unsupported:
-            return Reason.UNSUPPORTED_INPUT, f"exit code {ended.code}: the model does not support this input"
-        return (Reason.EXIT_CODE, ended.detail or f"exit code {ended.code}") if ended.code else (None, "")
-
-    def _stop_for(self, cause: Reason) -> None:
-        if not self._stop.is_set():
-            self._cause = cause
-            self._stop.set()
-
     async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T:
         """Return what is awaited. Raises _End when the run is cancelled meanwhile."""
-        done = await self._first_of(_boxed(work))
+        done = await self._stopping.first(work)
         if done is None:
             raise _End(Reason.CANCELLED, "cancelled before it was started")
         return done[0]
-
-    async def _first_of(self, work: Coroutine[Any, Any, T]) -> T | None:
-        """Return what is awaited, None if the run is to stop before; then, and when cancelled, `work` is cancelled."""
-        working = asyncio.create_task(work, name=f"{self._record.run_id} works")
-        stopping = asyncio.create_task(self._stop.wait(), name=f"{self._record.run_id} stops")
-        try:
-            await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-            return working.result() if working.done() else None
-        finally:
-            working.cancel()
-            stopping.cancel()
-            await asyncio.gather(working, stopping, return_exceptions=True)
 
     # --- 5. store ---
 
@@ -333,7 +299,7 @@ class Execution:
             except (StoreError, BusError, OSError) as error:
                 tries += 1
                 if tries >= self._tools.retry.attempts:
-                    return await self.finish(Reason.STORE_FAILED, f"{error}; `krt runs retry-store` tries again")
+                    return await self._finish(Reason.STORE_FAILED, f"{error}; `krt runs retry-store` tries again")
                 log.warning("run '%s' is not stored yet: %s", self._record.run_id, error, extra={"action": "store"})
                 await self._tools.clock.sleep(delay_s(self._tools.retry, tries))
         return await self._finish_stored(stored)
@@ -347,19 +313,12 @@ class Execution:
         self._kept = Kept(
             self._record.with_artifacts(stored.artifacts).changed(locations=locations), self._kept.revision
         )
-        return await self.finish(reason, detail)
+        return await self._finish(reason, detail)
 
     # --- 6. finish ---
 
-    async def finish(self, reason: Reason | None, detail: str) -> RunRecord:
-        """Write down how the run has ended, tell it, and remove its files. Raises RevisionError, BusError."""
-        now_ms = self._tools.records.now_ms()
-        expires = now_ms + round(self._tools.spec.artifacts.keep_s * 1000)
-        record = self._record.after(ending(reason), now_ms, reason=reason, detail=detail, owner="")
-        record = record.changed(times=record.times.model_copy(update={"expires": expires}))
-        await self._change(with_end_callback(record, now_ms))
-        log.info("run '%s' is %s %s", record.run_id, record.state, detail, extra={"action": f"run-{record.state}"})
-        self._kept = await tell_end(self._tools, self._kept)
+    async def _finish(self, reason: Reason | None, detail: str) -> RunRecord:
+        self._kept = await finish(self._tools, self._kept, reason, detail)
         # Its files are all that is left of a run that could not be stored.
         if reason is not Reason.STORE_FAILED:
             await asyncio.to_thread(self._workspace.remove)
@@ -370,7 +329,7 @@ class Execution:
         failures = self._record.failures + 1
         if failures >= self._tools.retry.attempts:
             self._kept = Kept(self._record.changed(failures=failures), self._kept.revision)
-            return await self.finish(Reason.BACKEND_UNAVAILABLE, str(error))
+            return await self._finish(Reason.BACKEND_UNAVAILABLE, str(error))
         now_ms = self._tools.records.now_ms()
         waiting = self._record.after(RunEvent.WAIT, now_ms, failures=failures, owner="", detail=str(error))
         await self._change(waiting)
@@ -393,45 +352,7 @@ class Execution:
         self._kept = await self._tools.records.change(self._kept, record)
 
 
-def with_end_callback(record: RunRecord, now_ms: int) -> RunRecord:
-    """Return an ended run with the intent to tell how; it is told under a key of its own for every state."""
-    end = CallbackRecord(status="pending", state=record.state, since=now_ms, next=now_ms)
-    return record.changed(callbacks=record.callbacks.model_copy(update={"end": end}))
-
-
-async def tell_end(tools: Tools, kept: Kept) -> Kept:
-    """Tell how a run has ended if that is due, and write down what is known of it then."""
-    end = kept.record.callbacks.end
-    if end.status != "pending" or end.next > tools.records.now_ms():
-        return kept
-    told = await tools.callbacks.tell_end(kept.record)
-    callbacks = kept.record.callbacks.model_copy(update={"end": told})
-    return await tools.records.change(kept, kept.record.changed(callbacks=callbacks))
-
-
-def delay_s(policy: RetryPolicy, failures: int) -> float:
-    """Return the pause after so many failures, in seconds."""
-    try:
-        return min(policy.max_s, policy.first_s * policy.factor ** min(failures - 1, MAX_EXPONENT))
-    except OverflowError:
-        return policy.max_s
-
-
 def _no_space(error: OSError) -> _End | BackendUnavailableError:
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return _End(Reason.NO_SPACE, f"no room for the run's folders: {error}")
     return BackendUnavailableError(f"the run's folders cannot be made: {error}")
-
-
-async def _boxed(work: Coroutine[Any, Any, T]) -> tuple[T]:
-    return (await work,)
-
-
-async def _surely(work: Coroutine[Any, Any, None]) -> None:
-    """Wait until it is done, also when cancelled meanwhile."""
-    task = asyncio.ensure_future(work)
-    try:
-        await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await task
-        raise

@@ -50,6 +50,10 @@ class Storing(Protocol):
 class Callbacks(Protocol):
     """Asks and tells whoever waits for a run."""
 
+    def url(self, id: str, callback_url: str) -> str:
+        """Return where callbacks of a run go, "" for nowhere. id, callback_url: of the request."""
+        ...
+
     async def ask_start(self, record: RunRecord) -> bool:
         """Return whether the run may start. Raises CallbackError for one that has to fail, its text saying why."""
         ...

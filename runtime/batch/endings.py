@@ -1,0 +1,69 @@
+"""How a run ends: what its exit says, what the record says then, and who is told."""
+
+import logging
+
+from runtime.batch.backend import Exit
+from runtime.batch.parts import Tools
+from runtime.batch.records import Kept
+from runtime.batch.run import CallbackRecord, Reason, ending
+from runtime.spec.batch import BatchSpec
+from runtime.spec.node import RetryPolicy
+
+log = logging.getLogger(__name__)
+
+# Largest exponent of a growing delay: beyond, it has long reached its cap.
+MAX_EXPONENT = 64
+
+
+def verdict(spec: BatchSpec, ended: Exit, cause: Reason | None) -> tuple[Reason | None, str]:
+    """Return why a model has not done its work, None if it has; nothing is said of its outputs.
+
+    cause: why it was stopped, None if it has ended by itself.
+    """
+    if cause is Reason.TIMEOUT:
+        return cause, f"it ran longer than {spec.timeout_s:g} s"
+    if cause is not None:
+        return cause, "cancelled while it ran"
+    if ended.out_of_memory:
+        return Reason.OUT_OF_MEMORY, ended.detail
+    if ended.signal:
+        return Reason.SIGNAL, ended.detail or f"ended by {ended.signal}"
+    if ended.code in spec.unsupported:
+        return Reason.UNSUPPORTED_INPUT, f"exit code {ended.code}: the model does not support this input"
+    return (Reason.EXIT_CODE, ended.detail or f"exit code {ended.code}") if ended.code else (None, "")
+
+
+async def finish(tools: Tools, kept: Kept, reason: Reason | None, detail: str) -> Kept:
+    """Write down how a run has ended, and tell it. Raises RevisionError, BusError."""
+    now_ms = tools.records.now_ms()
+    record = kept.record.after(ending(reason), now_ms, reason=reason, detail=detail, owner="")
+    expires = now_ms + round(tools.spec.artifacts.keep_s * 1000)
+    # The intent to tell it stands in the same write: a crash before it is told repeats the call under the same key.
+    end = CallbackRecord()
+    if record.callback_url:
+        end = CallbackRecord(status="pending", state=record.state, since=now_ms, next=now_ms)
+    record = record.changed(
+        times=record.times.model_copy(update={"expires": expires}),
+        callbacks=record.callbacks.model_copy(update={"end": end}),
+    )
+    kept = await tools.records.change(kept, record)
+    log.info("run '%s' is %s %s", record.run_id, record.state, detail, extra={"action": f"run-{record.state}"})
+    return await tell_end(tools, kept)
+
+
+async def tell_end(tools: Tools, kept: Kept) -> Kept:
+    """Tell how a run has ended if that is due, and write down what is known of it then."""
+    end = kept.record.callbacks.end
+    if end.status != "pending" or end.next > tools.records.now_ms():
+        return kept
+    told = await tools.callbacks.tell_end(kept.record)
+    callbacks = kept.record.callbacks.model_copy(update={"end": told})
+    return await tools.records.change(kept, kept.record.changed(callbacks=callbacks))
+
+
+def delay_s(policy: RetryPolicy, failures: int) -> float:
+    """Return the pause after so many failures, in seconds."""
+    try:
+        return min(policy.max_s, policy.first_s * policy.factor ** min(failures - 1, MAX_EXPONENT))
+    except OverflowError:
+        return policy.max_s
