@@ -10,7 +10,7 @@ One suite of tests, `test/conformance/batch`, holds for both.
 
 import os
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +20,9 @@ from runtime.batch.processes import start_time
 # Labels of a container, and variables of a process: whose it is, so that the next worker finds what a dead one left.
 RUN_LABEL, WORKER_LABEL = "krt.run", "krt.worker"
 RUN_VARIABLE, WORKER_VARIABLE = "KRT_BATCH_RUN", "KRT_BATCH_WORKER"
+
+# What a model in Python needs for its output to be seen at once.
+UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
 
 # Name of the stream, `stdout` or `stderr`, and a piece of it as it was written. Called on the loop; it may not block.
 OnOutput = Callable[[str, bytes], None]
@@ -126,6 +129,14 @@ class Backend(Protocol):
         Call it before the first run. Raises BackendUnavailableError.
         """
         ...
+
+
+def with_places(parts: Iterable[str], places: Mapping[str, str]) -> list[str]:
+    """Return parts of a command with `{input}`, `{output}`, `{log}`, `{metadata}` replaced; other braces stay."""
+    filled = list(parts)
+    for name, place in places.items():
+        filled = [part.replace(f"{{{name}}}", place) for part in filled]
+    return filled
 
 
 def worker_name() -> str:
