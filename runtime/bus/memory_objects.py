@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import AsyncIterable, AsyncIterator, Callable
 from dataclasses import dataclass, fields, replace
 
-from runtime.bus.object_store import ObjectStoreConfig, check_object_name
+from runtime.bus.object_store import ObjectInfo, ObjectStoreConfig, check_object_name
 from runtime.clock import Clock
 from runtime.errors import CorruptObjectError, DriftError, NotFoundError, RevisionError, StreamFullError
 
@@ -126,5 +126,17 @@ class MemoryObjectStore:
         check_object_name(name)
         self._find().delete(name)
 
+    async def describe(self, name: str) -> ObjectInfo:
+        check_object_name(name)
+        return _info(name, self._find().find(name))
+
+    async def describe_all(self) -> list[ObjectInfo]:
+        objects = self._find()
+        return [_info(name, objects.find(name)) for name in objects.names()]
+
     async def names(self) -> list[str]:
         return self._find().names()
+
+
+def _info(name: str, stored: StoredObject) -> ObjectInfo:
+    return ObjectInfo(name=name, size_bytes=len(stored.data), sha256=stored.digest.hex())

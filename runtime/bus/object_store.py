@@ -21,6 +21,15 @@ class ObjectStoreConfig:
     max_age_s: float = 0.0
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ObjectInfo:
+    """What a store knows of one object. sha256: hex; "" where another client has written it without."""
+
+    name: str
+    size_bytes: int
+    sha256: str
+
+
 class ObjectStore(Protocol):
     """A store of objects: bytes of any size under a name, which is any text of 1 to 1024 bytes.
 
@@ -62,6 +71,14 @@ class ObjectStore(Protocol):
 
     async def delete(self, name: str) -> None:
         """Remove an object. Raises NotFoundError for one that is not there."""
+        ...
+
+    async def describe(self, name: str) -> ObjectInfo:
+        """Return what is known of an object, without its bytes. Raises NotFoundError."""
+        ...
+
+    async def describe_all(self) -> list[ObjectInfo]:
+        """What is known of every object, sorted by name."""
         ...
 
     async def names(self) -> list[str]:

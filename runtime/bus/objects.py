@@ -8,15 +8,17 @@ iterator, waits for every chunk, and reads without a timeout.
 
 import asyncio
 import base64
+import binascii
 import hashlib
 import json
 import logging
 import re
 import secrets
-from collections.abc import AsyncIterable, AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import nats.errors
 import nats.js.errors
@@ -24,7 +26,7 @@ from nats.js import api
 
 from runtime.bus.base import StreamConfig
 from runtime.bus.connection import Connection
-from runtime.bus.object_store import ObjectStoreConfig, check_object_name
+from runtime.bus.object_store import ObjectInfo, ObjectStoreConfig, check_object_name
 from runtime.bus.scan import NatsScan
 from runtime.bus.topology import Topology, translated
 from runtime.errors import (
@@ -72,8 +74,23 @@ class _Description:
     sequence: int
     nuid: str
     chunks: int
+    size_bytes: int
     digest: str
     deleted: bool
+
+    @classmethod
+    def read(cls, body: Mapping[str, Any], sequence: int) -> "_Description":
+        return cls(
+            sequence=sequence,
+            nuid=body.get("nuid", ""),
+            chunks=body.get("chunks", 0),
+            size_bytes=body.get("size", 0),
+            digest=body.get("digest", ""),
+            deleted=body.get("deleted", False),
+        )
+
+    def info(self, name: str) -> ObjectInfo:
+        return ObjectInfo(name=name, size_bytes=self.size_bytes, sha256=_hex_of(self.digest))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -229,20 +246,27 @@ class NatsObjectStore:
                 f"object {name!r} of object store {self._name} is not what was stored: its hash differs"
             )
 
+    async def describe(self, name: str) -> ObjectInfo:
+        return (await self._existing(name)).info(name)
+
     async def names(self) -> list[str]:
+        return [info.name for info in await self.describe_all()]
+
+    async def describe_all(self) -> list[ObjectInfo]:
         # By name: an object that is replaced meanwhile is met again.
-        found: dict[str, bool] = {}
+        found: dict[str, _Description] = {}
         async with self._asking():
             scan = await NatsScan.open(
                 self._connection, self._topology, self._stream, [f"$O.{self._name}.M.>"], 1, None
             )
             try:
                 while page := await scan.read():
-                    bodies = [json.loads(message.data) for message in page]
-                    found |= {body["name"]: not body.get("deleted") for body in bodies}
+                    for message in page:
+                        body = json.loads(message.data)
+                        found[body["name"]] = _Description.read(body, message.sequence)
             finally:
                 await scan.close()
-        return sorted(name for name, is_there in found.items() if is_there)
+        return [each.info(name) for name, each in sorted(found.items()) if not each.deleted]
 
     async def _next_chunk(self, nuid: str, sequence: int) -> api.RawStreamMsg | None:
         """Return the first chunk from `sequence` on; None if there is none."""
@@ -271,14 +295,7 @@ class NatsObjectStore:
                 if error.err_code == _NO_STREAM:
                     raise
                 return None
-        body = json.loads(message.data or b"{}")
-        return _Description(
-            sequence=message.seq or 0,
-            nuid=body.get("nuid", ""),
-            chunks=body.get("chunks", 0),
-            digest=body.get("digest", ""),
-            deleted=body.get("deleted", False),
-        )
+        return _Description.read(json.loads(message.data or b"{}"), message.seq or 0)
 
     async def _existing(self, name: str) -> _Description:
         check_object_name(name)
@@ -323,6 +340,15 @@ class NatsObjectStore:
 
 def _digest_text(digest: bytes) -> str:
     return f"SHA-256={base64.urlsafe_b64encode(digest).decode()}"
+
+
+def _hex_of(digest: str) -> str:
+    """Return the hash of a description, "" for one of another kind or for none."""
+    kind, _, text = digest.partition("=")
+    try:
+        return base64.urlsafe_b64decode(text).hex() if kind == "SHA-256" else ""
+    except binascii.Error:
+        return ""
 
 
 async def _once(data: bytes) -> AsyncIterator[bytes]:

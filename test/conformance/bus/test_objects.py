@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from runtime.bus.base import Bus
-from runtime.bus.object_store import ObjectStore, ObjectStoreConfig
+from runtime.bus.object_store import ObjectInfo, ObjectStore, ObjectStoreConfig
 from runtime.errors import (
     BusClosedError,
     BusError,
@@ -125,6 +125,23 @@ async def test_names_are_told_while_objects_are_removed(store: ObjectStore) -> N
 
     assert await soon(store.names()) == every[-1:]
     assert [names for names in seen if names != sorted(set(names) & set(every)) or names[-1:] != every[-1:]] == []
+
+
+async def test_an_object_is_described_without_its_bytes(store: ObjectStore) -> None:
+    await store.put("large", LARGE)
+    await store.put("empty", b"")
+    await store.put("gone", b"gone")
+    await store.delete("gone")
+
+    told = await soon(store.describe_all())
+
+    assert told == [
+        ObjectInfo(name="empty", size_bytes=0, sha256=hashlib.sha256(b"").hexdigest()),
+        ObjectInfo(name="large", size_bytes=len(LARGE), sha256=hashlib.sha256(LARGE).hexdigest()),
+    ]
+    assert await soon(store.describe("large")) == told[1]
+    with pytest.raises(NotFoundError, match="gone"):
+        await soon(store.describe("gone"))
 
 
 async def test_an_empty_store_has_no_names(store: ObjectStore) -> None:
