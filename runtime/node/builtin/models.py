@@ -106,17 +106,16 @@ class ModelsNode:
         await self._runner.close()
 
     async def handle(self, ctx: Context, data: Any) -> Any:
-        answers = {}
-        for number, call in enumerate(self._spec.calls):
-            answers[number] = await self._call(ctx, number, call, data)
-        last = answers[len(answers) - 1]
+        answers = [await self._call(ctx, number, call, data) for number, call in enumerate(self._spec.calls)]
+        last = answers[-1]
         self._check_required(last)
-        told = answers if self._spec.emit == "all" else {len(answers) - 1: last}
+        methods = [call.method for call in self._spec.calls]
+        is_all = self._spec.emit == "all"
+        told = dict(zip(methods, answers, strict=True)) if is_all else {methods[-1]: last}
         if self._spec.predictions:
-            for number, entries in told.items():
-                await self._save(ctx, self._spec.calls[number].method, entries)
-        by_method = {self._spec.calls[number].method: entries for number, entries in told.items()}
-        return await self._output(by_method if self._spec.emit == "all" else last, data)
+            for method, entries in told.items():
+                await self._save(ctx, method, entries)
+        return await self._output(told if is_all else last, data)
 
     async def _call(self, ctx: Context, number: int, call: ModelCall, data: Any) -> dict[str, Entry]:
         results = await self._runner.call(
