@@ -16,7 +16,7 @@ from pathlib import Path
 
 import uvloop
 
-from test.bench import documents, http, idle, latency, machinery, measurements, rpc, soak, throughput
+from test.bench import documents, http, idle, latency, machinery, measurements, models, rpc, soak, throughput
 from test.bench.processes import BenchError, start_node
 from test.bench.report import Row, machine, print_table, write_json
 from test.bench.workbench import Workbench
@@ -81,6 +81,7 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
         "machinery": functools.partial(machinery.measure, pairs=MACHINERY_PAIRS * rounds),
         "latency": functools.partial(latency.measure, requests=requests),
         "http": functools.partial(http.measure, requests=requests, seconds=seconds),
+        "models": functools.partial(models.measure, requests=requests),
         "grpc": functools.partial(rpc.measure, requests=requests, seconds=seconds),
         "documents": functools.partial(documents.measure, seconds=seconds, rounds=rounds),
         "measurements": measurements.measure,
