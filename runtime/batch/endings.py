@@ -5,7 +5,7 @@ import logging
 from runtime.batch.backend import Exit
 from runtime.batch.parts import Tools
 from runtime.batch.records import Kept
-from runtime.batch.run import CallbackRecord, Reason, ending
+from runtime.batch.run import Reason
 from runtime.spec.batch import BatchSpec
 from runtime.spec.node import RetryPolicy
 
@@ -35,17 +35,8 @@ def verdict(spec: BatchSpec, ended: Exit, cause: Reason | None) -> tuple[Reason 
 
 async def finish(tools: Tools, kept: Kept, reason: Reason | None, detail: str) -> Kept:
     """Write down how a run has ended, and tell it. Raises RevisionError, BusError."""
-    now_ms = tools.records.now_ms()
-    record = kept.record.after(ending(reason), now_ms, reason=reason, detail=detail, owner="")
-    expires = now_ms + round(tools.spec.artifacts.keep_s * 1000)
     # The intent to tell it stands in the same write: a crash before it is told repeats the call under the same key.
-    end = CallbackRecord()
-    if record.callback_url:
-        end = CallbackRecord(status="pending", state=record.state, since=now_ms, next=now_ms)
-    record = record.changed(
-        times=record.times.model_copy(update={"expires": expires}),
-        callbacks=record.callbacks.model_copy(update={"end": end}),
-    )
+    record = kept.record.ended(reason, detail, tools.records.now_ms(), keep_s=tools.spec.artifacts.keep_s)
     kept = await tools.records.change(kept, record)
     log.info("run '%s' is %s %s", record.run_id, record.state, detail, extra={"action": f"run-{record.state}"})
     return await tell_end(tools, kept)

@@ -231,7 +231,10 @@ class Execution:
                 locations=Locations(store=artifacts.store, results=f"{artifacts.prefix}/{address}"),
             )
         )
-        kept_output = self._tools.storing.open_log(self._workspace)
+        try:
+            kept_output = self._tools.storing.open_log(self._workspace)
+        except OSError as error:
+            raise _no_space(error) from error
         try:
             ended, cause = await self._run_with(job, kept_output)
         except ModelStartError as error:

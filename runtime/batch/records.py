@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import pydantic
 
-from runtime.batch.run import FINAL, Reason, RunEvent, RunRecord, RunState, is_run_id
+from runtime.batch.run import FINAL, Reason, RunRecord, RunState, is_run_id
 from runtime.bus.base import Bus, CoreMessage, Entry, KeyValue, Subscription
 from runtime.clock import Clock
 from runtime.errors import DecodeError, NoRespondersError, NotFoundError, RevisionError, RunStateError
@@ -162,7 +162,7 @@ class RunRecords:
 
     def _cancelled(self, record: RunRecord) -> RunRecord:
         detail = "cancelled before a worker had it" if not record.owner else "cancelled while its worker was gone"
-        return record.after(RunEvent.CANCEL, self.now_ms(), reason=Reason.CANCELLED, detail=detail, owner="")
+        return record.ended(Reason.CANCELLED, detail, self.now_ms())
 
     # --- the worker's side ---
 

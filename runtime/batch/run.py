@@ -96,6 +96,7 @@ TRANSITIONS: Mapping[tuple[RunState, RunEvent], RunState] = MappingProxyType(
         (_S.RUNNING, _E.WAIT): _S.PENDING,
         (_S.RUNNING, _E.LOSE): _S.PENDING,
         (_S.RUNNING, _E.END): _S.STORING,
+        (_S.RUNNING, _E.FAIL): _S.FAILED,
         (_S.RUNNING, _E.CANCEL): _S.CANCELLED,
         (_S.STORING, _E.LOSE): _S.PENDING,
         (_S.STORING, _E.COMPLETE): _S.COMPLETE,
@@ -240,6 +241,21 @@ class RunRecord(_Part):
         state = next_state(self.state, event)
         times = self.times.model_copy(update=_moments(state, now_ms))
         return self.changed(state=state, times=times, **changes)
+
+    def ended(self, reason: Reason | None, detail: str, now_ms: int, *, keep_s: float = 0.0) -> Self:
+        """Return the record with its end, and with the intent to tell it, under a key of its own for every state.
+
+        keep_s: how long the record is kept, 0 for as long as its bucket keeps it. Raises RunStateError.
+        """
+        record = self.after(ending(reason), now_ms, reason=reason, detail=detail, owner="")
+        end = CallbackRecord()
+        if record.callback_url:
+            end = CallbackRecord(status="pending", state=record.state, since=now_ms, next=now_ms)
+        expires = now_ms + round(keep_s * 1000) if keep_s else 0
+        return record.changed(
+            times=record.times.model_copy(update={"expires": expires}),
+            callbacks=record.callbacks.model_copy(update={"end": end}),
+        )
 
     def changed(self, **changes: object) -> Self:
         """Return the record with other values; a `detail` that is too long is cut."""
