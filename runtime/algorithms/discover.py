@@ -19,10 +19,11 @@ from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
-from runtime.algorithms.signatures import JsonSchema, Signature, SignatureError, schema_hash, signature_of
+from runtime.algorithms.signatures import Signature, SignatureError, schema_hash, signature_of
 from runtime.durations import duration_s
 from runtime.errors import AdapterError
 from runtime.spec import names
+from runtime.spec.type_schema import JsonSchema
 
 log = logging.getLogger(__name__)
 

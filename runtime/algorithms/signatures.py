@@ -6,7 +6,6 @@ Fields of a model have made-up names, and the argument's as an alias: arguments 
 
 import hashlib
 import inspect
-import json
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -16,10 +15,8 @@ from typing import Annotated, Any
 import orjson
 import pydantic
 from pydantic.fields import FieldInfo
-from pydantic.json_schema import GenerateJsonSchema, JsonSchemaWarningKind
-from pydantic_core import PydanticSerializationError
 
-JsonSchema = dict[str, Any]
+from runtime.spec.type_schema import JsonSchema, TypeSchema, type_schema
 
 _CONFIG = pydantic.ConfigDict(extra="forbid", protected_namespaces=())
 _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
@@ -27,20 +24,6 @@ _STARS: dict[Any, str] = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Paramet
 _NAMED = frozenset({"properties", "patternProperties", "$defs", "dependentSchemas"})
 _DATA = frozenset({"default", "const", "enum", "examples", "required", "mapping"})
 _TEXTS = frozenset({"title", "description"})
-
-
-class _Schema(GenerateJsonSchema):
-    """Pydantic's JSON Schema 2020-12, silent about defaults that are no JSON: those are left out."""
-
-    ignored_warning_kinds: set[JsonSchemaWarningKind] = {"skipped-choice", "non-serializable-default"}  # noqa: RUF012 - pydantic has it so
-
-    def encode_default(self, dft: Any) -> Any:
-        encoded = super().encode_default(dft)
-        try:
-            json.dumps(encoded, allow_nan=False)
-        except ValueError as error:
-            raise PydanticSerializationError(str(error)) from error
-        return encoded
 
 
 class SignatureError(Exception):
@@ -104,7 +87,7 @@ def signature_of(function: Callable[..., Any], model_name: str) -> Signature:
     return Signature(
         parameters=tuple(parameters),
         model=model,
-        request=model.model_json_schema(schema_generator=_Schema),
+        request=model.model_json_schema(schema_generator=TypeSchema),
         response=response,
     )
 
@@ -178,7 +161,7 @@ def _field(hint: Any, parameter: inspect.Parameter, model_name: str) -> tuple[An
     field = (hint, pydantic.Field(**options))
     try:
         alone = pydantic.create_model(model_name, __config__=_CONFIG, argument=field)
-        alone.model_json_schema(schema_generator=_Schema)
+        alone.model_json_schema(schema_generator=TypeSchema)
     except Exception as error:  # hints hold the user's code, which may raise anything
         raise _FaultError(f"{_hint_text(hint)} has no form in JSON: {_first_line(error)}") from error
     return field
@@ -189,7 +172,7 @@ def _response(annotation: Any, scope: dict[str, Any]) -> JsonSchema | None:
         return None
     hint = _resolved(annotation, scope)
     try:
-        return pydantic.TypeAdapter(hint).json_schema(mode="serialization", schema_generator=_Schema)
+        return type_schema(hint, "serialization")
     except Exception as error:  # as above
         raise _FaultError(f"{_hint_text(hint)} has no form in JSON: {_first_line(error)}") from error
 

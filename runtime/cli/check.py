@@ -45,14 +45,36 @@ def check(
     raise typer.Exit(exits.OK if passed else exits.CONFIG)
 
 
-def schema() -> None:
-    """Print the JSON Schema of the workflow file, for an editor.
+def schema(
+    path: Annotated[
+        Path | None, typer.Argument(help="A workflow's folder, or its file; without it, the schema is of such files.")
+    ] = None,
+    workflow: Annotated[
+        str, typer.Option("--workflow", metavar="NAME", help="Which one of a krt.yml with several.")
+    ] = "",
+) -> None:
+    """Print the JSON Schemas of what every node of a workflow reads and sends; or of the workflow file, for an editor.
 
-    Example: krt schema > workflow.schema.json
+    Exit codes: 0 printed, 2 the workflow has problems.
+
+    Example: krt schema workflows/hello; krt schema > workflow.schema.json
     """
     from runtime.spec.schema import workflow_schema
 
-    typer.echo(json.dumps(workflow_schema(), indent=2))
+    typer.echo(json.dumps(workflow_schema() if path is None else _node_schemas(path, workflow), indent=2))
+
+
+def _node_schemas(path: Path, name: str) -> dict[str, Any]:
+    from runtime.cli.imports import check_handlers
+    from runtime.cli.schemas import workflow_schemas
+    from runtime.spec.load import load_report
+
+    loaded = load_report(path, workflow=name, check_handlers=True)
+    known = check_handlers(loaded)
+    if loaded.report.errors or loaded.workflow is None:
+        typer.echo(_as_text([loaded], passed=False), err=True)
+        raise typer.Exit(exits.CONFIG)
+    return workflow_schemas(loaded.workflow, known)
 
 
 def _load(path: Path, workflow: str, no_import: bool) -> "Loaded":

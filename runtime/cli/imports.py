@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from runtime.cli.probe import Finding, Wanted
 from runtime.spec.edges import EdgeType, HandlerTypes, compare, part_type
+from runtime.spec.kind_types import KIND_TYPES
 from runtime.spec.load import Loaded
 from runtime.spec.model import State
 from runtime.spec.node import AGGREGATE, ARGUMENTS, JoinSpec
@@ -32,8 +33,11 @@ MAX_CHILDREN = 4
 UNKNOWN = EdgeType(kind="unknown")
 
 
-def check_handlers(loaded: Loaded) -> None:
-    """Import the handlers of a workflow and add what is wrong with them, and with the edges, to its report."""
+def check_handlers(loaded: Loaded) -> dict[str, HandlerTypes]:
+    """Import the handlers of a workflow and add what is wrong with them, and with the edges, to its report.
+
+    Returns what each node reads and sends, by its name; a node whose handler does not import is left out.
+    """
     codes = [code for draft in loaded.drafts for code in _codes(draft)]
     folder = loaded.path.parent.absolute()
     with ThreadPoolExecutor(min(MAX_CHILDREN, os.cpu_count() or 1)) as pool:
@@ -45,6 +49,7 @@ def check_handlers(loaded: Loaded) -> None:
         elif finding.types is not None:
             known[code.draft.name] = finding.types
     _Edges(loaded, known).check()
+    return {**_types_of_kinds(loaded), **known}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -122,6 +127,7 @@ class _Edges:
     def __init__(self, loaded: Loaded, known: Mapping[str, HandlerTypes]) -> None:
         self._loaded = loaded
         self._known = known
+        self._of_kinds = _types_of_kinds(loaded)
         self._handlers = {draft.name: draft.handler for draft in loaded.drafts}
         self._read = {(source.node, source.channel) for draft in loaded.drafts for source in draft.sources}
         if loaded.output is not None:
@@ -155,18 +161,26 @@ class _Edges:
         raise Fault(written.place, what, did_you_mean(str(written), sources), "unknown-channel")
 
     def _check_edge(self, draft: NodeDraft, written: WrittenSource) -> None:
-        consumer, producer = self._known.get(draft.name), self._known.get(written.node)
+        both = {**self._of_kinds, **self._known}
+        consumer, producer = both.get(draft.name), both.get(written.node)
         if consumer is None or producer is None:
             return
-        sent_at, read_at = f"{self._handlers[written.node]}:{producer.line}", f"{draft.handler}:{consumer.line}"
-        verdict = compare(_sent(producer, written.channel), _read(consumer, draft, written), sent_at, read_at)
+        sent, read = _sent(producer, written.channel), _read(consumer, draft, written)
+        sent_at, read_at = self._place(written.node, producer), self._place(draft.name, consumer)
+        verdict = compare(sent, read, sent_at, read_at)
         if verdict.mismatch:
-            what = f'"{draft.name}" cannot read what "{written}" sends: {verdict.mismatch}'
+            types = f"{sent.described()} is sent and {read.described()} is read"
+            what = f'"{draft.name}" cannot read what "{written}" sends: {types}; {verdict.mismatch}'
             raise Fault(written.place, what, f'change one, or convert in "{draft.name}"', "edge-type")
-        if not verdict.checked:
+        # What a kind leaves open, nobody can annotate.
+        if not verdict.checked and self._of_kinds.keys().isdisjoint((draft.name, written.node)):
             what = f'whether "{draft.name}" can read what "{written}" sends is not known'
             remedy = f"annotate the result ({sent_at}) and the second argument ({read_at}) with types that say more"
             self._loaded.report.add(Fault(written.place, what, remedy, "unchecked-edge"), warning=True)
+
+    def _place(self, node: str, types: HandlerTypes) -> str:
+        """Return where a node's types are declared."""
+        return f"{self._handlers[node]}:{types.line}" if self._handlers[node] else f'node "{node}"'
 
     def _unread(self, draft: NodeDraft) -> list[str]:
         """Return what a handler declares to send while nobody reads it."""
@@ -177,6 +191,12 @@ class _Edges:
         sent = {f'the results of "{draft.name}"': ""} if returns else {}
         sent |= {f'"{draft.name}.{channel}"': channel for channel in types.channels or {}}
         return [shown for shown, channel in sent.items() if (draft.name, channel) not in self._read]
+
+
+def _types_of_kinds(loaded: Loaded) -> dict[str, HandlerTypes]:
+    """Return what the nodes without a handler read and send, as far as their kinds say it."""
+    kinds = {draft.name: draft.values.get("kind", "") for draft in loaded.drafts}
+    return {name: KIND_TYPES[kind] for name, kind in kinds.items() if kind in KIND_TYPES}
 
 
 def _read(consumer: HandlerTypes, draft: NodeDraft, written: WrittenSource) -> EdgeType:

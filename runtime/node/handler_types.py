@@ -14,13 +14,12 @@ from typing import Any, Literal
 import pydantic
 from google.protobuf import any_pb2
 from google.protobuf.message import Message
-from pydantic.json_schema import GenerateJsonSchema
-from pydantic_core.core_schema import DataclassField, ModelField, TypedDictField
 
 from runtime import errors
 from runtime.node.handler import LoadedHandler
 from runtime.spec import names
 from runtime.spec.edges import EdgeType, HandlerTypes, JsonSchema
+from runtime.spec.type_schema import type_schema
 
 UNKNOWN = EdgeType(kind="unknown")
 
@@ -36,15 +35,6 @@ CONTAINERS = (
     collections.abc.AsyncIterator,
     collections.abc.AsyncGenerator,
 )
-
-
-class _EdgeSchema(GenerateJsonSchema):
-    """What is sent holds every field of a model, those with a default as well; pydantic calls those optional."""
-
-    def field_is_required(self, field: ModelField | DataclassField | TypedDictField, total: bool) -> bool:
-        if self.mode == "serialization" and field["type"] != "typed-dict-field":
-            return not field.get("serialization_exclude")
-        return super().field_is_required(field, total)
 
 
 def handler_types(loaded: LoadedHandler) -> HandlerTypes:
@@ -106,8 +96,7 @@ def edge_type(annotation: Any, mode: Literal["validation", "serialization"]) -> 
     if annotation is bytes:
         return EdgeType(kind="bytes")
     with contextlib.suppress(pydantic.errors.PydanticUserError, TypeError):
-        adapter = pydantic.TypeAdapter(annotation)
-        return EdgeType(kind="json", json_schema=adapter.json_schema(mode=mode, schema_generator=_EdgeSchema))
+        return EdgeType(kind="json", json_schema=type_schema(annotation, mode))
     return UNKNOWN
 
 

@@ -42,6 +42,12 @@ class EdgeType(Frozen):
             return f"the protobuf message {self.message}"
         return {"bytes": "bytes", "json": "JSON", "raw": "any message", "unknown": "unknown"}[self.kind]
 
+    def described(self) -> str:
+        """Return its name for people: that of a model, where there is one."""
+        if self.kind != "json":
+            return str(self)
+        return str(_resolved(self.json_schema, self.json_schema).get("title") or _shown(self.json_schema))
+
 
 def part_type(whole: EdgeType, name: str) -> EdgeType:
     """Return what a join's handler takes as one of its parts: the field of that name, unknown where there is none."""

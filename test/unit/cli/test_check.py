@@ -129,6 +129,80 @@ def test_schema_prints_the_json_schema() -> None:
     assert (code, json.loads(output)) == (exits.OK, workflow_schema())
 
 
+TYPED = """
+import pydantic
+
+class Order(pydantic.BaseModel):
+    count: int
+    note: str = ""
+
+channels = {"late": str}
+
+def handler(ctx, order: Order) -> list[Order]:
+    return [order]
+
+"""
+
+
+def test_schema_of_a_workflow_has_what_every_node_reads_and_sends(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(
+        "name: hello\nnodes:\n"
+        "- {name: count, handler: count.py}\n- {name: work, kind: dispatch, from: count}\n"
+        "- {name: typed, handler: typed.py, from: work}\n"
+    )
+    (folder / "typed.py").write_text(TYPED)
+
+    code, output = krt("schema", "workflow.yaml")
+
+    nodes = json.loads(output)["nodes"]
+    assert code == exits.OK
+    assert nodes["count"] == {"request": {}, "response": {}}
+    assert nodes["work"]["request"]["required"] == ["algorithm", "payload"]
+    assert set(nodes["work"]["response"]["required"]) == {"algorithm", "result", "runner", "version", "time_ms"}
+    typed = nodes["typed"]
+    assert (typed["request"]["required"], typed["response"]["required"]) == (["count"], ["count", "note"])
+    assert typed["channels"] == {"late": {"type": "string"}}
+
+
+def test_schema_of_a_workflow_with_problems_prints_these(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(FAULTY)
+
+    result = CliRunner().invoke(app, ["schema", "workflow.yaml"])
+
+    assert (result.exit_code, result.stdout) == (exits.CONFIG, "")
+    assert result.stderr.endswith("2 problems\n")
+
+
+def test_what_a_node_sends_to_a_dispatcher_is_compared_with_what_it_takes(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(
+        "name: hello\nnodes: [{name: count, handler: count.py}, {name: work, kind: dispatch, from: count}]\n"
+    )
+    (folder / "count.py").write_text(
+        "import pydantic\n\nclass Job(pydantic.BaseModel):\n    algorithm: str\n\n"
+        "def handler(ctx, data) -> Job:\n    return Job(algorithm='ocr')\n"
+    )
+
+    code, output = krt("check")
+
+    assert code == exits.CONFIG
+    assert (
+        '"work" cannot read what "count" sends: Job is sent and AlgorithmJob is read; '
+        '"payload" is not sent (count.py:6) and is required here (node "work")' in output
+    )
+
+
+def test_what_a_dispatcher_leaves_open_is_no_warning(folder: Path) -> None:
+    (folder / "workflow.yaml").write_text(
+        "name: hello\nnodes: [{name: work, kind: dispatch}, {name: count, handler: count.py, from: work}]\n"
+    )
+    (folder / "count.py").write_text(
+        "import pydantic\n\nclass Done(pydantic.BaseModel):\n    result: int\n    note: str\n\n"
+        "def handler(ctx, data: Done): ...\n"
+    )
+
+    assert krt("check", "--strict") == (exits.OK, "workflow hello: 2 nodes, ok\n")
+
+
 def test_version_is_printed() -> None:
     assert krt("--version") == (exits.OK, f"krt {__version__}\n")
 
