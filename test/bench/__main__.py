@@ -16,7 +16,19 @@ from pathlib import Path
 
 import uvloop
 
-from test.bench import documents, http, idle, latency, machinery, measurements, models, rpc, soak, throughput
+from test.bench import (
+    algorithms,
+    documents,
+    http,
+    idle,
+    latency,
+    machinery,
+    measurements,
+    models,
+    rpc,
+    soak,
+    throughput,
+)
 from test.bench.processes import BenchError, start_node
 from test.bench.report import Row, machine, print_table, write_json
 from test.bench.workbench import Workbench
@@ -82,6 +94,7 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
         "latency": functools.partial(latency.measure, requests=requests),
         "http": functools.partial(http.measure, requests=requests, seconds=seconds),
         "models": functools.partial(models.measure, requests=requests),
+        "algorithms": functools.partial(algorithms.measure, requests=requests),
         "grpc": functools.partial(rpc.measure, requests=requests, seconds=seconds),
         "documents": functools.partial(documents.measure, seconds=seconds, rounds=rounds),
         "measurements": measurements.measure,
