@@ -1,5 +1,6 @@
 """`krt new`: a small workflow that runs, with a test that passes."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
@@ -23,7 +24,9 @@ def new(
 
     Example: krt new demo && krt run demo
     """
-    make(name, Path.cwd())
+    from runtime.cli.scaffold import FILES
+
+    make(name, Path.cwd(), FILES)
     typer.echo(f"{name}/ is a workflow of one node, {name}/greet/handler.py\n")
     for command, remark in (
         (f"krt run {name}", "in one shell"),
@@ -33,15 +36,16 @@ def new(
         typer.echo(f"  {command:{COMMAND_WIDTH + len(name)}}{remark}")
 
 
-def make(name: str, place: Path) -> Path:
-    """Make the folder `name` in `place` and return it. Raises ConfigError; nothing is overwritten."""
-    from runtime.cli.scaffold import FILES
+def make(name: str, place: Path, files: Mapping[str, str]) -> Path:
+    """Make the folder `name` in `place` and return it. Raises ConfigError; nothing is overwritten.
 
+    files: path in the folder -> text, in which `NAME` stands for the name.
+    """
     _check_name(name)
     folder = place / name
     try:
         folder.mkdir()
-        for path, text in FILES.items():
+        for path, text in files.items():
             file = folder / path
             file.parent.mkdir(exist_ok=True)
             file.write_text(text.replace("NAME", name), encoding="utf-8")

@@ -9,6 +9,7 @@ import pytest
 
 from runtime import errors
 from runtime.cli.new import make
+from runtime.cli.scaffold import FILES
 
 ROOT = Path(__file__).parents[3]
 
@@ -22,7 +23,7 @@ def run_python(place: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 
 @pytest.mark.timeout(60)
 def test_the_test_of_a_new_workflow_passes_at_once(tmp_path: Path) -> None:
-    make("demo", tmp_path)
+    make("demo", tmp_path, FILES)
 
     done = run_python(tmp_path, "-m", "pytest", "-p", "no:cacheprovider", "-q", "demo")
 
@@ -32,7 +33,7 @@ def test_the_test_of_a_new_workflow_passes_at_once(tmp_path: Path) -> None:
 
 @pytest.mark.timeout(60)
 def test_the_check_of_a_new_workflow_finds_nothing(tmp_path: Path) -> None:
-    make("demo", tmp_path)
+    make("demo", tmp_path, FILES)
 
     done = run_python(tmp_path, "-m", "runtime", "check", "demo", "--strict")
 
@@ -54,7 +55,7 @@ def test_the_command_tells_what_to_do_next(tmp_path: Path) -> None:
 
 
 def test_the_files_bear_the_name_of_the_workflow(tmp_path: Path) -> None:
-    folder = make("demo", tmp_path)
+    folder = make("demo", tmp_path, FILES)
 
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     assert files == ["README.md", "greet/handler.py", "test_workflow.py", "workflow.yaml"]
@@ -66,7 +67,7 @@ def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "demo").mkdir()
 
     with pytest.raises(errors.ConfigError, match=r"^demo exists already; choose another name, or remove it$"):
-        make("demo", tmp_path)
+        make("demo", tmp_path, FILES)
 
     assert list((tmp_path / "demo").iterdir()) == []
 
@@ -82,7 +83,7 @@ def test_an_existing_folder_is_left_as_it_is(tmp_path: Path) -> None:
 )
 def test_a_name_that_cannot_be_is_refused_with_a_better_one(name: str, words: str, tmp_path: Path) -> None:
     with pytest.raises(errors.ConfigError) as refused:
-        make(name, tmp_path)
+        make(name, tmp_path, FILES)
 
     assert str(refused.value) == words
     assert list(tmp_path.iterdir()) == []
@@ -90,4 +91,4 @@ def test_a_name_that_cannot_be_is_refused_with_a_better_one(name: str, words: st
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with pytest.raises(errors.ConfigError, match="cannot be made: No such file or directory"):
-        make("demo", tmp_path / "missing")
+        make("demo", tmp_path / "missing", FILES)
