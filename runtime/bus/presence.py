@@ -190,8 +190,10 @@ class PresenceSet:
         return opened
 
     async def close(self) -> None:
-        if self._watch is not None:
-            await self._watch.unsubscribe()
+        """Follow nobody any more; repeating it is fine."""
+        watch, self._watch = self._watch, None
+        if watch is not None:
+            await watch.unsubscribe()
         for timer in self._timers.values():
             timer.cancel()
 
