@@ -6,6 +6,7 @@ A file's name is data: it may hold spaces, newlines, and bytes that are no UTF-8
 import asyncio
 import hashlib
 import os
+import re
 import stat
 from collections.abc import AsyncIterator
 from io import BufferedReader
@@ -14,17 +15,26 @@ from pathlib import Path
 # Bytes that are read at once.
 PIECE_BYTES = 1024 * 1024
 
+# Characters that control a terminal, break lines, or that a listing of S3 cannot hold.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
 
 class NoRegularFileError(OSError):
     """What was to be read as a file of a run is a link, a device, a FIFO, a socket or a folder."""
 
 
 def text_of(path: str) -> str:
-    r"""Return a path, as the system gives it, as valid Unicode: a backslash becomes `\\`, a byte that is none `\xe9`.
+    r"""Return a path, as the system gives it, as plain Unicode: `\n` becomes `\x0a`, a byte that is none `\xe9`.
 
-    No two paths become the same text.
+    A backslash becomes two of them, so that no two paths become the same text.
     """
-    return path.replace("\\", "\\\\").encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    plain = CONTROL.sub(_escape, path.replace("\\", "\\\\"))
+    return plain.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+def _escape(control: re.Match[str]) -> str:
+    # From 128 on, `\x` stands for a byte.
+    return f"\\x{ord(control[0]):02x}" if control[0].isascii() else f"\\u{ord(control[0]):04x}"
 
 
 def open_regular(path: Path) -> BufferedReader:

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from runtime import wire
+from runtime.batch.patterns import matches
 from runtime.errors import DecodeError, KrtError
 from runtime.payload import json_text
 
@@ -90,13 +91,7 @@ def results_hash(request: Request, slug: str, version: str) -> str:
 
 def image_allowed(image: str, patterns: tuple[str, ...]) -> bool:
     """Say whether an image of a request may run. In a pattern `*` is part of a path's step, and `**` any steps."""
-    return _IMAGE.fullmatch(image) is not None and any(_glob(pattern).fullmatch(image) for pattern in patterns)
-
-
-def _glob(pattern: str) -> re.Pattern[str]:
-    parts = re.split(r"(\*\*|\*)", pattern)
-    forms = {"**": ".*", "*": "[^/]*"}
-    return re.compile("".join(forms.get(part, re.escape(part)) for part in parts))
+    return _IMAGE.fullmatch(image) is not None and any(matches(pattern, image) for pattern in patterns)
 
 
 def _text_of(payload: bytes) -> bytes:
