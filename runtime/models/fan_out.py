@@ -18,7 +18,7 @@ from runtime.errors import BusError, DecodeError, MessageError
 from runtime.models.answers import read_call, without_answer
 from runtime.models.link import HostLink
 from runtime.models.results import Ending, Reason
-from runtime.models.wire import CALL, CALL_ID_HEADER, DEADLINE_HEADER
+from runtime.models.wire import CALL, CALL_ID_HEADER, DEADLINE_HEADER, HostState
 
 if TYPE_CHECKING:
     from runtime.models.model_runner import ModelRunner
@@ -68,6 +68,8 @@ class FanOut:
         """Note how the call has ended with a model; only the first ending counts."""
         if model not in self._open:
             return
+        if ending.reason is Reason.UNAVAILABLE and model.state is HostState.STOPPING:
+            ending = Ending(Reason.CLOSED, ending.text)
         self._open.discard(model)
         self.endings[model] = ending
         self.times_us[model] = round(self._elapsed_s() * _US_PER_S)
