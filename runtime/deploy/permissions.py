@@ -22,16 +22,19 @@ from runtime.deploy.plan import MANAGER, WRITER
 from runtime.deploy.process import Process
 from runtime.deploy.rights import (
     MAKE_CONSUMERS,
+    asks_for_runs,
     calls_algorithms,
     calls_models,
     makes,
     owns,
     presence,
     reads,
+    runs_models,
     watches,
     watches_presence,
 )
 from runtime.spec import names
+from runtime.spec.batch import BatchSpec
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ManagerSpec
 from runtime.spec.node import NodeSpec
@@ -64,7 +67,12 @@ def permissions(processes: Sequence[Process]) -> list[Permissions]:
     spec = ManagerSpec.model_validate_json(manager.environment["KRT_MANAGER_SPEC"])
     senders = [process.name for process in processes if process.arguments[0] not in _ANSWERING]
     users = [_of(process, spec, (*senders, names.CLIENT, names.OPERATOR)) for process in processes]
-    return [*users, new_user(names.CLIENT, spec.stream, _ask(spec)), _host(spec), _operator(spec)]
+    return [
+        *users,
+        new_user(names.CLIENT, spec.stream, _ask(spec), subscribe=_hears_of_runs(spec)),
+        _host(spec),
+        _operator(spec),
+    ]
 
 
 def server_configuration(users: Sequence[Permissions], passwords: Mapping[str, str] | None = None) -> str:
@@ -118,7 +126,10 @@ def _of(process: Process, spec: ManagerSpec, senders: Sequence[str]) -> Permissi
     if process.name in senders:
         return _driver(process, spec)
     allowed = _node(process.name, process.environment, senders)
-    return new_user(process.name, spec.stream, allowed, subscribe=[names.cancel_subject(spec.stream)])
+    asked = [names.cancel_subject(spec.stream)]
+    node = NodeSpec.model_validate_json(process.environment["KRT_NODE_SPEC"])
+    asked += [names.run_subject(spec.stream, "*", action) for action in ("cancel", "store") if node.batch]
+    return new_user(process.name, spec.stream, allowed, subscribe=asked, answers=node.batch is not None)
 
 
 def _driver(process: Process, spec: ManagerSpec) -> Permissions:
@@ -134,7 +145,7 @@ def _driver(process: Process, spec: ManagerSpec) -> Permissions:
     for bucket in (names.tasks_bucket(stream), names.positions_bucket(stream)):
         allowed += [*makes(f"KV_{bucket}"), f"$KV.{bucket}.>", *watches(f"KV_{bucket}")]
     asked = names.driver_subject(stream, "*", ">")
-    return new_user(process.name, stream, allowed, subscribe=[asked], answers=True)
+    return new_user(process.name, stream, allowed, subscribe=[asked, *_hears_of_runs(spec)], answers=True)
 
 
 def _runner(process: Process, spec: ManagerSpec) -> Permissions:
@@ -162,7 +173,7 @@ def _operator(spec: ManagerSpec) -> Permissions:
         stream = f"KV_{bucket}"
         publish += [f"$KV.{bucket}.>", f"$JS.API.STREAM.DELETE.{stream}", *watches(stream)]
         publish += [f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>"]
-    return new_user(names.OPERATOR, spec.stream, publish)
+    return new_user(names.OPERATOR, spec.stream, publish, subscribe=_hears_of_runs(spec))
 
 
 def new_user(
@@ -203,7 +214,14 @@ def _node(node: str, environment: Mapping[str, str], senders: Sequence[str]) -> 
         allowed += [*owns(f"OBJ_{store}"), f"$O.{store}.>"]
     allowed += calls_models(spec.models.cluster) if spec.models else []
     allowed += calls_algorithms() if spec.dispatch else []
+    allowed += _runs_models(stream, node, spec.batch) if spec.batch else []
     return [*allowed, *presence(stream, names.NODE, node)]
+
+
+def _runs_models(stream: str, node: str, spec: BatchSpec) -> list[str]:
+    store = f"{stream}_{spec.object_store}"
+    kept = [*owns(f"OBJ_{store}"), f"$O.{store}.>"] if spec.object_store else []
+    return [*runs_models(stream, node), *kept]
 
 
 def _durables(spec: NodeSpec) -> list[str]:
@@ -219,7 +237,25 @@ def _ask(spec: ManagerSpec) -> list[str]:
     streams = [spec.stream, *_dead_letters(spec)]
     looks = [f"$JS.API.{operation}.{stream}" for stream in streams for operation in ("STREAM.INFO", "CONSUMER.LIST")]
     asks = [names.driver_host_subject(spec.stream, "*"), names.driver_subject(spec.stream, "*", ">")]
+    asks += _asks_for_runs(spec) if _has_runs(spec) else []
     return [entrypoint, f"{entrypoint}.>", names.cancel_subject(spec.stream), *looks, *asks, *watches_presence()]
+
+
+def _has_runs(spec: ManagerSpec) -> bool:
+    return names.runs_bucket(spec.stream) in spec.aging_buckets
+
+
+def _hears_of_runs(spec: ManagerSpec) -> list[str]:
+    actions = ("event", "log", "start") if _has_runs(spec) else ()
+    return [names.run_subject(spec.stream, "*", action) for action in actions]
+
+
+def _asks_for_runs(spec: ManagerSpec) -> list[str]:
+    """Return what requests for runs, their records and their artifacts take."""
+    submitted = f"{spec.stream}.{names.REDRIVE}.>"
+    kept = [f"OBJ_{store.name}" for store in spec.object_stores]
+    fetched = [subject for store in kept for subject in (*reads(store), *watches(store))]
+    return [submitted, *asks_for_runs(spec.stream), *fetched]
 
 
 # --- what they are made of ---

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from runtime.deploy.batch import artifact_stores, runs_buckets
 from runtime.deploy.drivers import driver_process, driver_spec, process_name
 from runtime.deploy.process import Process
 from runtime.errors import ConfigError
@@ -30,7 +31,8 @@ WRITER = "krt.writer"
 SERVICE_STAGE, NODE_STAGE = range(2)
 
 # Messages that may wait at once, unacknowledged: the first part of each set of a join until its time is over, and on a
-# node that dispatches those whose algorithm nobody serves. Beyond it they hold up all others.
+# node that dispatches those whose algorithm nobody serves, of kind batch those whose runs another worker has. Beyond it
+# they hold up all others.
 MAX_WAITING = 1_000_000
 # Seconds that a join remembers a set after its last part: for parts that come again or late, and for redriving it.
 JOIN_MEMORY_S = 2 * 3600.0
@@ -146,7 +148,8 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
                 name=object_store_of(workflow, name, runtime_id), keep_s=store.keep_s or 0.0, max_bytes=store.max_bytes
             )
             for name, store in workflow.objects.items()
-        ),
+        )
+        + artifact_stores(workflow, stream),
         aging_buckets=_aging_buckets(workflow, stream),
         entrypoint=workflow.partitions_of(entrypoint()),
         atomic=any(node.atomic for node in workflow.nodes),
@@ -297,6 +300,7 @@ def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
         atomic=node.atomic,
         models=node.models,
         dispatch=node.dispatch,
+        batch=node.batch,
     )
 
 
@@ -307,7 +311,7 @@ def _consumers(workflow: Workflow, node: Node, stream: str) -> Iterator[Consumer
     """Yield the consumer of a node, or those of the partitions of an ordered one."""
     durable, inputs = durable_of(node), _inputs(workflow, node, stream)
     if node.partitions is None:
-        waits = node.join is not None or node.dispatch is not None
+        waits = bool(node.join or node.dispatch or node.batch)
         yield ConsumerSpec(durable=durable, filter_subjects=inputs, max_ack_pending=MAX_WAITING if waits else None)
     for number in range(node.partitions or 0):
         subjects = names.partition_inputs(inputs, number)
@@ -371,7 +375,7 @@ def _aging_buckets(workflow: Workflow, stream: str) -> dict[str, float]:
     for node in workflow.nodes:
         if node.join:
             buckets[names.join_bucket(stream, node.name)] = node.join.timeout_s + JOIN_MEMORY_S
-    return buckets
+    return buckets | runs_buckets(workflow, stream)
 
 
 def _dead_letters(workflow: Workflow, stream: str) -> DeadLetterSpec | None:

@@ -67,6 +67,22 @@ def calls_algorithms() -> list[str]:
     return [asked, *seen, *watches_presence(), *carries_bodies(names.ALGORITHMS_STORE)]
 
 
+def runs_models(stream: str, node: str) -> list[str]:
+    """Return what the worker of a node of kind batch takes: its records, what it tells, and who else lives."""
+    bucket = names.runs_bucket(stream)
+    told = [names.run_subject(stream, "*", action) for action in ("event", "log", "start")]
+    seen = [*presence(stream, names.BATCH, node), *watches_presence()]
+    return [f"$KV.{bucket}.>", *reads(f"KV_{bucket}"), *watches(f"KV_{bucket}"), *told, *seen]
+
+
+def asks_for_runs(stream: str) -> list[str]:
+    """Return what looking at batch runs takes, and asking for them to be cancelled or stored again."""
+    bucket = names.runs_bucket(stream)
+    asked = [names.run_subject(stream, "*", action) for action in ("cancel", "store")]
+    # One that no worker has is cancelled in its record.
+    return [f"$KV.{bucket}.>", *reads(f"KV_{bucket}"), *watches(f"KV_{bucket}"), *asked]
+
+
 def shares_presence() -> list[str]:
     """Return what opening the bucket takes that all workflows share: whoever is first makes it, as all others would."""
     return [f"$JS.API.STREAM.CREATE.{_PRESENCE}", *reads(_PRESENCE)]

@@ -115,7 +115,10 @@ class BatchSpec(Frozen):
 
 
 def batch_spec(values: dict[str, Any]) -> BatchSpec:
-    """Take what belongs to the kind out of the values of a node, as the tables name them, and return it."""
+    """Take what belongs to the kind out of the values of a node, as the tables name them, and return it.
+
+    `timeout` is that of a run, and `env` that of the model: neither is left to the node.
+    """
     nested = {
         "schemas": Schemas,
         "resources": Resources,
@@ -124,5 +127,7 @@ def batch_spec(values: dict[str, Any]) -> BatchSpec:
         "callback": CallbackRules,
     }
     given = {name: values.pop(name) for name in BatchSpec.model_fields if name in values}
+    if "env" in values:
+        given["environment"] = values.pop("env")
     given |= {name: kind(**given[name]) for name, kind in nested.items() if name in given}
     return BatchSpec(**given)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 from runtime.spec import names
 from runtime.spec.algorithms import AlgorithmRunners
+from runtime.spec.batch_keys import BATCH, OfKinds
 from runtime.spec.drivers import Drivers
 from runtime.spec.kinds import DISPATCH, MODELS
 from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, ObjectStore, Order, State
@@ -265,15 +266,10 @@ class StoreName:
         return Name().schema()
 
 
-# Kinds of nodes of a later version, with what they do.
-PLANNED_KINDS = {
-    "batch": "runs a packaged model",
-}
-
 _HANDLER_NODE = {
     "name": Field(type=Name(), required=True, description="Name of the node, unique in the workflow"),
     "kind": Field(
-        type=Choice(("handler", "models", "dispatch"), PLANNED_KINDS), default="handler", description="What the node is"
+        type=Choice(("handler", "models", "dispatch", "batch")), default="handler", description="What the node is"
     ),
     "description": Field(type=AnyText(), description="Text shown by the command line"),
     "handler": Field(type=Path(), description="Path of the handler beside the file; NAME/handler.py by default"),
@@ -325,7 +321,12 @@ _PLANNED = {
 
 _ONLY_WITH_A_HANDLER = {"handler", "order", "state", "atomic"}
 _ANY_NODE = {key: known for key, known in _HANDLER_NODE.items() if key not in _ONLY_WITH_A_HANDLER}
-_KEYS_OF_KINDS = {"handler": _ONLY_WITH_A_HANDLER, "models": MODELS.keys(), "dispatch": DISPATCH.keys()}
+_KEYS_OF_KINDS = {
+    "handler": _ONLY_WITH_A_HANDLER,
+    "models": MODELS.keys(),
+    "dispatch": DISPATCH.keys(),
+    "batch": BATCH.keys(),
+}
 
 
 def _node_of(kind: str, fields: dict[str, Field]) -> Record:
@@ -344,8 +345,11 @@ NODE_KINDS = {
     "handler": _node_of("handler", _HANDLER_NODE),
     "models": _node_of("models", _ANY_NODE | MODELS),
     "dispatch": _node_of("dispatch", _ANY_NODE | DISPATCH),
+    "batch": _node_of("batch", _ANY_NODE | BATCH),
 }
-_OF_OTHER_KINDS = {key: replace(known, required=False) for key, known in (MODELS | DISPATCH).items()}
+_OF_OTHER_KINDS = {key: replace(known, required=False) for key, known in (BATCH | MODELS | DISPATCH).items()}
+for _key in MODELS.keys() & BATCH.keys() - _HANDLER_NODE.keys():
+    _OF_OTHER_KINDS[_key] = replace(_OF_OTHER_KINDS[_key], type=OfKinds((MODELS[_key].type, BATCH[_key].type)))
 NODE = Record(
     _HANDLER_NODE | {key: known for key, known in _OF_OTHER_KINDS.items() if key not in _HANDLER_NODE}, _PLANNED
 )

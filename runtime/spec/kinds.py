@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from runtime.spec.batch_keys import check_batch
 from runtime.spec.drivers import Anything, Values
 from runtime.spec.node import DEFAULT_TIMEOUT_S, CallValue, DispatchSpec, Instance, Limits, ModelCall, ModelsSpec
 from runtime.spec.record import Field, Record
@@ -268,6 +269,8 @@ def check_kinds(drafts: Sequence[NodeDraft], report: Report) -> None:
     for draft in drafts:
         if draft.values.get("kind") == "models":
             _check_models(draft, report)
+        if draft.values.get("kind") == "batch":
+            check_batch(draft, report)
 
 
 def _check_models(draft: NodeDraft, report: Report) -> None:

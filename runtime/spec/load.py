@@ -20,8 +20,9 @@ from typing import Any, NamedTuple
 from runtime import errors
 from runtime.spec import kre, names
 from runtime.spec.algorithms import RunnerDraft, check_adapters
+from runtime.spec.batch import batch_spec
 from runtime.spec.drivers import DriverDraft, check_drivers
-from runtime.spec.fields import NODE, NODE_KINDS, PLANNED_KINDS, WORKFLOW, node_title
+from runtime.spec.fields import NODE, NODE_KINDS, WORKFLOW, node_title
 from runtime.spec.kinds import check_kinds, dispatch_spec, models_spec
 from runtime.spec.model import MAX_DEDUP_WINDOW_S, Join, Node, Source, Stream, Workflow
 from runtime.spec.node import RetryPolicy
@@ -35,8 +36,6 @@ from runtime.spec.wiring import NodeDraft, check_output, wire
 
 # Name of the file in a workflow's folder.
 FILE_NAME = "workflow.yaml"
-# Keys that a node of any kind has; of a kind that is only planned nothing else is read.
-KEYS_OF_ANY_KIND = {"name", "kind", "from"}
 # Keys that name a function of the user's, as file.py:function.
 FUNCTION_KEYS = {"arguments", "aggregate"}
 # Folders that are searched for a near name when a handler's file does not exist.
@@ -130,12 +129,16 @@ def _document(root: Mapping, workflow: str, report: Report) -> Mapping | None:
 
 
 class Code(NamedTuple):
-    """A file of the user's that a node names. content: what it has to hold. owner: how problems name the node."""
+    """A file of the user's that a node names. content: what it has to hold. owner: how problems name the node.
+
+    suffix: of its name.
+    """
 
     key: str
     content: str
     owner: str
     place: Place
+    suffix: str = ".py"
 
 
 class _Loader:
@@ -184,8 +187,7 @@ class _Loader:
     def _draft(self, node: Mapping, number: int) -> NodeDraft:
         title = node_title(node, number)
         name, kind = node.get("name"), kind_of(node)
-        readable = _only(node, KEYS_OF_ANY_KIND) if kind in PLANNED_KINDS else node
-        values = NODE_KINDS.get(kind, NODE).read(readable, Spot("", title), self._report)
+        values = NODE_KINDS.get(kind, NODE).read(node, Spot("", title), self._report)
         draft = NodeDraft(
             name=name.text if isinstance(name, Text) else "",
             title=title,
@@ -201,6 +203,9 @@ class _Loader:
         for key in FUNCTION_KEYS & values.keys():
             with self._report.collecting():
                 self._find_function(draft, key)
+        for side in draft.values.get("schemas", ()):
+            with self._report.collecting():
+                self._find_schema(draft, side)
         return draft
 
     def _find_handler(self, draft: NodeDraft, node: Mapping) -> None:
@@ -220,15 +225,19 @@ class _Loader:
         found = self._find_file(Code(key, f"function {function}", draft.title, written.place), path)
         draft.values[key] = replace(written, text=f"{found}:{function}")
 
+    def _find_schema(self, draft: NodeDraft, side: str) -> None:
+        written: Text = draft.values["schemas"][side]
+        code = Code(f"schemas.{side}", "JSON Schema", draft.title, written.place, ".json")
+        draft.values["schemas"][side] = self._find_file(code, written.text)
+
     def _find_file(self, code: "Code", text: str) -> str:
         """Return the path of a file of the user's in its plainest form. Raises Fault for one that cannot be it."""
         path = posixpath.normpath(text)
         if posixpath.isabs(path) or path.split("/")[0] == "..":
             what = f"{code.key} {text} of {code.owner} lies outside the folder of the file"
             raise Fault(code.place, what, "put it into the folder, or below", "outside-folder")
-        if not path.endswith(".py"):
-            what = f"{code.key} {text[:80]} of {code.owner} is no Python file"
-            raise Fault(code.place, what, "name a .py file: no other language runs here", "not-python")
+        if not path.endswith(code.suffix):
+            raise _wrong_file(code, text)
         if self._check_handlers:
             self._check_file(path, code)
         return path
@@ -241,7 +250,7 @@ class _Loader:
         # os.path.isfile answers False where Path.is_file raises: a name that is too long.
         if os.path.isfile(folder / path):
             return
-        near = nearest(path, _python_files(folder))
+        near = nearest(path, _files(folder, code.suffix))
         remedy = f'did you mean "{near}"?' if near else f"create it with a {code.content}"
         raise Fault(code.place, f"{code.key} {path} does not exist", remedy, "missing-file")
 
@@ -270,10 +279,25 @@ def _node(draft: NodeDraft) -> Node:
         values |= {"models": models_spec(values), "concurrency": 1}
     if draft.values.get("kind") == "dispatch":
         values["dispatch"] = dispatch_spec(values)
+    if draft.values.get("kind") == "batch":
+        values |= _batch_values(values)
     if "join" in values:
         written: WrittenJoin = values["join"]
         values["join"] = Join(parts=tuple(part.name for part in written.parts), **written.values)
     return Node(**{**values, "retry": RetryPolicy(**values.get("retry", {}))})
+
+
+def _batch_values(values: dict[str, Any]) -> dict[str, Any]:
+    """Return what a node of kind batch has in place of what is the model's."""
+    batch = batch_spec(values)
+    token = (batch.callback.token_env,) if batch.callback.token_env else ()
+    return {
+        "batch": batch,
+        # A run has a limit of its own; asking, storing and telling come on top.
+        "timeout_s": None,
+        "concurrency": values.get("concurrency", 1),
+        "secrets": tuple(dict.fromkeys((*values.get("secrets", ()), *token))),
+    }
 
 
 def kind_of(node: Mapping) -> str:
@@ -313,11 +337,6 @@ def _check_merged_size(root: Mapping, nodes: Sequence[Mapping], defaults: Mappin
         raise too_large(defaults.place)
 
 
-def _only(node: Mapping, keys: set[str]) -> Mapping:
-    entries = tuple(entry for entry in node.entries if entry.key.text in keys)
-    return Mapping(place=node.place, entries=entries, size=node.size)
-
-
 def _driver_names(root: Mapping) -> list[str]:
     drivers = root.get("drivers")
     return [entry.key.text for entry in drivers.entries] if isinstance(drivers, Mapping) else []
@@ -335,11 +354,18 @@ def _warn_of_long_retries(drafts: Sequence[NodeDraft], workflow: Workflow, repor
             report.add(Fault(draft.place, what, remedy, "long-retry"), warning=True)
 
 
-def _python_files(folder: Path) -> list[str]:
-    """Return the paths of the Python files below a folder, without hidden ones, as far as it searches."""
+def _wrong_file(code: Code, text: str) -> Fault:
+    what = f"{code.key} {text[:80]} of {code.owner} is no "
+    if code.suffix == ".json":
+        return Fault(code.place, f"{what}JSON file", "name a .json file", "wrong-value")
+    return Fault(code.place, f"{what}Python file", "name a .py file: no other language runs here", "not-python")
+
+
+def _files(folder: Path, suffix: str) -> list[str]:
+    """Return the paths of such files below a folder, without hidden ones, as far as it searches."""
     found: list[str] = []
     for parent, folders, files in islice(os.walk(folder), MAX_FOLDERS_SEARCHED):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__")))
         relative = Path(parent).relative_to(folder)
-        found += [(relative / name).as_posix() for name in sorted(files) if name.endswith(".py")]
+        found += [(relative / name).as_posix() for name in sorted(files) if name.endswith(suffix)]
     return found

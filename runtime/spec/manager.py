@@ -31,11 +31,11 @@ class DeadLetterSpec(Frozen):
 
 
 class ObjectStoreSpec(Frozen):
-    """One object store. keep_s: 0 keeps objects for ever."""
+    """One object store. keep_s: 0 keeps objects for ever. max_bytes: 0 is no limit."""
 
     name: str
     keep_s: Annotated[float, Field(ge=0)]
-    max_bytes: Annotated[int, Field(ge=1)]
+    max_bytes: Annotated[int, Field(ge=0)]
 
 
 class ManagerSpec(Frozen):

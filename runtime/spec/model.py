@@ -11,6 +11,7 @@ from pydantic import Field
 
 from runtime import errors
 from runtime.spec import names
+from runtime.spec.batch import BatchSpec
 from runtime.spec.node import DEFAULT_TIMEOUT_S, DispatchSpec, Frozen, ModelsSpec, Partitions, RetryPolicy
 
 # Seconds after which the server delivers again what nobody has acknowledged; long deliveries are kept alive before.
@@ -106,7 +107,7 @@ class Node(Frozen):
     """
 
     name: str
-    kind: Literal["handler", "models", "dispatch"] = "handler"
+    kind: Literal["handler", "models", "dispatch", "batch"] = "handler"
     description: str = ""
     handler: str = ""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
@@ -125,12 +126,15 @@ class Node(Frozen):
     atomic: bool = False
     models: ModelsSpec | None = None
     dispatch: DispatchSpec | None = None
+    batch: BatchSpec | None = None
 
     @property
     def code_files(self) -> list[str]:
         """The paths of the files that hold the user's code, relative to the workflow's folder, with "/"."""
         if self.models is not None:
             return self.models.files
+        if self.batch is not None:
+            return self.batch.files
         return [self.handler] if self.handler else []
 
     @property
