@@ -1,11 +1,13 @@
 """How a run ends: what its exit says, what the record says then, and who is told."""
 
+import asyncio
 import logging
 
 from runtime.batch.backend import Exit
 from runtime.batch.parts import Tools
 from runtime.batch.records import Kept
 from runtime.batch.run import Reason
+from runtime.errors import BusClosedError, BusError, StoreError
 from runtime.spec.batch import BatchSpec
 from runtime.spec.node import RetryPolicy
 
@@ -33,13 +35,40 @@ def verdict(spec: BatchSpec, ended: Exit, cause: Reason | None) -> tuple[Reason 
     return (Reason.EXIT_CODE, ended.detail or f"exit code {ended.code}") if ended.code else (None, "")
 
 
+async def store(tools: Tools, kept: Kept) -> Kept:
+    """Store what a run has left, for as long as the node tries, and finish it. Raises RevisionError, BusError."""
+    record, tries = kept.record, 0
+    while True:
+        try:
+            stored = await tools.storing.store(record, tools.workspace(record.run_id))
+            break
+        except BusClosedError:
+            raise
+        except (StoreError, BusError, OSError) as error:
+            tries += 1
+            if tries >= tools.retry.attempts:
+                return await finish(tools, kept, Reason.STORE_FAILED, f"{error}; `krt runs retry-store` tries again")
+            log.warning("run '%s' is not stored yet: %s", record.run_id, error, extra={"action": "store"})
+            await tools.clock.sleep(delay_s(tools.retry, tries))
+    locations = record.locations.model_copy(update={"export": stored.export})
+    kept = Kept(record.with_artifacts(stored.artifacts).changed(locations=locations), kept.revision)
+    if record.reason is None:
+        return await finish(tools, kept, stored.reason, stored.detail)
+    # What the exit says of the model comes before what its outputs say.
+    return await finish(tools, kept, record.reason, record.detail)
+
+
 async def finish(tools: Tools, kept: Kept, reason: Reason | None, detail: str) -> Kept:
-    """Write down how a run has ended, and tell it. Raises RevisionError, BusError."""
+    """Write down how a run has ended, tell it, and remove its files. Raises RevisionError, BusError."""
     # The intent to tell it stands in the same write: a crash before it is told repeats the call under the same key.
     record = kept.record.ended(reason, detail, tools.records.now_ms(), keep_s=tools.spec.artifacts.keep_s)
     kept = await tools.records.change(kept, record)
     log.info("run '%s' is %s %s", record.run_id, record.state, detail, extra={"action": f"run-{record.state}"})
-    return await tell_end(tools, kept)
+    kept = await tell_end(tools, kept)
+    # Its files are all that there is of a run that could not be stored.
+    if reason is not Reason.STORE_FAILED:
+        await asyncio.to_thread(tools.workspace(record.run_id).remove)
+    return kept
 
 
 async def tell_end(tools: Tools, kept: Kept) -> Kept:

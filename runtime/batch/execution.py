@@ -19,8 +19,8 @@ from functools import partial
 from typing import Any, TypeVar
 
 from runtime.batch.backend import Exit, Job, JobLimits, Prepared, Running
-from runtime.batch.endings import delay_s, finish, verdict
-from runtime.batch.parts import OutputLog, Stored, Tools
+from runtime.batch.endings import delay_s, finish, store, verdict
+from runtime.batch.parts import OutputLog, Tools
 from runtime.batch.records import Kept
 from runtime.batch.request import Model, Request, image_allowed, results_hash
 from runtime.batch.run import (
@@ -35,13 +35,11 @@ from runtime.batch.run import (
 from runtime.batch.stopping import Stopping, surely
 from runtime.errors import (
     BackendUnavailableError,
-    BusClosedError,
     BusError,
     CallbackError,
     ModelStartError,
     PullError,
     RevisionError,
-    StoreError,
     Wait,
 )
 from runtime.version import __version__
@@ -289,42 +287,14 @@ class Execution:
             raise _End(Reason.CANCELLED, "cancelled before it was started")
         return done[0]
 
-    # --- 5. store ---
+    # --- 5. store, 6. finish ---
 
     async def _store(self) -> RunRecord:
-        tries = 0
-        while True:
-            try:
-                stored = await self._tools.storing.store(self._record, self._workspace)
-                break
-            except (BusClosedError, RevisionError):
-                raise
-            except (StoreError, BusError, OSError) as error:
-                tries += 1
-                if tries >= self._tools.retry.attempts:
-                    return await self._finish(Reason.STORE_FAILED, f"{error}; `krt runs retry-store` tries again")
-                log.warning("run '%s' is not stored yet: %s", self._record.run_id, error, extra={"action": "store"})
-                await self._tools.clock.sleep(delay_s(self._tools.retry, tries))
-        return await self._finish_stored(stored)
-
-    async def _finish_stored(self, stored: Stored) -> RunRecord:
-        locations = self._record.locations.model_copy(update={"export": stored.export})
-        # What the exit code says of the model comes before what its outputs say.
-        known = self._record.reason is not None
-        reason = self._record.reason if known else stored.reason
-        detail = self._record.detail if known else stored.detail
-        self._kept = Kept(
-            self._record.with_artifacts(stored.artifacts).changed(locations=locations), self._kept.revision
-        )
-        return await self._finish(reason, detail)
-
-    # --- 6. finish ---
+        self._kept = await store(self._tools, self._kept)
+        return self._record
 
     async def _finish(self, reason: Reason | None, detail: str) -> RunRecord:
         self._kept = await finish(self._tools, self._kept, reason, detail)
-        # Its files are all that is left of a run that could not be stored.
-        if reason is not Reason.STORE_FAILED:
-            await asyncio.to_thread(self._workspace.remove)
         return self._record
 
     async def _wait_for_backend(self, error: BackendUnavailableError) -> RunRecord:

@@ -16,7 +16,14 @@ import pydantic
 from runtime.batch.run import FINAL, Reason, RunRecord, RunState, is_run_id
 from runtime.bus.base import Bus, CoreMessage, Entry, KeyValue, Subscription
 from runtime.clock import Clock
-from runtime.errors import DecodeError, NoRespondersError, NotFoundError, RevisionError, RunStateError
+from runtime.errors import (
+    BusUnavailableError,
+    DecodeError,
+    NoRespondersError,
+    NotFoundError,
+    RevisionError,
+    RunStateError,
+)
 from runtime.spec import names
 
 log = logging.getLogger(__name__)
@@ -164,7 +171,33 @@ class RunRecords:
         detail = "cancelled before a worker had it" if not record.owner else "cancelled while its worker was gone"
         return record.ended(Reason.CANCELLED, detail, self.now_ms())
 
+    async def store_again(self, run_id: str) -> None:
+        """Ask the worker that has the files of a run to store them, which goes on when this returns.
+
+        Raises NotFoundError, RunStateError for a run that did not fail at storing, BusUnavailableError where no worker
+        has its files.
+        """
+        record = (await self.read(run_id)).record
+        if record.reason is not Reason.STORE_FAILED:
+            raise RunStateError(f"run '{run_id}' is {record.state}, and has nothing that is still to be stored")
+        try:
+            await self._bus.request(self._subject(run_id, "store"), b"", timeout_s=ANSWER_S)
+        except (NoRespondersError, BusUnavailableError) as error:
+            what = f"no worker has the files of run '{run_id}', which are on host {record.host}"
+            raise BusUnavailableError(f"{what}: start the node there") from error
+
     # --- the worker's side ---
+
+    async def answer_store(self, has_files: Callable[[str], bool], on_store: Callable[[str], None]) -> Subscription:
+        """Call back for every request to store a run whose files are here; the others are for other workers."""
+
+        def on_request(message: CoreMessage) -> None:
+            run_id = message.subject.split(".")[-2]
+            if is_run_id(run_id) and has_files(run_id):
+                on_store(run_id)
+                self._bus.send(message.reply, b"{}")
+
+        return await self._bus.subscribe(self._subject("*", "store"), on_request)
 
     async def answer_cancel(self, run_id: str, on_cancel: Callable[[], None]) -> Subscription:
         """Call back for every request to cancel the run, which is answered at once."""

@@ -40,19 +40,18 @@ class Worker:
 
     def __init__(self, node: str, tools: Tools, workers: Workers, schema: Schema | None) -> None:
         """workers: those of the workflow that are alive, this one among them. schema: of configurations."""
-        self._node = node
+        self.node = node
         self._tools = tools
         self._workers = workers
         self._schema = schema
-        # Ids of the runs that are executed here, and the tasks of it.
-        self._active: dict[str, asyncio.Task[Any] | None] = {}
+        # Ids of the runs that are executed here.
+        self._active: set[str] = set()
         self._idle = asyncio.Event()
         self._idle.set()
 
-    @property
-    def active(self) -> Sequence[str]:
-        """Ids of the runs that are executed here."""
-        return list(self._active)
+    def is_active(self, run_id: str) -> bool:
+        """Say whether a run is executed here."""
+        return run_id in self._active
 
     async def close(self) -> None:
         """Wait until nothing runs here any more. The executions have been cancelled before."""
@@ -79,14 +78,14 @@ class Worker:
 
     def _read(self, payload: bytes, origin: Origin) -> Request:
         """Raises InvalidRequestError."""
-        request = read_request(payload, request_id=origin.request_id, slug=self._node)
+        request = read_request(payload, request_id=origin.request_id, slug=self.node)
         if self._schema is not None and (faults := self._schema.faults(request.configuration)):
             raise InvalidRequestError(faults, id=request.id, callback_url=request.callback_url)
         return request
 
     async def _refuse(self, error: InvalidRequestError, origin: Origin) -> None:
         """Write down, and tell, that a message asks for nothing that can be run."""
-        record = self._new_record(origin, 0, Model(self._node), error.id, error.callback_url)
+        record = self._new_record(origin, 0, Model(self.node), error.id, error.callback_url)
         kept = await self._tools.records.create(record)
         if not kept.record.state.is_final:
             await finish(self._tools, kept, Reason.INVALID_INPUT, str(error))
@@ -94,9 +93,9 @@ class Worker:
     def _new_record(self, origin: Origin, index: int, model: Model, id: str, callback_url: str) -> RunRecord:
         id = id or origin.request_id
         return RunRecord(
-            run_id=run_id(origin.request_id, self._node, index),
+            run_id=run_id(origin.request_id, self.node, index),
             id=id,
-            node=self._node,
+            node=self.node,
             slug=model.slug,
             redrive=origin.redrive,
             image=model.image or self._tools.spec.image,
@@ -151,12 +150,12 @@ class Worker:
             raise Wait(reason, first_s=JOIN_FIRST_S, max_s=JOIN_MAX_S)
 
     async def _execute(self, run_id: str, execution: Execution) -> RunRecord:
-        self._active[run_id] = asyncio.current_task()
+        self._active.add(run_id)
         self._idle.clear()
         try:
             return await execution.run()
         finally:
-            del self._active[run_id]
+            self._active.discard(run_id)
             if not self._active:
                 self._idle.set()
 

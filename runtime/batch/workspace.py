@@ -51,6 +51,8 @@ class Workspace:
 
     def remove(self) -> None:
         """Remove it with everything in it, links themselves and not what they lead to; what stays is logged."""
+        if not self.root.exists():
+            return
         shutil.rmtree(self.root, onerror=_remove_harder)
         if self.root.exists():
             log.warning("%s cannot be removed; remove it by hand", self.root, extra={"action": "leftover"})
