@@ -68,6 +68,7 @@ class FanOut:
         """Note how the call has ended with a model; only the first ending counts."""
         if model not in self._open:
             return
+        # Its host has told that it stops, and then let go of the call.
         if ending.reason is Reason.UNAVAILABLE and model.state is HostState.STOPPING:
             ending = Ending(Reason.CLOSED, ending.text)
         self._open.discard(model)
