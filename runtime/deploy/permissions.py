@@ -41,6 +41,8 @@ from runtime.spec.node import NodeSpec
 
 # Kinds of processes that send no requests to a workflow; all others, as drivers, do.
 _ANSWERING = ("manager", "writer", "node", "algorithms")
+# What runners of algorithms listen to.
+_ASKED_OF_RUNNERS = (names.algorithm_subject("*", "*"), "$SRV.>")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -144,17 +146,26 @@ def _driver(process: Process, spec: ManagerSpec) -> Permissions:
     ]
     for bucket in (names.tasks_bucket(stream), names.positions_bucket(stream)):
         allowed += [*makes(f"KV_{bucket}"), f"$KV.{bucket}.>", *watches(f"KV_{bucket}")]
-    asked = names.driver_subject(stream, "*", ">")
-    return new_user(process.name, stream, allowed, subscribe=[asked, *_hears_of_runs(spec)], answers=True)
+    asked = [names.driver_subject(stream, "*", ">"), *_hears_of_runs(spec)]
+    if driver.arguments.get("algorithms"):
+        allowed += calls_algorithms()
+    if driver.arguments.get("algorithm_hosts"):  # each is a runner, of which the driver makes up the name
+        allowed += _serves_algorithms("*")
+        asked += _ASKED_OF_RUNNERS
+    return new_user(process.name, stream, allowed, subscribe=asked, answers=True)
 
 
 def _runner(process: Process, spec: ManagerSpec) -> Permissions:
-    runner, bucket = process.environment["KRT_RUNNER_NAME"], names.ALGORITHMS_BUCKET
+    allowed = _serves_algorithms(process.environment["KRT_RUNNER_NAME"])
+    return new_user(process.name, spec.stream, allowed, subscribe=_ASKED_OF_RUNNERS, answers=True)
+
+
+def _serves_algorithms(runner: str) -> list[str]:
+    """Return what a runner of this name takes; `*` is any."""
+    bucket = names.ALGORITHMS_BUCKET
     keeps = [*makes(f"KV_{bucket}"), *watches(f"KV_{bucket}"), f"$KV.{bucket}.>"]
     # It asks runners that offer the same names for their signatures.
-    allowed = [*presence(runner, names.ALGORITHM), *calls_algorithms(), *keeps]
-    asked = names.algorithm_subject("*", "*")
-    return new_user(process.name, spec.stream, allowed, subscribe=[asked, "$SRV.>"], answers=True)
+    return [*presence(runner, names.ALGORITHM), *calls_algorithms(), *keeps]
 
 
 def _host(spec: ManagerSpec) -> Permissions:

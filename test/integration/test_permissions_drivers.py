@@ -20,7 +20,7 @@ from test.support.run_process import RunProcess
 
 pytestmark = pytest.mark.timeout(120)
 
-GREETER, DIGITS = ROOT / "workflows" / "greeter", ROOT / "workflows" / "digits"
+GREETER, DIGITS, ALGORITHMS = (ROOT / "workflows" / name for name in ("greeter", "digits", "algorithms"))
 # Seconds that an answer may take: the model of the digits is trained meanwhile.
 PATIENCE_S = 30.0
 
@@ -126,3 +126,18 @@ async def test_the_digits_are_read_over_http_and_what_is_not_their_own_is_refuse
     assert (before, guarded.complaints()) == ([], [])
     assert (stored_by_node, stored_by_driver) == ((False, True), (False, True))
     assert len(guarded.violations()) >= 2
+
+
+async def test_algorithms_are_run_over_http_and_dispatched_under_their_permissions(start_run: StartRun) -> None:
+    guarded = await start_run(ALGORITHMS)
+    address = re.search(r"http://\S+", await guarded.run.wait_for("api: http://"))
+    assert address is not None
+
+    async with httpx.AsyncClient(base_url=address[0], timeout=PATIENCE_S) as http:
+        direct = await http.post("/run/count_words", json={"text": "plug and play"})
+        job = {"algorithm": "count_words", "payload": {"text": "plug and play"}}
+        dispatched = await http.post("/predict", json=job)
+
+    assert direct.json() == {"result": 3}
+    assert dispatched.json()["result"] == 3
+    assert guarded.violations() == guarded.complaints() == []

@@ -25,6 +25,10 @@ nodes:
   - {name: players, kind: models, cluster: game, base_class: game.Player, calls: [{method: predict}]}
   - {name: work, kind: dispatch}
 algorithms: {images: {adapter: algorithms/images}}
+drivers:
+  open: {class: http, args: {algorithms: true}}
+  hosts: {class: http, args: {algorithm_hosts: ["http://*.internal:5000"]}}
+  plain: http
 """
 
 
@@ -123,3 +127,14 @@ def test_nodes_that_call_models_or_algorithms_may_ask_them_and_runners_are_asked
     assert "algorithm.*.*" in runner.subscribe
     assert "$KV.presence.algorithm.images.>" in runner.publish
     assert not any(subject.startswith("local_dev_flow.") for subject in runner.publish)
+
+
+def test_http_drivers_call_and_serve_algorithms_where_the_file_says_so(tmp_path: Path) -> None:
+    users = users_of(tmp_path, SHARING)
+    drivers = {name: users[f"krt.driver.{name}"] for name in ("open", "hosts", "plain")}
+
+    calling = {name for name, user in drivers.items() if "algorithm.*.>" in user.publish}
+    telling = {name for name, user in drivers.items() if "$KV.presence.algorithm.*.>" in user.publish}
+    asked = {name for name, user in drivers.items() if "algorithm.*.*" in user.subscribe}
+
+    assert (calling, telling, asked) == ({"open", "hosts"}, {"hosts"}, {"hosts"})
