@@ -4,8 +4,8 @@ import httpx
 from pydantic import SecretStr
 
 from runtime.drivers.flow import NotConnected
+from runtime.durations import retry_after_s
 from runtime.errors import DriverError
-from runtime.stores.influx import retry_after_s
 
 # Statuses of a server that is busy, starting, or behind a proxy that does not reach it.
 PASSING = frozenset({408, 425, 429, 502, 503, 504})

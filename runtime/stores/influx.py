@@ -4,10 +4,8 @@ Sends batches and judges the answers; queue, thread and patience are those of `p
 twice changes nothing: a point is the same point by its measurement, tags and time.
 """
 
-import email.utils
 import re
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from urllib.parse import unquote, urlsplit
 
 import urllib3
@@ -16,6 +14,7 @@ from influxdb_client.client.write.point import Point as LinePoint
 from influxdb_client.rest import ApiException
 from influxdb_client.service.write_service import WriteService
 
+from runtime.durations import retry_after_s
 from runtime.errors import ConfigError, StoreError, StoreUnavailableError
 from runtime.stores.base import Point
 from runtime.stores.measurement import PRECISION_NS
@@ -25,8 +24,6 @@ from runtime.stores.point_queue import BATCH_WAIT_S, MAX_QUEUED, QueuedPoints
 REQUEST_TIMEOUT_S = 5.0
 # A batch that would have less time than this before the end of closing is not begun (seconds).
 MIN_BATCH_S = 0.1
-# The longest pause that a server may ask for, in seconds: InfluxDB's rate limits look at 5 minutes.
-MAX_RETRY_AFTER_S = 300.0
 # How often one batch is halved to set bad points apart: three of them in 1,000 are found alone, of more some neighbours
 # are lost with them. A bound, for a batch of bad points only would become 2,000 requests.
 MAX_HALVINGS = 32
@@ -172,20 +169,6 @@ def line_protocol(point: Point) -> bytes:
     if not text:
         raise ValueError(f"a point of {point.measurement!r} has no finite value")
     return bytes(text.encode())
-
-
-def retry_after_s(header: str | None) -> float:
-    """Return the seconds that a `Retry-After` (RFC 9110: seconds or a date) asks for; 0 without a readable one."""
-    if not header:
-        return 0.0
-    try:
-        seconds = float(header)
-    except ValueError:
-        try:
-            seconds = (email.utils.parsedate_to_datetime(header) - datetime.now(UTC)).total_seconds()
-        except (ValueError, TypeError):
-            return 0.0
-    return min(max(seconds, 0.0), MAX_RETRY_AFTER_S)
 
 
 def _one_line(reason: object) -> str:
