@@ -2,10 +2,12 @@
 
 import asyncio
 import base64
+import gc
 import math
 import os
 import signal
 import time
+import tracemalloc
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -507,11 +509,23 @@ async def test_a_thousand_calls_of_real_models_leave_nothing_behind(cluster: Clu
     def left() -> tuple[int, int, int]:
         return len(asyncio.all_tasks()), len(client._subs), len(bus._replies._waiting)
 
+    async def tick_500_times(first: int) -> None:
+        for number in range(first, first + 500):
+            assert {each.result for each in (await coordinator.call("tick", {})).values()} == {number}
+
     before = left()
-    for number in range(2, 1002):
-        assert {each.result for each in (await coordinator.call("tick", {})).values()} == {number}
+    tracemalloc.start()
+    await tick_500_times(2)
+    gc.collect()
+    kept_bytes, _ = tracemalloc.get_traced_memory()
+    await tick_500_times(502)
+    gc.collect()
+    grown_bytes = tracemalloc.get_traced_memory()[0] - kept_bytes
+    tracemalloc.stop()
 
     assert left() == before
+    # A single object that each call leaves behind would be more.
+    assert grown_bytes < 500 * 48
 
 
 def typed(value: Any) -> Any:
