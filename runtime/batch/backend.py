@@ -32,8 +32,8 @@ OnOutput = Callable[[str, bytes], None]
 class JobLimits:
     """What one run may use; 0 is no limit, but for `gpu`.
 
-    cpu: cores. pids: processes and threads. gpu: how many; 0 hides them. file_bytes: of one file that it writes.
-    network: `none`, or a network of the engine; a command has the network of its worker.
+    cpu: cores. pids: processes and threads. gpu: how many; 0 hides them. file_bytes: of one file that a command writes;
+    of a container it is not enforced. network: `none`, or one of the engine; a command has the network of its worker.
     """
 
     cpu: float = 0.0
@@ -97,6 +97,7 @@ class Running(Protocol):
         """Return how it ended, once nothing of it runs any more and all its output was handed over.
 
         Processes that the model leaves behind are ended with it. Cancelling changes nothing; it may be called again.
+        Raises BackendUnavailableError when the engine does not say any more what became of the model.
         """
         ...
 

@@ -61,6 +61,11 @@ class Podman:
             "CONTAINERS_STORAGE_CONF": str(storage),
         }
 
+    @property
+    def environment(self) -> Mapping[str, str]:
+        """What a program has to have for its podman to be this one."""
+        return self._environment
+
     def import_base(self, name: str) -> None:
         """Make the stand-in: Debian's smallest system with Python, as an image of this name.
 
