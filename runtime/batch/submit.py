@@ -8,6 +8,8 @@ from runtime import payload, wire
 from runtime.batch.request import Request, read_request
 from runtime.batch.run import run_id
 from runtime.bus.base import Bus, Confirmation
+from runtime.bus.presence import PresenceSet
+from runtime.clock import Clock
 from runtime.errors import NotFoundError
 from runtime.message import Message
 from runtime.spec import names
@@ -35,6 +37,14 @@ async def submit(bus: Bus, stream: str, node: str, text: bytes, *, request_id: s
     finally:
         await publisher.close()
     return run_ids(request, node, request_id)
+
+
+async def batch_nodes(bus: Bus, stream: str, clock: Clock) -> list[str]:
+    """Return the nodes of kind batch whose workers are alive, sorted. Raises BusUnavailableError."""
+    keys = names.presence_key(names.BATCH, stream, ">")
+    workers = await PresenceSet.open(bus, names.PRESENCE_BUCKET, keys, clock)
+    await workers.close()
+    return sorted({worker.name for worker in workers.records.values()})
 
 
 def run_ids(request: Request, node: str, request_id: str) -> tuple[str, ...]:

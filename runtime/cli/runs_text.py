@@ -1,0 +1,85 @@
+"""Batch runs as text for people."""
+
+from collections.abc import Iterator, Sequence
+
+from runtime.batch.run import Artifact, RunRecord
+from runtime.cli.message_text import iso, moment, size, span
+
+_COLUMNS = ("RUN", "NODE", "MODEL", "STATE", "AGE", "RAN", "WHY")
+# Artifacts that `krt runs show` names before it counts them.
+MAX_SHOWN = 20
+
+
+def run_lines(records: Sequence[RunRecord], now_ms: int) -> Iterator[str]:
+    """Yield a heading and a line for each run, aligned. Not by rich: it takes seconds for thousands of rows."""
+    return _aligned([_COLUMNS, *(_row(record, now_ms) for record in records)])
+
+
+def artifact_lines(artifacts: Sequence[Artifact]) -> Iterator[str]:
+    """Yield a heading and a line for each file, aligned."""
+    rows = [(each.path, size(each.size), each.visibility, each.sha256) for each in artifacts]
+    return _aligned([("PATH", "SIZE", "VISIBILITY", "SHA-256"), *rows])
+
+
+def run_text(record: RunRecord, now_ms: int) -> str:
+    """Return everything about one run that is known."""
+    lines = [f"run {record.run_id}"]
+    return "\n".join([*lines, *(f"  {name:<10} {text}" for name, text in _facts(record, now_ms).items() if text)])
+
+
+def outcome(record: RunRecord) -> str:
+    """Return in a few words where a run is, or how it has ended."""
+    why = ", ".join(part for part in (record.reason, record.detail) if part)
+    return f"{record.state}: {why}" if why else str(record.state)
+
+
+def _facts(record: RunRecord, now_ms: int) -> dict[str, str]:
+    times, versions = record.times, record.versions
+    return {
+        "request": record.id,
+        "node": record.node,
+        "model": f"{record.slug} {versions.model}".rstrip(),
+        "image": f"{record.image} {record.image_digest}".strip(),
+        "connector": versions.connector,
+        "state": outcome(record),
+        "exit": record.signal or ("" if record.exit_code is None else f"code {record.exit_code}"),
+        "attempt": str(record.attempt or ""),
+        "worker": record.owner,
+        "created": moment(times.created * 1_000_000, now_ms * 1_000_000),
+        "ran": _ran(record, now_ms),
+        "finished": iso(times.finished * 1_000_000) if times.finished else "",
+        "kept until": iso(times.expires * 1_000_000) if times.expires else "",
+        "results": f"{record.locations.store}/{record.locations.results}" if record.locations.results else "",
+        "artifacts": _named(record),
+        "callbacks": _callbacks(record),
+    }
+
+
+def _named(record: RunRecord) -> str:
+    shown = [each.path for each in record.artifacts[:MAX_SHOWN]]
+    more = len(record.artifacts) + record.left_out - len(shown)
+    return ", ".join([*shown, f"{more} more"] if more else shown)
+
+
+def _callbacks(record: RunRecord) -> str:
+    told = {"start": record.callbacks.start, "end": record.callbacks.end}
+    known = [f"{name} {each.status} ({each.answer or 'no answer yet'})" for name, each in told.items() if each.status]
+    return ", ".join(known)
+
+
+def _row(record: RunRecord, now_ms: int) -> tuple[str, ...]:
+    age = span((now_ms - record.times.created) / 1000)
+    why = record.reason or ""
+    return (record.run_id, record.node, record.slug, str(record.state), age, _ran(record, now_ms), why)
+
+
+def _ran(record: RunRecord, now_ms: int) -> str:
+    """Return how long the model has run, "" before it does."""
+    started, ended = record.times.started, record.times.ended or record.times.finished
+    return span(((ended or now_ms) - started) / 1000) if started else ""
+
+
+def _aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
