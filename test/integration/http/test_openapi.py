@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pydantic
@@ -19,6 +20,7 @@ from runtime.drivers.base import WorkflowSchema
 from runtime.drivers.fastapi_driver import FastAPIDriver, FastAPIParameters
 from test.support.drivers import WORKFLOW, echo_workflow
 from test.support.http import serving
+from test.support.runners import running
 
 # Requests for each operation, from data that fits and from data that does not.
 REQUESTS = 25
@@ -43,16 +45,35 @@ SCHEMA = WorkflowSchema(
 )
 
 
+ALGORITHMS = """
+import pydantic
+
+class Place(pydantic.BaseModel):
+    city: str
+    inside: "Place | None" = None
+
+def run_order(place: Place, count: int = 1, tags: list[str] = []) -> list[str]:
+    return tags
+
+def run_shout(text: str):
+    return text.upper()
+"""
+
+
 @contextmanager
-def served() -> Iterator[str]:
-    """Serve the echo workflow with types on a loop of its own, and yield its address."""
+def served(folder: Path) -> Iterator[str]:
+    """Serve the echo workflow with types, and algorithms, on a loop of its own, and yield its address."""
     ready, ended, address = threading.Event(), threading.Event(), []
 
     async def serve() -> None:
         parameters = FastAPIParameters(timeout=5)
         view = replace(WORKFLOW, find_schema=lambda: SCHEMA)
-        make = lambda: FastAPIDriver(parameters=parameters)  # noqa: E731
-        async with echo_workflow() as bus, serving(make, bus, view=view) as web:
+        make = lambda: FastAPIDriver(parameters=parameters, algorithms=True)  # noqa: E731
+        async with (
+            echo_workflow() as bus,
+            running(bus, folder, ALGORITHMS),
+            serving(make, bus, view=view) as web,
+        ):
             address.append(f"http://127.0.0.1:{web.port}")
             ready.set()
             await asyncio.to_thread(ended.wait)
@@ -69,15 +90,15 @@ def served() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("mode", list(GenerationMode))
-def test_every_answer_is_one_that_the_document_promises(mode: GenerationMode) -> None:
+def test_every_answer_is_one_that_the_document_promises(mode: GenerationMode, tmp_path: Path) -> None:
     checked = []
-    with served() as address:
+    with served(tmp_path) as address:
         for found in schemathesis.openapi.from_url(f"{address}/openapi.json").get_all_operations():
             assert isinstance(found, Ok)
             fuzz(found.ok(), mode)
             checked.append(found.ok().label)
 
-    assert len(checked) == 7
+    assert len(checked) == 7 + 4
 
 
 def fuzz(operation: Any, mode: GenerationMode) -> None:
