@@ -42,6 +42,8 @@ class NatsWatch:
         self._told_all = asyncio.Event()
         self._stale = asyncio.Event()
         self._heard_s = 0.0
+        # Entries so far.
+        self._told = 0
         self._keeper: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -76,11 +78,18 @@ class NatsWatch:
         delivered = info.delivered.consumer_seq if info.delivered else 0
         if not info.num_pending and not delivered:
             self._told_all.set()
-        try:
-            async with asyncio.timeout(self._connection.request_timeout_s):
-                await self._told_all.wait()
-        except TimeoutError as error:
-            raise BusUnavailableError(f"NATS does not tell what {self._stream} holds") from error
+        await self._until_told_all()
+
+    async def _until_told_all(self) -> None:
+        """Wait for everything that is there: a large bucket may take long, and only silence is an outage."""
+        told = -1
+        while not self._told_all.is_set():
+            if told == self._told:
+                raise BusUnavailableError(f"NATS does not tell what {self._stream} holds")
+            told = self._told
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._connection.request_timeout_s):
+                    await self._told_all.wait()
 
     def _config(self) -> api.ConsumerConfig:
         return api.ConsumerConfig(
@@ -100,6 +109,7 @@ class NatsWatch:
             if not headers.get("Status", "").startswith("100"):
                 self._stale.set()
             return
+        self._told += 1
         delivery = read_delivery(subject, reply, data, headers, self._heard_s)
         key = subject.removeprefix(self._prefix)
         removed = "KV-Operation" in headers or "Nats-Marker-Reason" in headers
