@@ -10,8 +10,9 @@ import json
 import os
 import sys
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import quantiles
 from typing import Any
@@ -56,13 +57,37 @@ MB = 1_000_000
 CallAll = Callable[[Mapping[str, Any]], Awaitable[list[Any]]]
 
 
+@dataclass(slots=True)
+class Way:
+    """One way to call all models, the processes that answer, and what was measured of it."""
+
+    call_all: CallAll
+    children: Sequence[Child]
+    overheads_ms: list[float] = field(default_factory=list)
+    used_s: float = 0.0
+
+    def cpu_s(self) -> float:
+        """Return the processor time used so far, the caller's included."""
+        return time.process_time() + sum(child.family_cpu_s() for child in self.children)
+
+    @property
+    def cpu_us(self) -> float:
+        """Processor time for each model of a call."""
+        return self.used_s / len(self.overheads_ms) / MODELS * 1e6
+
+
 async def measure(bench: Workbench, requests: int) -> list[Row]:
     """Call all models, `requests` times at once, a fifth of that with times that differ, both ways in turn."""
-    async with hosts(bench) as runner:
-        async with servers(bench.folder) as over_grpc:
-            ways = {"grpcio": over_grpc, "krt": _over_nats(runner)}
-            rows = _rows("all at once", await _overheads_ms(ways, AT_ONCE_S, requests))
-            rows += _rows(f"5 to {SPREAD_S * 1000:.0f} ms each", await _overheads_ms(ways, SPREAD_S, requests // 5))
+    async with hosts(bench) as (runner, host_children):
+        async with servers(bench.folder) as (over_grpc, server_children):
+            rows = []
+            for how, work_s, calls in (
+                ("all at once", AT_ONCE_S, requests),
+                (f"5 to {SPREAD_S * 1000:.0f} ms each", SPREAD_S, requests // 5),
+            ):
+                ways = {"grpcio": Way(over_grpc, server_children), "krt": Way(_over_nats(runner), host_children)}
+                await _take_turns(ways, work_s, calls)
+                rows += _rows(how, ways)
         rows.append(await _latest(runner, requests // 5))
         rows += await _left_behind(runner)
     return rows
@@ -72,8 +97,8 @@ async def measure(bench: Workbench, requests: int) -> list[Row]:
 
 
 @asynccontextmanager
-async def hosts(bench: Workbench) -> AsyncIterator[DynamicSubclassModelConcurrentRunner]:
-    """Run a host for each model, and a coordinator that has set all of them up."""
+async def hosts(bench: Workbench) -> AsyncIterator[tuple[DynamicSubclassModelConcurrentRunner, list[Child]]]:
+    """Run a host for each model; yield a coordinator that has set all of them up, and their processes."""
     runner = DynamicSubclassModelConcurrentRunner(
         timeout=60,
         crunch_id=CLUSTER,
@@ -90,6 +115,7 @@ async def hosts(bench: Workbench) -> AsyncIterator[DynamicSubclassModelConcurren
 
     runner.model_cluster.on_join = on_join
     async with AsyncExitStack() as stack:
+        children = []
         for number in range(PROCESSES):
             models = {
                 f"m{model}": {"BENCH_PACE": str(pace), "BENCH_STALL_S": str(STALL_S if model < HUNG else 0)}
@@ -97,7 +123,8 @@ async def hosts(bench: Workbench) -> AsyncIterator[DynamicSubclassModelConcurren
             }
             told = {"server": bench.server.url, "cluster": CLUSTER, "code": str(CODE), "models": models}
             ready, other_side = os.pipe()
-            stack.push_async_callback(_start("model_hosts", told, bench.folder, number, ready, other_side).stop)
+            children.append(_start("model_hosts", told, bench.folder, number, ready, other_side))
+            stack.push_async_callback(children[-1].stop)
         await stack.enter_async_context(runner)
         try:
             async with asyncio.timeout(UP_TIMEOUT_S):
@@ -105,14 +132,14 @@ async def hosts(bench: Workbench) -> AsyncIterator[DynamicSubclassModelConcurren
         except TimeoutError:
             count = len(runner.model_cluster.models_run)
             raise BenchError(f"{count} of {MODELS} models are up after {UP_TIMEOUT_S:g} s") from None
-        yield runner
+        yield runner, children
 
 
 @asynccontextmanager
-async def servers(folder: Path) -> AsyncIterator[CallAll]:
-    """Run a server of gRPC for each model, and yield the call of all of them."""
+async def servers(folder: Path) -> AsyncIterator[tuple[CallAll, list[Child]]]:
+    """Run a server of gRPC for each model; yield the call of all of them, and their processes."""
     async with AsyncExitStack() as stack:
-        ports = []
+        ports, children = [], []
         for number in range(PROCESSES):
             paces = {free_port(): pace for pace in _share(number).values()}
             ready, other_side = os.pipe()
@@ -120,6 +147,7 @@ async def servers(folder: Path) -> AsyncIterator[CallAll]:
             child = _start("model_servicers", told, folder, number, ready, other_side)
             stack.push_async_callback(child.stop)
             await child.wait_ready()
+            children.append(child)
             ports += list(paces)
         channels = [await stack.enter_async_context(grpc.aio.insecure_channel(f"127.0.0.1:{port}")) for port in ports]
         methods: list[Any] = [
@@ -136,7 +164,7 @@ async def servers(folder: Path) -> AsyncIterator[CallAll]:
             answers = await asyncio.gather(*(method(request, timeout=60) for method in methods))
             return [from_variant(answer.methodResponse) for answer in answers]
 
-        yield call_all
+        yield call_all, children
 
 
 def _share(number: int) -> dict[int, float]:
@@ -162,18 +190,18 @@ def _over_nats(runner: DynamicSubclassModelConcurrentRunner) -> CallAll:
 # --- overhead ---
 
 
-async def _overheads_ms(ways: Mapping[str, CallAll], work_s: float, calls: int) -> dict[str, list[float]]:
-    """Return by how many milliseconds each call has taken longer than its slowest model, block by block in turn."""
+async def _take_turns(ways: Mapping[str, Way], work_s: float, calls: int) -> None:
+    """Measure by how many milliseconds each call takes longer than its slowest model, block by block in turn."""
     payload = {"falcon_location": 21.18, "dove_location": 19.16, "time": 230.96, "falcon_id": 1, "work_s": work_s}
-    overheads: dict[str, list[float]] = {who: [] for who in ways}
-    for call_all in ways.values():
+    for way in ways.values():
         for _ in range(WARM_UP):
-            await call_all({**payload, "work_s": 0})
+            await way.call_all({**payload, "work_s": 0})
     block = min(BLOCK, calls)
     for _ in range(calls // block):
-        for who, call_all in ways.items():
-            overheads[who] += [await _overhead_ms(call_all, payload) for _ in range(block)]
-    return overheads
+        for way in ways.values():
+            before_s = way.cpu_s()
+            way.overheads_ms += [await _overhead_ms(way.call_all, payload) for _ in range(block)]
+            way.used_s += way.cpu_s() - before_s
 
 
 async def _overhead_ms(call_all: CallAll, payload: Mapping[str, Any]) -> float:
@@ -187,13 +215,14 @@ async def _overhead_ms(call_all: CallAll, payload: Mapping[str, Any]) -> float:
     return (elapsed_s - slowest_s) * 1e3
 
 
-def _rows(how: str, overheads_ms: Mapping[str, list[float]]) -> list[Row]:
+def _rows(how: str, ways: Mapping[str, Way]) -> list[Row]:
     rows = []
     for point, cut in (("p50", 49), ("p99", 98)):
-        name = f"{MODELS} models, {how}, {point}"
-        cuts = {who: quantiles(each, n=100)[cut] for who, each in overheads_ms.items()}
-        rows.append(Row(name=name, who="grpcio", value=cuts["grpcio"], unit="ms"))
-        rows.append(Row(name=name, who="krt", value=cuts["krt"], unit="ms", target=OVERHEAD[point]))
+        for who, way in ways.items():
+            target = OVERHEAD[point] if who == "krt" else None
+            value = quantiles(way.overheads_ms, n=100)[cut]
+            name = f"{MODELS} models, {how}, {point}"
+            rows.append(Row(name=name, who=who, value=value, unit="ms", cpu_us=way.cpu_us, target=target))
     return rows
 
 

@@ -87,8 +87,12 @@ class Child:
 
     def cpu_s(self) -> float:
         """Return the processor time used so far, in the process and in the kernel for it."""
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
+        return _cpu_s(self._process.pid)
+
+    def family_cpu_s(self) -> float:
+        """Return the same with that of the processes that it has started."""
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return self.cpu_s() + sum(_cpu_s(int(pid)) for pid in children)
 
     def resident_bytes(self) -> int:
         """Return what of the process is in memory (VmRSS), shared libraries included."""
@@ -114,6 +118,11 @@ class Child:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+
+
+def _cpu_s(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS_PER_S
 
 
 def start_node(
