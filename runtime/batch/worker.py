@@ -29,10 +29,18 @@ JOIN_FIRST_S, JOIN_MAX_S = 0.5, 5.0
 
 
 class Origin(NamedTuple):
-    """The message that asks for runs: its request id, and how often it was redriven."""
+    """The message that asks for runs: its request id, and how often it was redriven.
+
+    sequence: number in the stream of a message that another node has sent, 0 for one of a caller.
+    """
 
     request_id: str
     redrive: int = 0
+    sequence: int = 0
+
+    def run_id(self, node: str, index: int) -> str:
+        """Return the id of a run. A caller knows it beforehand; of a node there may be many messages of one request."""
+        return run_id(f"{self.request_id}-{self.sequence}" if self.sequence else self.request_id, node, index)
 
 
 class Worker:
@@ -93,7 +101,7 @@ class Worker:
     def _new_record(self, origin: Origin, index: int, model: Model, id: str, callback_url: str) -> RunRecord:
         id = id or origin.request_id
         return RunRecord(
-            run_id=run_id(origin.request_id, self.node, index),
+            run_id=origin.run_id(self.node, index),
             id=id,
             node=self.node,
             slug=model.slug,

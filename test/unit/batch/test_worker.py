@@ -11,6 +11,7 @@ from runtime.batch.backend import Exit
 from runtime.batch.parts import Stored
 from runtime.batch.run import CallbackRecord, Reason, RunState
 from runtime.batch.schemas import Schema
+from runtime.batch.worker import Origin
 from runtime.errors import (
     BackendUnavailableError,
     BusUnavailableError,
@@ -23,6 +24,7 @@ from runtime.errors import (
     StoreUnavailableError,
     Wait,
 )
+from runtime.payload import encode_value
 from test.support.batch import OK, Bench
 
 HOOK = "https://app.example/hook"
@@ -50,6 +52,19 @@ async def test_a_run_goes_well_and_leaves_nothing_but_its_record(bench: Bench) -
     assert record.times.expires == record.times.finished + 30 * 86_400_000
     assert worker.backend.removed == [RUN]
     assert worker.folders() == []
+
+
+async def test_several_messages_of_one_request_are_runs_of_their_own(bench: Bench) -> None:
+    worker = await bench.worker(OK, OK)
+
+    results = [
+        await worker.worker.handle(encode_value({"days": days}), Origin("r1", sequence=sequence))
+        for sequence, days in ((17, 1), (18, 2), (18, 2))
+    ]
+
+    assert [result["runs"][0]["runId"] for result in results] == ["r1-17_flood_0", "r1-18_flood_0", "r1-18_flood_0"]
+    assert [result["id"] for result in results] == ["r1", "r1", "r1"]
+    assert len(worker.backend.jobs) == 2
 
 
 async def test_the_model_finds_the_configuration_in_its_folder(bench: Bench) -> None:
