@@ -158,6 +158,22 @@ class AlgorithmsSettings:
     ready_fd: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchSettings:
+    """What a node of kind batch needs beside its spec.
+
+    work: folder of the folders of runs, None for one below the workflow's; host_work: the same as the container engine
+    sees it, for a node that is a container itself. registry_user, registry_password: "" for the engine's own login.
+    token: of callbacks, "" for none.
+    """
+
+    work: Path | None
+    host_work: Path | None
+    registry_user: str
+    registry_password: str = field(repr=False)
+    token: str = field(repr=False)
+
+
 def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
     """Read a runner's variables. Raises SettingsError with every problem."""
     read = Reader(environ)
@@ -198,6 +214,20 @@ def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
         max_inflated_bytes=read.max_inflated_bytes(),
         grace_s=read.grace(),
         ready_fd=read.ready_fd(),
+    )
+    return read.checked(settings)
+
+
+def read_batch(environ: Mapping[str, str] = os.environ, *, token_variable: str = "") -> BatchSettings:
+    """Read what nodes of kind batch have on top. token_variable: what the workflow file names. Raises SettingsError."""
+    read = Reader(environ)
+    work, host_work = read.text("KRT_BATCH_DIR", default=""), read.text("KRT_BATCH_HOST_DIR", default="")
+    settings = BatchSettings(
+        work=Path(work).absolute() if work else None,
+        host_work=Path(host_work) if host_work else None,
+        registry_user=read.text("KRT_REGISTRY_USER", default=""),
+        registry_password=read.text("KRT_REGISTRY_PASSWORD", default=""),
+        token=read.text(token_variable, "the bearer token of callbacks") if token_variable else "",
     )
     return read.checked(settings)
 
@@ -314,6 +344,7 @@ KNOWN = frozenset(
     LOG_FILE INFLUX_TOKEN INFLUX_ORG INFLUX_BUCKET MAX_INFLATED_BYTES SHUTDOWN_GRACE READY_FD MANAGER_SPEC
     NATS_SERVER_BIN NATS_CREDENTIALS NATS_INBOX_PREFIX DRIVER_SPEC ADVERTISE_ADDRESS
     ADAPTER RUNNER_NAME ALGORITHMS_CONCURRENCY ALGORITHMS_TIMEOUT ALGORITHMS_ISOLATION ALGORITHMS_REPLACE
-    NATS_SUBJECTS_FILE REQUEST_TIMEOUT MAX_CLAIM_BYTES MODEL_SPEC
+    NATS_SUBJECTS_FILE REQUEST_TIMEOUT MAX_CLAIM_BYTES MODEL_SPEC BATCH_DIR BATCH_HOST_DIR REGISTRY_USER
+    REGISTRY_PASSWORD
     """.split()
 )

@@ -38,6 +38,10 @@ class Storing(Protocol):
         """Return what keeps the streams of a run. Raises OSError."""
         ...
 
+    async def close(self) -> None:
+        """Let go of the store."""
+        ...
+
     async def store(self, record: RunRecord, workspace: Workspace) -> Stored:
         """Look at the folders, and store and confirm every file below `record.locations.results`.
 
@@ -52,6 +56,10 @@ class Callbacks(Protocol):
 
     def url(self, id: str, callback_url: str) -> str:
         """Return where callbacks of a run go, "" for nowhere. id, callback_url: of the request."""
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
         ...
 
     async def ask_start(self, record: RunRecord) -> bool:

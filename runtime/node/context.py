@@ -187,6 +187,16 @@ class Context:
         return self._current("attempt").delivery.attempt
 
     @property
+    def redrive(self) -> int:
+        """How often this message was a dead letter, and was redriven."""
+        return self._current("redrive").redrive
+
+    @property
+    def sequence(self) -> int:
+        """Number of this message in its stream; that of the first one when it was redriven."""
+        return self._current("sequence").origin
+
+    @property
     def deadline(self) -> datetime | None:
         """When this delivery has to be done: the request's deadline or the node's timeout, the nearer; or None."""
         work = self._current("deadline")

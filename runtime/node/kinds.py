@@ -26,6 +26,10 @@ def prepare_handler(settings: NodeSettings, spec: NodeSpec) -> MakeHandler:
         from runtime.node.builtin import models
 
         return models.prepare(spec.models, settings.base_path)
+    if spec.batch is not None:
+        from runtime.node.builtin import batch
+
+        return batch.prepare(settings, spec.batch, spec.retry)
     handler = load_handler(
         settings.base_path,
         settings.handler_path,

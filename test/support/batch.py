@@ -120,6 +120,8 @@ class FakeStoring:
         self.log: list[tuple[str, bytes]] = []
         self.hold: asyncio.Event | None = None
 
+    async def close(self) -> None: ...
+
     def open_log(self, workspace: Workspace) -> OutputLog:
         return FakeLog(self.log)
 
@@ -146,6 +148,8 @@ class FakeCallbacks:
 
     def url(self, id: str, callback_url: str) -> str:
         return callback_url
+
+    async def close(self) -> None: ...
 
     async def ask_start(self, record: RunRecord) -> bool:
         self.asked.append(record)

@@ -80,6 +80,25 @@ JOIN_POINTS = {
     "set handled": Point(_JOINS, "_handle_set", "after"),
     "part given back": Point(_READER, "nak", "after"),
 }
+# A message of a node of kind batch, whose model runs once.
+_EXECUTION = "runtime.batch.execution:Execution"
+BATCH_POINTS = {
+    "record made": Point("runtime.batch.records:RunRecords", "create", "after"),
+    "run taken": Point(_EXECUTION, "_take", "after"),
+    "before the start is told": Point("runtime.batch.callbacks:HttpCallbacks", "ask_start", "before"),
+    "start told": Point("runtime.batch.callbacks:HttpCallbacks", "ask_start", "after"),
+    "run prepared": Point(_EXECUTION, "_prepare", "after"),
+    "before the model": Point("runtime.batch.command:CommandBackend", "start", "before"),
+    "model started": Point("runtime.batch.command:CommandBackend", "start", "after"),
+    "model ended": Point(_EXECUTION, "_run_with", "after"),
+    "end of the model recorded": Point(_EXECUTION, "_run", "after"),
+    "before the artifacts": Point("runtime.batch.storing:RunStoring", "store", "before"),
+    "an artifact stored": Point("runtime.batch.storing:RunStoring", "_put", "after"),
+    "artifacts stored": Point("runtime.batch.storing:RunStoring", "store", "after"),
+    "before the end is told": Point("runtime.batch.callbacks:HttpCallbacks", "tell_end", "before"),
+    "end told": Point("runtime.batch.callbacks:HttpCallbacks", "tell_end", "after"),
+    "run finished": Point("runtime.batch.worker:Worker", "handle", "after"),
+}
 # A message whose handler raises, first to be tried again and then given up.
 FAILURE_POINTS = {
     "before the history is read": Point(_HISTORY, "read", "before"),
@@ -113,6 +132,7 @@ POINTS = {
     **STATE_POINTS,
     **ATOMIC_POINTS,
     **JOIN_POINTS,
+    **BATCH_POINTS,
     **FAILURE_POINTS,
     **WRITER_POINTS,
     **MANAGER_POINTS,

@@ -100,8 +100,9 @@ def consumers_of(spec: NodeSpec, inputs: tuple[str, ...] = (ENTRYPOINT,), **chan
 
 
 def buckets_of(spec: NodeSpec) -> list[str]:
-    """Return the buckets in which a planned node keeps its states, or the sets that it joins."""
-    return [*([spec.state.bucket] if spec.state else []), *([spec.join.bucket] if spec.join else [])]
+    """Return the buckets in which a planned node keeps its states, the sets that it joins, or its runs."""
+    kept = [part.bucket for part in (spec.state, spec.join) if part]
+    return [*kept, names.runs_bucket(STREAM)] if spec.batch else kept
 
 
 class NodeUnderTest:

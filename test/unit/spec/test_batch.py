@@ -139,5 +139,5 @@ def test_limits_of_both_kinds_that_have_some_fit_the_schema_for_editors(tmp_path
     validator = jsonschema.Draft202012Validator(workflow_schema())
 
     assert [fault.message for fault in validator.iter_errors({"name": "x", "nodes": nodes})] == []
-    nodes[0]["limits"] = {"failures": 3}
+    nodes[0] = {**nodes[0], "limits": {"failures": 3}}
     assert len(list(validator.iter_errors(yaml.safe_load(yaml.safe_dump({"name": "x", "nodes": nodes}))))) > 0
