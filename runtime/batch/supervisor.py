@@ -24,9 +24,10 @@ PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
 # Signals that Python ignores, and a program expects to end by.
 IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
-# Seconds between two looks at what the tree uses: at least, and as a multiple of what one look takes.
+# Seconds between two looks at what the known processes of a tree use.
 LOOK_EVERY_S = 0.1
-LOOKS_SHARE = 50.0
+# Between two searches for new ones, as a multiple of what a search takes: it reads the whole of /proc.
+SEARCHES_SHARE = 50.0
 # Seconds after which processes that do not even end by SIGKILL (a dead network file system) are left to the system.
 KILL_S = 10.0
 KILL_EVERY_S = 0.005
@@ -52,10 +53,8 @@ class Tree:
         self._model = model
         self._memory_bytes = memory_bytes
         self._pids = pids
-
-    @property
-    def is_limited(self) -> bool:
-        return bool(self._memory_bytes or self._pids)
+        self._known: dict[int, Usage] = {}
+        self._next_search_s = 0.0
 
     def reap(self) -> bool:
         """Take note of what has ended; False when there are no children any more."""
@@ -83,7 +82,9 @@ class Tree:
 
     def excess(self) -> str:
         """Return which limit the whole tree is beyond: `memory`, `pids`, or "" for none."""
-        used = descendants()
+        if not self._memory_bytes and not self._pids:
+            return ""
+        used = self._usage()
         if self._pids and sum(usage.threads for usage in used.values()) > self._pids:
             return "pids"
         if self._memory_bytes and sum(usage.resident_bytes for usage in used.values()) > self._memory_bytes:
@@ -91,6 +92,16 @@ class Tree:
             if sum(own_bytes(pid, usage) for pid, usage in used.items()) > self._memory_bytes:
                 return "memory"
         return ""
+
+    def _usage(self) -> dict[int, Usage]:
+        begun_s = time.monotonic()
+        if begun_s >= self._next_search_s:
+            self._known = descendants()
+            now_s = time.monotonic()
+            self._next_search_s = now_s + SEARCHES_SHARE * (now_s - begun_s)
+        else:
+            self._known = {pid: usage for pid in self._known if (usage := read_usage(str(pid)))}
+        return self._known
 
 
 def descendants() -> dict[int, Usage]:
@@ -134,10 +145,9 @@ def supervise(channel: int, tree: Tree, model: int) -> str:
     watched.register(channel, select.POLLIN)
     watched.register(model_end, select.POLLIN)
     kill_at_s = float("inf")
-    pause_s = LOOK_EVERY_S
     reason = ""
     while True:
-        wait_s = min(pause_s, max(kill_at_s - time.monotonic(), 0.0))
+        wait_s = min(LOOK_EVERY_S, max(kill_at_s - time.monotonic(), 0.0))
         ready = {fd for fd, _ in watched.poll(wait_s * 1000)}
         tree.reap()
         if tree.status is not None:
@@ -150,11 +160,8 @@ def supervise(channel: int, tree: Tree, model: int) -> str:
             tree.send(signal.SIGTERM)
         if time.monotonic() >= kill_at_s:
             return reason
-        if tree.is_limited:
-            begun_s = time.monotonic()
-            if excess := tree.excess():
-                return excess
-            pause_s = max(LOOK_EVERY_S, LOOKS_SHARE * (time.monotonic() - begun_s))
+        if excess := tree.excess():
+            return excess
 
 
 def read_grace(channel: int) -> float | None:

@@ -23,7 +23,7 @@ PATIENCE_S = 40.0
 DAEMON = "setsid flock {output}/held sleep 1000 </dev/null >/dev/null 2>&1 &"
 HELD = "while flock --nonblock {output}/held true; do sleep 0.01; done"
 # Takes memory in steps, slowly enough to be seen doing so.
-GROW = "import time\nheld = []\nwhile True:\n    held.append(bytearray(8_000_000))\n    time.sleep(0.02)"
+GROW = "import time\nheld = []\nwhile True:\n    held.append(bytearray(4_000_000))\n    time.sleep(0.02)"
 
 
 class Outputs:
