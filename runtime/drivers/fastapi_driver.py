@@ -3,6 +3,7 @@
     proc.add_driver("webapi", FastAPIDriver)
     proc.add_driver("webapi", FastAPIDriver, token_env="HTTP_TOKEN", tls="certs/")
     proc.add_driver("webapi", FastAPIDriver, algorithms=True)
+    proc.add_driver("webapi", FastAPIDriver, runs=["flood"], github_secret_env="GITHUB_SECRET")
 
 A subclass may add routes of its own:
 
@@ -33,12 +34,15 @@ from runtime.drivers.base import (
     ValueProblem,
 )
 from runtime.drivers.durations import read_bytes, read_seconds
-from runtime.drivers.http.access import Gate
+from runtime.drivers.http.access import READING_METHODS, Gate
 from runtime.drivers.http.admission import Admission
 from runtime.drivers.http.algorithms import AlgorithmRoutes
-from runtime.drivers.http.app import HttpApp
+from runtime.drivers.http.app import HttpApp, MoreRoutes
+from runtime.drivers.http.github import PATH as GITHUB_PATH
+from runtime.drivers.http.github import GithubRoute
 from runtime.drivers.http.protocol import HttpLimits
 from runtime.drivers.http.request import Terms
+from runtime.drivers.http.runs import ARTIFACT_PATH, RunRoutes
 from runtime.drivers.http.server import HttpServer
 from runtime.drivers.http.tasks import Tasks
 from runtime.drivers.http.workflow_types import WorkflowTypes
@@ -90,6 +94,8 @@ class FastAPIDriver(PipelineDriver):
         tls: str | Path = "",
         algorithms: bool = False,
         algorithm_hosts: Sequence[str] = (),
+        runs: Sequence[str] = (),
+        github_secret_env: str = "",
         parameters: FastAPIParameters | None = None,
         limits: HttpLimits | None = None,
         clock: Clock | None = None,
@@ -99,7 +105,9 @@ class FastAPIDriver(PipelineDriver):
         tls: credentials folder with `tls.crt`, `tls.key`, and `ca.crt` where clients need a certificate.
         algorithms: offer every algorithm of the NATS account. algorithm_hosts: patterns of addresses that may register
         as plain HTTP runners, and are called then, as `http://*.internal:5000`.
-        Raises ConfigError for a variable without a token and for unusable credentials.
+        runs: nodes of kind batch that may be asked for runs. github_secret_env: variable with the secret of webhooks of
+        GitHub that ask for some.
+        Raises ConfigError for a variable without a token or secret, and for unusable credentials.
         """
         self._port = port
         self._tokens = Tokens.read(os.environ.get(token_env, ""), token_env) if token_env else None
@@ -108,6 +116,8 @@ class FastAPIDriver(PipelineDriver):
         self._limits = limits or HttpLimits()
         self._with_algorithms = algorithms or bool(algorithm_hosts)
         self._algorithm_hosts = tuple(algorithm_hosts)
+        self._runs = tuple(runs)
+        self._github_secret = _github_secret(github_secret_env, self._runs)
         self._clock: Clock = clock or SystemClock()
         self._server: HttpServer | None = None
         self._tasks: Tasks | None = None
@@ -142,8 +152,13 @@ class FastAPIDriver(PipelineDriver):
             if self._with_algorithms
             else None
         )
+        runs = (
+            RunRoutes(inference.bus, inference.stream, self._clock, self._admission, self._terms, self._runs)
+            if self._runs
+            else None
+        )
         self._server = server = HttpServer(
-            self._app(inference, tasks, types, self._admission, algorithms),
+            self._app(inference, tasks, types, self._admission, algorithms, runs),
             self._limits,
             tls=self._tls,
             grace_s=GRACE_S,
@@ -164,6 +179,8 @@ class FastAPIDriver(PipelineDriver):
                 await tasks.close()
                 if algorithms is not None:
                     await algorithms.close()
+                if runs is not None:
+                    await runs.close()
                 for task in beside:
                     task.cancel()
 
@@ -185,12 +202,24 @@ class FastAPIDriver(PipelineDriver):
         types: WorkflowTypes,
         admission: Admission,
         algorithms: AlgorithmRoutes | None,
+        runs: RunRoutes | None,
     ) -> Gate:
         has_tokens = self._tokens is not None
-        http = HttpApp(inference, admission, tasks, types, self._terms, has_tokens=has_tokens, algorithms=algorithms)
+        more: list[MoreRoutes] = [] if runs is None else [runs]
+        if runs is not None and self._github_secret:
+            more.append(GithubRoute(runs, self._github_secret))
+        http = HttpApp(
+            inference, admission, tasks, types, self._terms, has_tokens=has_tokens, algorithms=algorithms, more=more
+        )
         app = http.routes()
         self.add_routes(app)
-        return Gate(http.short_way(app), self._tokens, lambda: self._parameters.cors)
+        return Gate(http.short_way(app), self._tokens, lambda: self._parameters.cors, self._has_own_rules)
+
+    def _has_own_rules(self, method: str, path: str) -> bool:
+        """Say whether a route lets in whom it wants: for public files of runs, and for what GitHub has signed."""
+        if method == "POST":
+            return path == GITHUB_PATH and bool(self._github_secret)
+        return method in READING_METHODS and bool(self._runs) and ARTIFACT_PATH.fullmatch(path) is not None
 
     def _hosts(self, inference: RestrictedInferenceProcess) -> "AlgorithmHosts | None":
         if not self._algorithm_hosts:
@@ -216,3 +245,14 @@ class FastAPIDriver(PipelineDriver):
             "the HTTP driver listens on %s without %s; others on the network can use the workflow", host, lacks,
             extra={"action": "open-driver"},
         )  # fmt: skip
+
+
+def _github_secret(variable: str, runs: Sequence[str]) -> str:
+    """Return the secret of GitHub's webhooks, "" where there are none. Raises ConfigError."""
+    if not variable:
+        return ""
+    if not runs:
+        raise ConfigError("github_secret_env is of use only with runs: name the nodes that webhooks may ask for runs")
+    if not (secret := os.environ.get(variable, "")):
+        raise ConfigError(f"the variable {variable} holds no secret; set it to the one of the webhook at GitHub")
+    return secret

@@ -11,6 +11,8 @@ from runtime.drivers.http.answers import Refusal
 from runtime.drivers.tokens import Tokens, TokenScope, bearer_token
 
 OPEN_PATH = "/health"
+# Key of a request's scope: why it would be refused, where its route decides about that.
+REFUSAL = "krt.refusal"
 READING_METHODS = ("GET", "HEAD")
 # Seconds for which a browser may remember that a page of another origin is let in.
 PREFLIGHT_MAX_AGE_S = 600
@@ -25,11 +27,21 @@ CORS_EXPOSED = b"Krt-Request-Id, Krt-Type, Location, Retry-After"
 class Gate:
     """ASGI in front of the app: answers what may not pass, and preflights."""
 
-    def __init__(self, app: ASGIApp, tokens: Tokens | None, origins: Callable[[], Sequence[str]]) -> None:
-        """tokens: None lets everybody in. origins: of pages that may use the driver from a browser; `*` is any."""
+    def __init__(
+        self,
+        app: ASGIApp,
+        tokens: Tokens | None,
+        origins: Callable[[], Sequence[str]],
+        own_rules: Callable[[str, str], bool] = lambda method, path: False,
+    ) -> None:
+        """tokens: None lets everybody in. origins: of pages that may use the driver from a browser; `*` is any.
+
+        own_rules: says of a method and a path that the route itself decides who is let in, see `REFUSAL`.
+        """
         self._app = app
         self._tokens = tokens
         self._origins = origins
+        self._own_rules = own_rules
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -45,6 +57,8 @@ class Gate:
                 return
             send = _with_origin(send, origin)
         refusal = self._refusal(scope, headers.get(b"authorization", b""))
+        if refusal is not None and self._own_rules(scope["method"], scope["path"]):
+            scope, refusal = {**scope, REFUSAL: refusal}, None
         await (refusal.response() if refusal else self._app)(scope, receive, send)
 
     def _refusal(self, scope: Scope, authorization: bytes) -> Refusal | None:

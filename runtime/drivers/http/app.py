@@ -6,7 +6,7 @@
     DELETE /tasks/{id}    204 cancelled, 409 ended before
     GET    /health /ready /schema /openapi.json /docs /
 
-Those for algorithms are in `algorithms.py`.
+Those for algorithms are in `algorithms.py`, for batch runs in `runs.py` and `github.py`.
 
 A request is admitted, read, checked, sent, and answered: `_call` and what follows it in each route. Every error is JSON
 with its outcome. The routes are plain ones of Starlette: FastAPI's own would check again what is checked here.
@@ -14,9 +14,9 @@ with its outcome. The routes are plain ones of Starlette: FastAPI's own would ch
 
 import asyncio
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -28,7 +28,6 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from runtime.client import Reply
 from runtime.drivers.base import RestrictedInferenceProcess
-from runtime.drivers.durations import read_seconds
 from runtime.drivers.http import pages
 from runtime.drivers.http.admission import Admission, Slot
 from runtime.drivers.http.algorithm_openapi import add_algorithms
@@ -37,7 +36,7 @@ from runtime.drivers.http.answers import CLIENT_GONE, RETRY_S, Refusal, json_res
 from runtime.drivers.http.events import EVENT_STREAM, EventResponse
 from runtime.drivers.http.openapi import openapi
 from runtime.drivers.http.readiness import why_not_ready
-from runtime.drivers.http.request import Call, Terms, cancelled_when_gone, headers_of, read_body, read_call
+from runtime.drivers.http.request import Call, Terms, cancelled_when_gone, headers_of, read_body, read_call, wait_of
 from runtime.drivers.http.task_record import CANCELLED
 from runtime.drivers.http.tasks import Tasks
 from runtime.drivers.http.workflow_types import WorkflowTypes
@@ -50,8 +49,12 @@ T = TypeVar("T")
 
 PREDICT = ("/predict", "POST")
 TASK_ID = re.compile(r"[0-9a-f]{32}")
-# Seconds for which a client may wait for a result in one request.
-MAX_WAIT_S = 60.0
+
+
+class MoreRoutes(Protocol):
+    """Routes that a driver offers only when it is told to."""
+
+    def add_to(self, app: FastAPI) -> None: ...
 
 
 class HttpApp:
@@ -67,8 +70,9 @@ class HttpApp:
         *,
         has_tokens: bool,
         algorithms: AlgorithmRoutes | None = None,
+        more: Sequence[MoreRoutes] = (),
     ) -> None:
-        """algorithms: None offers none."""
+        """algorithms: None offers none. more: what else a driver offers."""
         self._inference = inference
         self._admission = admission
         self._tasks = tasks
@@ -76,6 +80,7 @@ class HttpApp:
         self._has_tokens = has_tokens
         self._types = types
         self._algorithms = algorithms
+        self._more = more
 
     def routes(self) -> FastAPI:
         """Return the app. What a user adds to it is in its OpenAPI document, too."""
@@ -88,6 +93,8 @@ class HttpApp:
         app.add_route("/schema", self.schema, methods=["GET"])
         if self._algorithms is not None:  # before `/`, to which programs have another answer
             self._algorithms.add_to(app)
+        for each in self._more:
+            each.add_to(app)
         app.add_route("/openapi.json", partial(self._document, app), methods=["GET"])
         app.add_route("/docs", pages.docs, methods=["GET"])
         app.add_route("/favicon.svg", pages.favicon, methods=["GET"])
@@ -177,7 +184,7 @@ class HttpApp:
         return await (self._cancel_task(task_id) if request.method == "DELETE" else self._task_result(task_id, request))
 
     async def _task_result(self, task_id: str, request: Request) -> Response:
-        record = await self._tasks.read(task_id, _wait_s(request.query_params.get("wait", "0")))
+        record = await self._tasks.read(task_id, wait_of(request.query_params.get("wait", "0")))
         if record is None:
             raise _unknown(task_id)
         if record.is_pending:
@@ -227,15 +234,6 @@ async def _answered(answer: Awaitable[T], slot: Slot) -> T:
         raise Refusal.of(error) from error
     slot.answered = True
     return value
-
-
-def _wait_s(text: str) -> float:
-    """Return what a client asks to wait for, cut to what it may."""
-    try:
-        return min(read_seconds(text), MAX_WAIT_S)
-    except ValueError as error:
-        fault = Fault("wait", str(error))
-        raise Refusal("invalid", str(fault), faults=[fault]) from None
 
 
 def _pending(task_id: str, location: str = "") -> Response:

@@ -26,6 +26,8 @@ DURATION_PATTERN = r"[0-9]{1,9}(\.[0-9]{1,9})?(ms|s|m|h|d)?"
 TIMEOUT_PATTERN = rf"(?=[0-9.]*[1-9]){DURATION_PATTERN}"
 # Seconds that a request or task may take, at most.
 MAX_TIMEOUT_S = 86_400.0
+# Seconds for which a client may wait for a result in one request.
+MAX_WAIT_S = 60.0
 
 _TRACEPARENT = re.compile(r"[0-9a-f]{2}-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -120,6 +122,15 @@ def timeout_of(headers: Mapping[str, str], default_s: float) -> float:
     if faults:
         raise Refusal("invalid", "; ".join(map(str, faults)), faults=faults)
     return timeout_s
+
+
+def wait_of(text: str) -> float:
+    """Return for how long a client asks to wait, in seconds, cut to what it may. Raises Refusal."""
+    try:
+        return min(read_seconds(text), MAX_WAIT_S)
+    except ValueError as error:
+        fault = Fault("wait", str(error))
+        raise Refusal("invalid", str(fault), faults=[fault]) from None
 
 
 def trace_of(headers: Mapping[str, str]) -> str:
