@@ -106,7 +106,11 @@ def _entries(look: _Look, name: str) -> Iterator[tuple[str, Path]]:
 
 def _as_file(look: _Look, path: str, entry: Path) -> tuple[Path, int] | None:
     """Return where a file lies, and its size; None for what is none, which is noted where it is unsafe."""
-    status = entry.lstat()
+    try:
+        status = entry.lstat()
+    except OSError as error:  # nested so deep that it has no name
+        look.unsafe.append(f"{text_of(path)} cannot be read: {error.strerror}")
+        return None
     kind = stat.S_IFMT(status.st_mode)
     if kind == stat.S_IFREG:
         return entry, status.st_size

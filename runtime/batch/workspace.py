@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import stat
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,7 +54,10 @@ class Workspace:
         """Remove it with everything in it, links themselves and not what they lead to; what stays is logged."""
         if not self.root.exists():
             return
-        shutil.rmtree(self.root, onerror=_remove_harder)
+        try:
+            shutil.rmtree(self.root, onerror=_remove_harder)
+        except RecursionError:  # a model may nest folders deeper than Python calls
+            subprocess.run(["rm", "-rf", "--", self.root], check=False)
         if self.root.exists():
             log.warning("%s cannot be removed; remove it by hand", self.root, extra={"action": "leftover"})
 
