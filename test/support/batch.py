@@ -207,12 +207,12 @@ class Bench:
     async def record(self, run_id: str = "r1_flood_0") -> RunRecord:
         return (await self.records.read(run_id)).record
 
-    async def until(self, condition: Callable[[], bool], what: str = "") -> None:
-        """Let the loop and its threads run until `condition` holds; time itself stands still."""
+    async def until(self, condition: Callable[[], bool], what: str = "", *, advance_s: float = 0.0) -> None:
+        """Let the loop and its threads run until `condition` holds; time itself stands still, or moves by this much."""
         give_up_s = time.monotonic() + PATIENCE_S
         while not condition():
             assert time.monotonic() < give_up_s, f"did not happen within {PATIENCE_S:g} s: {what or condition}"
-            await asyncio.sleep(0)
+            await (self.clock.advance(advance_s) if advance_s else asyncio.sleep(0))
         await settle()
 
     async def until_state(self, state: RunState, run_id: str = "r1_flood_0") -> None:
