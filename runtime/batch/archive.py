@@ -5,21 +5,20 @@ import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from runtime.batch.files import PIECE_BYTES, open_regular, text_of
+from runtime.batch.files import PIECE_BYTES, open_regular
 
 # Of zlib, the smallest result.
 LEVEL = 9
 
 
 def write_archive(target: Path, files: Mapping[str, Path]) -> None:
-    """Write an archive of these files by their names in it, relative and with "/", sorted. Blocking.
+    """Write an archive of these files by their paths in the run's folder, as `files.text_of`, sorted. Blocking.
 
-    Names are made text as `files.text_of` says. Raises NoRegularFileError, OSError; there is no archive then.
+    Raises NoRegularFileError, OSError; there is no archive then.
     """
-    entries = sorted((text_of(name), path) for name, path in files.items())
     try:
         with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL) as archive:
-            for name, path in entries:
+            for name, path in sorted(files.items()):
                 # Opened by its name, an entry has the first time that the format knows, and the same rights always.
                 with open_regular(path) as source, archive.open(name, "w", force_zip64=True) as entry:
                     shutil.copyfileobj(source, entry, PIECE_BYTES)

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from runtime.batch.archive import write_archive
-from runtime.batch.files import NoRegularFileError
+from runtime.batch.files import NoRegularFileError, text_of
 
 
 def make_files(root: Path, names: list[str]) -> dict[str, Path]:
@@ -52,7 +52,7 @@ def test_names_with_spaces_newlines_and_broken_bytes_stay_apart(tmp_path: Path) 
     broken = os.fsdecode(b"output/caf\xe9")
     files = make_files(tmp_path, [broken, "output/caf\\xe9", "output/two\nlines", "output/größe €", "output/a b"])
 
-    write_archive(tmp_path / "export.zip", files)
+    write_archive(tmp_path / "export.zip", {text_of(name): path for name, path in files.items()})
 
     with zipfile.ZipFile(tmp_path / "export.zip") as archive:
         assert set(archive.namelist()) == {
