@@ -18,6 +18,7 @@ import uvloop
 
 from test.bench import (
     algorithms,
+    artifacts,
     documents,
     http,
     idle,
@@ -98,6 +99,7 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
         "grpc": functools.partial(rpc.measure, requests=requests, seconds=seconds),
         "documents": functools.partial(documents.measure, seconds=seconds, rounds=rounds),
         "measurements": measurements.measure,
+        "artifacts": artifacts.measure,
         "start": idle.measure_start,
         "memory": idle.measure_memory,
     }

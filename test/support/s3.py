@@ -1,5 +1,6 @@
 """S3 for tests: moto's server in this process, which the product reaches as it reaches any other."""
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,6 +15,8 @@ REGION = "us-east-1"
 def serve_s3() -> Iterator[str]:
     """Yield the address of a server without buckets; it is stopped behind the block."""
     server_module = pytest.importorskip("moto.server", reason="moto, the S3 server of the tests, is not installed")
+    # It would tell of every request.
+    logging.getLogger("werkzeug").setLevel(logging.WARNING)
     server = server_module.ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
     try:
