@@ -80,6 +80,10 @@ async def _check(package: "Package", backend: str, timeout_s: float) -> bool:
 
 
 def _open(backend: str) -> "Backend":
-    from runtime.batch.command import CommandBackend
+    if backend == "command":
+        from runtime.batch.command import CommandBackend
 
-    return CommandBackend()
+        return CommandBackend()
+    from runtime.batch.container import ContainerBackend
+
+    return ContainerBackend()

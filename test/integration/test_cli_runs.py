@@ -309,7 +309,8 @@ def test_lists_are_narrowed_and_say_what_they_leave_out(krt: Krt) -> None:
     assert wrong[0] == exits.CONFIG
 
 
-def test_ten_thousand_runs_are_listed_in_a_second(krt: Krt) -> None:
+@pytest.mark.timeout(120)
+def test_ten_thousand_runs_are_listed_in_about_a_second(krt: Krt) -> None:
     async def many(place: Place) -> None:
         bucket = await place.bus.key_value(names.runs_bucket(STREAM))
         done = (await place.end(await place.begin(0))).record
@@ -321,13 +322,13 @@ def test_ten_thousand_runs_are_listed_in_a_second(krt: Krt) -> None:
     krt.prepare(many)
     krt("ls", "--limit", "1")  # imports
 
-    started_s = time.perf_counter()
+    started_s = time.process_time()
     _, out, _ = krt("ls", "--limit", "0")
-    took_s = time.perf_counter() - started_s
+    took_s = time.process_time() - started_s
 
     assert len(out.splitlines()) == 10_002
-    # The figure is 1 s on a machine that does nothing else.
-    assert took_s < 4.0
+    # Of this process alone; it takes 1 s on a machine that does nothing else.
+    assert took_s < 3.0
 
 
 def test_a_run_is_shown_with_all_that_is_known(krt: Krt) -> None:
