@@ -104,7 +104,9 @@ async def test_a_completion_that_nobody_has_taken_is_told_when_its_time_has_come
     assert (await bench.record()).callbacks.end.status == "sent"
 
 
-async def test_what_dead_workers_have_left_is_ended_once_the_engine_answers(bench: Bench) -> None:
+async def test_what_dead_workers_have_left_is_ended_once_the_engine_answers(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
     worker = await bench.worker()
     recovered: list[str] = []
     answers: list[Exception | None] = [BackendUnavailableError("no daemon"), None]
@@ -114,7 +116,7 @@ async def test_what_dead_workers_have_left_is_ended_once_the_engine_answers(benc
         if error := answers.pop(0):
             raise error
 
-    worker.backend.recover = recover  # type: ignore[method-assign]  # a stand-in of a stand-in
+    monkeypatch.setattr(worker.backend, "recover", recover)
     house = Housekeeping(worker.tools, worker.worker)
 
     await house.start()

@@ -1,6 +1,7 @@
 """Nodes of kind `batch` in the workflow file: what is filled in, and what is refused with its place."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -125,7 +126,7 @@ def test_limits_of_both_kinds_that_have_some_fit_the_schema_for_editors(tmp_path
 
     from runtime.spec.schema import workflow_schema
 
-    nodes = [
+    nodes: list[dict[str, Any]] = [
         {"name": "a", "kind": "batch", "backend": "command", "command": ["a"], "limits": {"files": 3}},
         {
             "name": "b",
