@@ -43,6 +43,7 @@ log = logging.getLogger(__name__)
 
 # Seconds, beyond the grace, in which a supervisor ends everything before it is taken for stuck itself.
 PATIENCE_S = supervisor.KILL_S + 2.0
+_SUPERVISOR_FOLDER = os.path.dirname(supervisor.__file__)
 # How the output of a model is told apart, in the order of its file descriptors.
 STREAMS = ("stdout", "stderr")
 
@@ -156,7 +157,7 @@ class CommandRun:
         ours, theirs = socket.socketpair()
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-S", supervisor.__file__, str(theirs.fileno()),
+                sys.executable, "-I", "-S", "-c", supervisor.COMMAND, _SUPERVISOR_FOLDER, str(theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=pipes[0].write_fd,
                 stderr=pipes[1].write_fd,

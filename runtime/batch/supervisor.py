@@ -3,8 +3,9 @@
     worker ──order, "stop SECONDS"──▶ supervisor ──▶ model ──▶ whatever it starts
            ◀──"started PID", "ended …"──
 
-As a subreaper it inherits what daemonises. When the channel ends, the worker is gone, and everything is killed. Started
-as a script with nothing but the standard library, and little of that: each run waits for its imports.
+As a subreaper it inherits what daemonises. When the channel ends, the worker is gone, and everything is killed. It is
+imported into a bare interpreter (`COMMAND`), and imports little itself, for each run waits for that: no dataclasses, no
+contextlib, no typing.
 """
 
 import ctypes
@@ -15,10 +16,14 @@ import select
 import signal
 import sys
 import time
-from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any, NoReturn
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, NoReturn
+
+# How a supervisor is started, with the folder of this file and the file descriptor of its channel behind. Imported, and
+# not run as a script, it is compiled once and not for every run.
+COMMAND = "import sys; sys.path.append(sys.argv[1]); import supervisor; supervisor.main(int(sys.argv[2]))"
 # linux/prctl.h
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36
@@ -36,13 +41,15 @@ DATA_FACTOR = 2
 PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
-@dataclass(frozen=True)
 class Usage:
     """One process: of whom it is a child, its threads, and its memory in bytes, with what it shares."""
 
-    parent: int
-    threads: int
-    resident_bytes: int
+    __slots__ = ("parent", "resident_bytes", "threads")
+
+    def __init__(self, *, parent: int, threads: int, resident_bytes: int) -> None:
+        self.parent = parent
+        self.threads = threads
+        self.resident_bytes = resident_bytes
 
 
 class Tree:
@@ -70,8 +77,10 @@ class Tree:
 
     def send(self, signal_number: int) -> None:
         for pid in descendants():
-            with suppress(ProcessLookupError):
+            try:
                 os.kill(pid, signal_number)
+            except ProcessLookupError:
+                continue
 
     def kill(self) -> None:
         """End everything; what forks meanwhile is killed in the next round."""
@@ -173,7 +182,7 @@ def read_grace(channel: int) -> float | None:
     return float(words[-1]) if words else None
 
 
-def start(order: dict[str, Any]) -> int:
+def start(order: "dict[str, Any]") -> int:
     """Start the model and return its process id. Raises OSError with what the system has against it."""
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -188,7 +197,7 @@ def start(order: dict[str, Any]) -> int:
     return pid
 
 
-def become_model(order: dict[str, Any], write_end: int) -> NoReturn:
+def become_model(order: "dict[str, Any]", write_end: int) -> "NoReturn":
     """Turn this process into the model, or write down why not."""
     try:
         os.setsid()
@@ -204,7 +213,7 @@ def become_model(order: dict[str, Any], write_end: int) -> NoReturn:
         os._exit(127)
 
 
-def limit(order: dict[str, Any]) -> None:
+def limit(order: "dict[str, Any]") -> None:
     """Set what the kernel enforces for each process by itself."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     if order["memory_bytes"]:
@@ -220,7 +229,7 @@ def prctl(option: int, value: int) -> None:
         raise OSError(ctypes.get_errno(), "prctl is refused")
 
 
-def receive_order(channel: int) -> dict[str, Any]:
+def receive_order(channel: int) -> "dict[str, Any]":
     """Read what to run: the number of its bytes in a line, then marshalled by the same Python."""
     head = bytearray()
     while not head.endswith(b"\n"):
@@ -240,8 +249,10 @@ def read(channel: int, size: int) -> bytes:
 
 
 def tell(channel: int, line: str) -> None:
-    with suppress(OSError):  # nobody listens any more
+    try:
         os.write(channel, f"{line}\n".encode(errors="replace"))
+    except OSError:  # nobody listens any more
+        return
 
 
 def main(channel: int) -> None:
@@ -259,7 +270,3 @@ def main(channel: int) -> None:
     reason = supervise(channel, tree, model)
     tree.kill()
     tell(channel, f"ended {tree.status if tree.status is not None else signal.SIGKILL} {reason}")
-
-
-if __name__ == "__main__":
-    main(int(sys.argv[1]))
