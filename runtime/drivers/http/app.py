@@ -16,7 +16,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -55,6 +55,10 @@ class MoreRoutes(Protocol):
     """Routes that a driver offers only when it is told to."""
 
     def add_to(self, app: FastAPI) -> None: ...
+
+    def describe(self, document: dict[str, Any], *, has_tokens: bool) -> None:
+        """Add them to the OpenAPI document."""
+        ...
 
 
 class HttpApp:
@@ -219,6 +223,8 @@ class HttpApp:
         own = openapi(self._inference.workflow, self._types.schema, has_tokens=self._has_tokens)
         if self._algorithms is not None:
             add_algorithms(own, await self._algorithms.described(), has_tokens=self._has_tokens)
+        for each in self._more:
+            each.describe(own, has_tokens=self._has_tokens)
         added = get_openapi(title="", version="", routes=app.routes)
         own["paths"] = {**added["paths"], **own["paths"]}
         own["components"]["schemas"] |= added.get("components", {}).get("schemas", {})

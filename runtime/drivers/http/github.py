@@ -7,6 +7,7 @@ makes no second run. `?node=` in the webhook's address names the node, where the
 import hashlib
 import hmac
 from collections.abc import Mapping
+from typing import Any
 
 import orjson
 from fastapi import FastAPI
@@ -32,6 +33,9 @@ class GithubRoute:
 
     def add_to(self, app: FastAPI) -> None:
         app.add_route(PATH, self.receive, methods=["POST"])
+
+    def describe(self, document: dict[str, Any], *, has_tokens: bool) -> None:
+        """It is for GitHub alone, which reads no document."""
 
     async def receive(self, request: Request) -> Response:
         headers = headers_of(request)

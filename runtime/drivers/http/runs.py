@@ -31,6 +31,7 @@ from runtime.drivers.http.access import REFUSAL
 from runtime.drivers.http.admission import Admission
 from runtime.drivers.http.answers import BYTES, JSON, REQUEST_ID_HEADER, RETRY_S, STATUSES, Refusal, json_response
 from runtime.drivers.http.request import Terms, cancelled_when_gone, expect_json, headers_of, read_body, wait_of
+from runtime.drivers.http.run_openapi import MAX_REQUEST_ID_CHARACTERS, add_runs
 from runtime.drivers.http.run_output import live_output
 from runtime.errors import ConfigError, NotFoundError, RunStateError, StoreError
 from runtime.message import new_request_id
@@ -39,7 +40,6 @@ from runtime.message import new_request_id
 ARTIFACT_PATH = re.compile(r"/runs/[^/]+/artifacts/.+")
 # Runs that one answer lists when the request does not say, and at most.
 DEFAULT_LIMIT, MAX_LIMIT = 100, 1_000
-MAX_REQUEST_ID_CHARACTERS = 200
 IDEMPOTENCY_HEADER = "idempotency-key"
 # What a run has written to both of its streams, with the time of each line.
 LOG = "log/runner.log"
@@ -88,6 +88,9 @@ class RunRoutes:
         app.add_route("/runs/{run_id}/logs", self.logs, methods=["GET"])
         app.add_route("/runs/{run_id}/artifacts", self.artifacts, methods=["GET"])
         app.add_route("/runs/{run_id}/artifacts/{path:path}", self.artifact, methods=["GET"])
+
+    def describe(self, document: dict[str, Any], *, has_tokens: bool) -> None:
+        add_runs(document, self.nodes, list(RunState), has_tokens=has_tokens)
 
     # --- asking for runs ---
 

@@ -345,6 +345,23 @@ async def test_without_a_token_only_public_files_are_given(monkeypatch: pytest.M
     assert cancelled.status_code == 403
 
 
+async def test_every_route_is_in_the_document() -> None:
+    async with flooding() as (web, _):
+        document = (await web.http.get("/openapi.json")).json()
+
+    operations = {(path, verb) for path, each in document["paths"].items() if "/runs" in path for verb in each}
+    assert operations == {
+        ("/runs", "get"),
+        ("/runs/{id}", "post"),
+        ("/runs/{id}", "get"),
+        ("/runs/{id}", "delete"),
+        ("/runs/{id}/logs", "get"),
+        ("/runs/{id}/artifacts", "get"),
+        ("/runs/{id}/artifacts/{path}", "get"),
+    }
+    assert document["paths"]["/runs/{id}"]["post"]["parameters"][0]["schema"]["enum"] == ["flood"]
+
+
 # --- GitHub ---
 
 
