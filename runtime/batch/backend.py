@@ -21,6 +21,8 @@ from runtime.batch.processes import start_time
 RUN_LABEL, WORKER_LABEL = "krt.run", "krt.worker"
 RUN_VARIABLE, WORKER_VARIABLE = "KRT_BATCH_RUN", "KRT_BATCH_WORKER"
 
+# Where a model in a container has its folders.
+FOLDERS = {"input": "/data/input", "output": "/data/output", "log": "/data/log"}
 # What a model in Python needs for its output to be seen at once.
 UNBUFFERED = {"PYTHONUNBUFFERED": "1"}
 

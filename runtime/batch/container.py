@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from runtime.batch.backend import (
+    FOLDERS,
     RUN_LABEL,
     UNBUFFERED,
     WORKER_LABEL,
@@ -39,8 +40,7 @@ from runtime.errors import ModelStartError
 
 log = logging.getLogger(__name__)
 
-# Where a model has its folders, and the file in which it may say what it has done.
-FOLDERS = {"input": "/data/input", "output": "/data/output", "log": "/data/log"}
+# The file in which a model may say what it has done.
 METADATA = "/data/metadata.json"
 PLACES = {**FOLDERS, "metadata": METADATA}
 # Bytes that are copied out of a container at most: a metadata.json, and what tar adds.

@@ -18,7 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from runtime.batch.container import FOLDERS
+from runtime.batch.backend import FOLDERS
 from runtime.batch.files import NoRegularFileError, open_regular, text_of
 from runtime.batch.output import FoundFile
 from runtime.batch.run import Reason, RunRecord, RunState, ending, next_state
