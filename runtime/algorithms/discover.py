@@ -7,7 +7,6 @@ An algorithm is a function defined in the adapter and named `run_<identifier>`. 
 """
 
 import importlib
-import importlib.util
 import inspect
 import logging
 import sys
@@ -22,6 +21,7 @@ from typing import Any
 from runtime.algorithms.signatures import Signature, SignatureError, schema_hash, signature_of
 from runtime.durations import duration_s
 from runtime.errors import AdapterError
+from runtime.module_files import import_file
 from runtime.spec import names
 from runtime.spec.type_schema import JsonSchema
 
@@ -139,17 +139,7 @@ def _execute(file: Path) -> ModuleType:
     taken = sys.modules.get(file.stem)
     is_free = taken is None or getattr(taken, "__file__", None) == str(file)
     name = file.stem if is_free else f"{file.stem}_{sha256(bytes(file)).hexdigest()[:8]}"
-    spec = importlib.util.spec_from_file_location(name, file)
-    if spec is None or spec.loader is None:
-        raise ImportError(f"{file} is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return import_file(file, name)
 
 
 def _told(error: BaseException, file: Path | None) -> str:

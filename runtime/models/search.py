@@ -4,7 +4,6 @@ Runs in the model's process, for it imports the user's modules. Nothing is insta
 """
 
 import importlib
-import importlib.util
 import inspect
 import logging
 import os
@@ -15,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from runtime.models.wire import StatusCode
+from runtime.module_files import import_file
 
 log = logging.getLogger(__name__)
 
@@ -131,20 +131,7 @@ def _import(path: Path, code: Path) -> ModuleType:
         if _file_of(module) == path.resolve():
             return module
     # Its name is taken, or no name of a module.
-    return _import_file(path, f"krt_model_{name}")
-
-
-def _import_file(path: Path, name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None and spec.loader is not None, "a path that ends in .py has both"
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
+    return import_file(path, f"krt_model_{name}")
 
 
 def _candidates(base: type[Any], modules: list[ModuleType], code: Path) -> list[type[Any]]:

@@ -6,7 +6,6 @@ Does not call it: `runner.py` does, with the help of `runtime.threads` for plain
 import ast
 import contextlib
 import functools
-import importlib.util
 import inspect
 import sys
 import traceback
@@ -19,6 +18,7 @@ from types import ModuleType
 from typing import Any
 
 from runtime.errors import HandlerLoadError
+from runtime.module_files import import_file
 from runtime.payload import Decoder, decode_any, decoder_for
 from runtime.spec import names
 
@@ -159,20 +159,12 @@ def _extend_path(*folders: Path) -> None:
 
 def _import(path: Path) -> ModuleType:
     name = path.stem if path.stem.isidentifier() and path.stem not in sys.modules else "worker"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise HandlerLoadError(f"Error loading handler script {path}: it is no Python file")
-    module = importlib.util.module_from_spec(spec)
-    # In sys.modules before it runs: pickling, dataclasses with postponed annotations and spawned workers need it there.
-    sys.modules[name] = module
     try:
-        spec.loader.exec_module(module)
-    except BaseException as error:
-        sys.modules.pop(name, None)
-        if isinstance(error, KeyboardInterrupt):
-            raise
+        return import_file(path, name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # SystemExit of the user's too
         raise HandlerLoadError(_describe_import_error(path, error)) from error
-    return module
 
 
 def _describe_import_error(path: Path, error: BaseException) -> str:

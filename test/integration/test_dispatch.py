@@ -9,8 +9,9 @@ import pytest
 
 from runtime.spec.node import DispatchSpec
 from test.integration.conftest import OpenWorkbench
-from test.support.algorithms import PATIENCE_S, open_bench
+from test.support.algorithms import open_bench
 from test.support.node import node_spec
+from test.support.runtime_child import PATIENCE_S
 
 SPEC = node_spec(dispatch=DispatchSpec(wait_for_runner_s=30.0))
 

@@ -13,9 +13,9 @@ import pytest
 from runtime.bus.base import Confirmation, ConsumerConfig, Reader
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
-from test.support.children import PATIENCE_S, ROOT
 from test.support.kre import kre_message, public_message, write_generated
 from test.support.node import write_handler
+from test.support.runtime_child import PATIENCE_S, ROOT
 
 STREAM = "runtime1_v1_greeter"
 # KRE's entrypoint publishes to the first subject of a workflow and waits at the last one.

@@ -3,9 +3,6 @@
 import asyncio
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -16,37 +13,20 @@ import pytest
 from runtime.algorithms import Algorithms
 from runtime.bus.nats import NatsBus
 from runtime.errors import AlgorithmError
-
-ROOT = Path(__file__).parents[2]
-# Seconds until something that has to happen is taken for lost.
-PATIENCE_S = 30.0
+from test.support.runtime_child import PATIENCE_S, RuntimeChild
 
 
-class RunnerChild:
+class RunnerChild(RuntimeChild):
     """One runner as `python -m runtime algorithms`; the adapter is a folder with `runner_adapter.py`."""
 
     def __init__(self, folder: Path, url: str, **variables: str) -> None:
-        read_end, write_end = os.pipe()
-        own = {"NATS_SERVER": url, "ADAPTER": str(folder), "READY_FD": str(write_end), **variables}
         folder.mkdir(parents=True, exist_ok=True)
-        self.log_file = folder / f"runner-{os.urandom(3).hex()}.log"
-        with self.log_file.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "runtime", "algorithms"],
-                cwd=ROOT,
-                env={**os.environ, **{f"KRT_{name}": value for name, value in own.items()}},
-                pass_fds=[write_end],
-                stdout=log,
-                stderr=log,
-            )
-        os.close(write_end)
-        self._ready = read_end
-
-    async def ready(self) -> "RunnerChild":
-        """Wait until it serves; fails with its log when it ends before."""
-        said = await asyncio.wait_for(asyncio.to_thread(os.read, self._ready, 16), PATIENCE_S)
-        assert said == b"ready\n", f"the runner ended with {self.process.wait()}:\n{self.log()}"
-        return self
+        own = {"NATS_SERVER": url, "ADAPTER": str(folder), **variables}
+        super().__init__(
+            ["runtime", "algorithms"],
+            {f"KRT_{name}": value for name, value in own.items()},
+            folder / f"runner-{os.urandom(3).hex()}.log",
+        )
 
     async def says(self, text: str) -> None:
         """Wait until its log holds a text."""
@@ -56,25 +36,6 @@ class RunnerChild:
                 time.sleep(0.02)  # a file tells nobody that it has grown
 
         await asyncio.wait_for(asyncio.to_thread(look), PATIENCE_S)
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-    async def exit_code(self) -> int:
-        return await asyncio.wait_for(asyncio.to_thread(self.process.wait), PATIENCE_S)
-
-    def log(self) -> str:
-        return self.log_file.read_text()
-
-    def close(self) -> None:
-        """End it, whatever the test has left of it."""
-        if self.process.poll() is None:
-            self.kill()
-        os.close(self._ready)
 
 
 class Bench:
@@ -125,12 +86,6 @@ class Bench:
         assert registry is not None
         async with asyncio.timeout(PATIENCE_S):
             await registry.wait_until(lambda: condition(set(registry.algorithms())))
-
-    async def until_file(self, file: Path) -> None:
-        """Wait until an algorithm has made this file, which is how it tells that it has begun."""
-        async with asyncio.timeout(PATIENCE_S):
-            while not file.exists():
-                await asyncio.sleep(0.01)
 
     def close_runners(self) -> None:
         for runner in self._runners:

@@ -1,10 +1,6 @@
 """Nodes as child processes against a real nats-server, and the counting of what goes in and comes out."""
 
 import asyncio
-import os
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,57 +28,20 @@ from test.support.node import (
     environment,
     write_handler,
 )
+from test.support.runtime_child import PATIENCE_S, RuntimeChild
 
-ROOT = Path(__file__).parents[2]
 # How a replica is started; `kill_at` is the same with an end at a stated point.
 RUNTIME = ("runtime",)
-# Seconds after which something that has to happen is taken for lost.
-PATIENCE_S = 30.0
 
 
-class NodeChild:
+class NodeChild(RuntimeChild):
     """One replica as `python -m runtime node`."""
 
     def __init__(
         self, folder: Path, url: str, spec: NodeSpec, module: Sequence[str] = RUNTIME, **variables: str
     ) -> None:
-        read_end, write_end = os.pipe()
-        own = environment(
-            folder, NATS_SERVER=url, NODE_SPEC=spec.model_dump_json(), READY_FD=str(write_end), **variables
-        )
-        self._log = folder / "node.log"
-        with self._log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", *module, "node"],
-                cwd=ROOT, env={**os.environ, **own}, pass_fds=[write_end], stdout=log, stderr=log,
-            )  # fmt: skip
-        os.close(write_end)
-        self._ready = read_end
-
-    async def ready(self) -> "NodeChild":
-        """Wait until it takes messages; fails with its log when it ends before."""
-        said = await asyncio.wait_for(asyncio.to_thread(os.read, self._ready, 16), PATIENCE_S)
-        assert said == b"ready\n", f"the node ended with {self.process.wait()}:\n{self._log.read_text()}"
-        return self
-
-    def kill(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def terminate(self) -> None:
-        self.process.send_signal(signal.SIGTERM)
-
-    async def exit_code(self) -> int:
-        return await asyncio.wait_for(asyncio.to_thread(self.process.wait), PATIENCE_S)
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def close(self) -> None:
-        """End it, whatever the test has left of it."""
-        if self.process.poll() is None:
-            self.kill()
-        os.close(self._ready)
+        own = environment(folder, NATS_SERVER=url, NODE_SPEC=spec.model_dump_json(), **variables)
+        super().__init__([*module, "node"], own, folder / "node.log")
 
 
 class Workbench:

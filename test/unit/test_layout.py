@@ -21,6 +21,7 @@ LAYERS = [
         "line_pipe",
         "log",
         "message",
+        "module_files",
         "payload",
         "proto",
         "settings",
@@ -123,7 +124,7 @@ def strayed_packages(file: PurePosixPath, source: str) -> list[str]:
 
 def lives_in(file: PurePosixPath, homes: str | tuple[str, ...]) -> bool:
     for home in (homes,) if isinstance(homes, str) else homes:
-        if str(file) == home or home.endswith("/") and str(file).startswith(home):
+        if str(file) == home or (home.endswith("/") and str(file).startswith(home)):
             return True
     return False
 

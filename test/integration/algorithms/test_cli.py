@@ -16,7 +16,8 @@ from runtime.bus.base import StreamConfig
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
 from runtime.payload import decode_value
-from test.support.algorithms import PATIENCE_S, Bench
+from test.support.algorithms import Bench
+from test.support.runtime_child import PATIENCE_S
 
 ADAPTER = '''
 def run_add(a: int, b: int = 2) -> int:

@@ -11,7 +11,8 @@ import pytest
 
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.presence import EXPIRY_S
-from test.support.algorithms import PATIENCE_S, Bench, RunnerChild, open_bench
+from test.support.algorithms import Bench, RunnerChild, open_bench
+from test.support.runtime_child import PATIENCE_S
 
 ADAPTER = """
 import os, pathlib, signal, time
