@@ -12,6 +12,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from typing import Any, Self
 
+# Seconds after which a request that has to come is taken for lost.
+PATIENCE_S = 10.0
+
 Answering = Callable[[asyncio.StreamWriter], Awaitable[None]]
 
 
@@ -35,6 +38,7 @@ class CallbackServer:
         self._answers = list(answers)
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
+        self._received = asyncio.Condition()
 
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._on_connection, "127.0.0.1", 0)
@@ -53,6 +57,11 @@ class CallbackServer:
         assert self._server is not None
         return f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
 
+    async def wait_for(self, count: int) -> None:
+        """Return when so many requests have come."""
+        async with asyncio.timeout(PATIENCE_S), self._received:
+            await self._received.wait_for(lambda: len(self.requests) >= count)
+
     def _on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         # A task of its own: asyncio complains of its tasks when they are cancelled.
         self._serving.add(asyncio.create_task(self._serve(reader, writer), name="callback"))
@@ -64,6 +73,8 @@ class CallbackServer:
             headers = {name.lower(): value.strip() for name, _, value in (each.partition(":") for each in lines)}
             body = await reader.readexactly(int(headers.get("content-length", "0")))
             self.requests.append(Received(line, headers, body))
+            async with self._received:
+                self._received.notify_all()
             answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
             await answer(writer)
 
