@@ -17,7 +17,8 @@ LOG_FILES = {"stdout": "log/stdout.log", "stderr": "log/stderr.log"}
 async def changes(records: RunRecords, run_id: str, *, after: RunRecord | None = None) -> AsyncIterator[RunRecord]:
     """Yield a run as it is, and after every change, until it has ended. One that is not there yet is waited for.
 
-    after: an ending that is not meant, for the run goes on. Raises NotFoundError for a workflow without nodes of kind batch, BusUnavailableError.
+    after: an ending that is not meant, for the run goes on. Raises NotFoundError for a workflow without nodes of kind
+    batch, BusUnavailableError.
     """
     queue: asyncio.Queue[RunRecord] = asyncio.Queue()
     watch = await records.follow(run_id, queue.put_nowait)
@@ -56,13 +57,20 @@ async def follow_output(records: RunRecords, run_id: str) -> RunRecord:
 
     Every piece is told before the end is: they come over one connection of the worker's, in its order.
     """
-    listening = await records.follow_output(run_id, print_piece)
+    # Printed here and not where it arrives: what becomes of the terminal is the command's business, not the bus's.
+    told: asyncio.Queue[RunRecord | tuple[str, bytes]] = asyncio.Queue()
+    listening = await records.follow_output(run_id, lambda stream, piece: told.put_nowait((stream, piece)))
+    watch = await records.follow(run_id, told.put_nowait)
     try:
-        async for record in changes(records, run_id):
-            last = record
+        while True:
+            each = await told.get()
+            if isinstance(each, tuple):
+                print_piece(*each)
+            elif each.state.is_final:
+                return each
     finally:
+        await watch.unsubscribe()
         await listening.unsubscribe()
-    return last
 
 
 async def print_stored(files: RunFiles) -> None:
