@@ -1,5 +1,6 @@
 """Opens the artifact store that a workflow file names."""
 
+import asyncio
 from pathlib import Path
 
 from runtime.batch.artifacts import ArtifactStore
@@ -20,8 +21,12 @@ async def open_store(location: str, *, bus: Bus, stream: str) -> ArtifactStore:
     if location.startswith("file:///"):
         return FileArtifacts(Path(location.removeprefix("file://")))
     if location.startswith("s3://"):
-        # Here, since it takes a large library along.
-        from runtime.batch.s3_artifacts import S3Artifacts
-
-        return S3Artifacts.open(location)
+        return await asyncio.to_thread(_open_s3, location)
     raise ConfigError(f'"{location}" is no store of artifacts; write nats:<name>, file:///path or s3://bucket/prefix')
+
+
+def _open_s3(location: str) -> ArtifactStore:
+    # Here, since it takes a large library along; and in a thread, since that reads files for half a second.
+    from runtime.batch.s3_artifacts import S3Artifacts
+
+    return S3Artifacts.open(location)

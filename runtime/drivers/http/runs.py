@@ -75,6 +75,7 @@ class RunRoutes:
         self._admission = admission
         self._terms = terms
         self._stores: dict[str, ArtifactStore] = {}
+        self._opening = asyncio.Lock()
 
     async def close(self) -> None:
         for store in self._stores.values():
@@ -221,8 +222,9 @@ class RunRoutes:
         location = record.locations.store
         if not record.locations.results:
             raise Refusal("unknown", f"run '{record.run_id}' has stored no files: it is {record.state}")
-        if location not in self._stores:
-            self._stores[location] = await open_store(location, bus=self._bus, stream=self._stream)
+        async with self._opening:
+            if location not in self._stores:
+                self._stores[location] = await open_store(location, bus=self._bus, stream=self._stream)
         return self._stores[location]
 
     async def _record(self, request: Request) -> RunRecord:
