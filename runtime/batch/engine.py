@@ -34,7 +34,8 @@ class Engine:
 
     def __init__(self, program: str, environ: Mapping[str, str]) -> None:
         self.program = program
-        self.environ = environ
+        # As uvloop wants it: it takes no other mapping.
+        self.environ = dict(environ)
 
     async def call(self, *arguments: str, timeout_s: float | None = CALL_S) -> bytes:
         """Run a command of the engine and return what it prints. Cancelling ends the command, not what it has begun.
