@@ -173,7 +173,7 @@ async def test_a_body_of_exactly_the_limit_is_unpacked(bus: Bus) -> None:
     assert await unpack(bus, STORE, packed, {ENCODING_HEADER: "gzip"}, max_bytes=10 * MIB) == bytes(10 * MIB)
 
 
-@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(noise(100))[:-9]])
+@pytest.mark.parametrize("data", [b"", b"no gzip", gzip.compress(noise(100))[:-9]], ids=["nothing", "text", "cut off"])
 async def test_broken_gzip_is_refused(bus: Bus, data: bytes) -> None:
     assert (await refusal(bus, data, {ENCODING_HEADER: "gzip"}))[0] == "gzip"
 

@@ -21,7 +21,7 @@ def read_text(text: bytes) -> Request:
 
 
 def compressed(text: bytes) -> str:
-    return base64.b64encode(gzip.compress(text)).decode()
+    return base64.b64encode(gzip.compress(text, mtime=0)).decode()
 
 
 def problems_of(value: Any) -> tuple[str, ...]:
