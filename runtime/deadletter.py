@@ -39,10 +39,10 @@ class DeadLetter:
     """Why a message was given up.
 
     reason: a stable word (`failed`, `timeout`, `rejected`, `never`, `encode`, `too-large`, `no-handler`,
-    `join-timeout`, `unavailable`, or the reason of a DecodeError). sequence: of the input in `stream`; subject: of its source, also
-    when it was redriven. headers: those of the input, its message id included. origin: sequence of the input before its
-    first redrive, 0 if it was never redriven. left_out: the body is empty because it was too large; the stream has the
-    input while it keeps it.
+    `join-timeout`, `unavailable`, or the reason of a DecodeError). sequence: of the input in `stream`; subject: of its
+    source, also when it was redriven. headers: those of the input, its message id included. origin: sequence of the
+    input before its first redrive, 0 if it was never redriven. left_out: the body is empty because it was too large;
+    the stream has the input while it keeps it.
     """
 
     node: str
