@@ -15,7 +15,7 @@ import os
 from runtime.batch.backend import Exit
 from runtime.batch.endings import store, tell_end, verdict
 from runtime.batch.parts import Tools
-from runtime.batch.run import Reason, RunEvent, RunRecord, is_run_id
+from runtime.batch.run import Reason, RunEvent, RunSummary, is_run_id
 from runtime.batch.worker import Worker
 from runtime.errors import BackendUnavailableError, BusClosedError, BusError, DecodeError, RunStateError
 
@@ -117,14 +117,14 @@ class Housekeeping:
         return record.state.is_final and record.reason is not Reason.STORE_FAILED
 
     async def _tell_late(self) -> None:
-        for record in await self._tools.records.all():
-            if self._is_to_tell(record) and (kept := await self._tools.records.find(record.run_id)):
+        for run, _ in await self._tools.records.all():
+            if self._is_to_tell(run) and (kept := await self._tools.records.find(run.run_id)):
                 await tell_end(self._tools, kept)
 
-    def _is_to_tell(self, record: RunRecord) -> bool:
-        end, now_ms = record.callbacks.end, self._tools.records.now_ms()
-        is_ours = record.node == self._worker.node and not self._worker.is_active(record.run_id)
-        return is_ours and record.state.is_final and end.status == "pending" and end.next <= now_ms
+    def _is_to_tell(self, run: RunSummary) -> bool:
+        end, now_ms = run.callbacks.end, self._tools.records.now_ms()
+        is_ours = run.node == self._worker.node and not self._worker.is_active(run.run_id)
+        return is_ours and run.state.is_final and end.status == "pending" and end.next <= now_ms
 
 
 def _folders(tools: Tools) -> list[str]:

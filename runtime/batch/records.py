@@ -9,11 +9,11 @@ Every change is made over the revision that it was made from: of two workers tha
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pydantic
 
-from runtime.batch.run import FINAL, Reason, RunRecord, RunState, is_run_id
+from runtime.batch.run import FINAL, Reason, RunRecord, RunState, RunSummary, is_run_id
 from runtime.bus.base import Bus, CoreMessage, Entry, KeyValue, Subscription
 from runtime.clock import Clock
 from runtime.errors import (
@@ -35,6 +35,8 @@ MAX_PIECE_BYTES = 256 * 1024
 # Times that a cancellation is tried against a record that changes all the time.
 CANCEL_TRIES = 10
 
+Summary = TypeVar("Summary", bound=RunSummary)
+
 OnRecord = Callable[[RunRecord], None]
 # Name of the stream, `stdout` or `stderr`, and a piece of it as it was written.
 OnOutput = Callable[[str, bytes], None]
@@ -45,6 +47,13 @@ class Kept(NamedTuple):
 
     record: RunRecord
     revision: int
+
+
+class Listed(NamedTuple):
+    """One run of many. data: its record as it is kept, for whoever shows more than the summary."""
+
+    summary: RunSummary
+    data: bytes
 
 
 class RunRecords:
@@ -83,25 +92,25 @@ class RunRecords:
             raise NotFoundError(f"there is no run '{run_id}'; `krt runs ls` shows those that there are")
         return kept
 
-    async def all(self) -> list[RunRecord]:
+    async def all(self) -> list[Listed]:
         """Return every run that is not expired, the newest first."""
-        found: dict[str, RunRecord] = {}
+        found: dict[str, Listed] = {}
 
         def on_entry(key: str, entry: Entry | None) -> None:
-            if entry is not None and (record := _readable(key, entry.value)):
-                found[key] = record
+            if entry is not None and (summary := _readable(key, entry.value, RunSummary)):
+                found[key] = Listed(summary, entry.value)
 
         watch = await (await self._bucket()).watch("*", on_entry)
         await watch.unsubscribe()
         now_ms = self.now_ms()
-        records = (record for record in found.values() if not record.is_expired(now_ms))
-        return sorted(records, key=lambda record: (-record.times.created, record.run_id))
+        runs = (each for each in found.values() if not each.summary.is_expired(now_ms))
+        return sorted(runs, key=lambda each: (-each.summary.times.created, each.summary.run_id))
 
     async def follow(self, run_id: str, on_record: OnRecord) -> Subscription:
         """Call back, on the loop, with the run as it is, and from then on with every change."""
 
         def on_entry(key: str, entry: Entry | None) -> None:
-            if entry is not None and (record := _readable(key, entry.value)):
+            if entry is not None and (record := _readable(key, entry.value, RunRecord)):
                 on_record(record)
 
         return await (await self._bucket()).watch(run_id, on_entry)
@@ -247,15 +256,19 @@ def check_cancel(record: RunRecord) -> None:
 
 def decode(data: bytes) -> RunRecord:
     """Read a record; fields of a later version are left out. Raises DecodeError."""
+    return _decode(data, RunRecord)
+
+
+def _decode(data: bytes, kind: type[Summary]) -> Summary:
     try:
-        return RunRecord.model_validate_json(data)
+        return kind.model_validate_json(data)
     except pydantic.ValidationError as error:
         raise DecodeError(f"the record of a run cannot be read: {error}", reason="payload") from error
 
 
-def _readable(key: str, data: bytes) -> RunRecord | None:
+def _readable(key: str, data: bytes, kind: type[Summary]) -> Summary | None:
     try:
-        return decode(data)
+        return _decode(data, kind)
     except DecodeError as error:
         log.warning("key %s of the bucket of runs is passed over: %s", key, error, extra={"action": "run-record"})
         return None

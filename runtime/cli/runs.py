@@ -12,8 +12,7 @@ from runtime.cli import exits, target
 from runtime.cli.options import JsonOption, NatsOption, StreamOption, WorkflowOption
 
 if TYPE_CHECKING:
-    from runtime.batch.records import RunRecords
-    from runtime.batch.run import RunRecord
+    from runtime.batch.records import Listed, RunRecords
     from runtime.bus.base import Bus
 
 T = TypeVar("T")
@@ -93,7 +92,8 @@ def list_runs(
         raise errors.ConfigError(f'"{state}" is no state; use {", ".join(RunState)}')
 
     async def main(place: Place) -> None:
-        found = [each for each in await place.records.all() if state in ("", each.state) and node in ("", each.node)]
+        every = await place.records.all()
+        found = [each for each in every if state in ("", each.summary.state) and node in ("", each.summary.node)]
         shown = found[:limit] if limit else found
         _print_runs(shown, as_json, place.records.now_ms())
         if len(shown) < len(found):
@@ -261,13 +261,13 @@ def retry_store(
     raise typer.Exit(_run(workflow, nats, stream, main))
 
 
-def _print_runs(records: "Sequence[RunRecord]", as_json: bool, now_ms: int) -> None:
+def _print_runs(runs: "Sequence[Listed]", as_json: bool, now_ms: int) -> None:
     from runtime.cli.runs_text import run_lines
 
     if as_json:
-        lines = [each.encode().decode() for each in records]
+        lines = [each.data.decode() for each in runs]
     else:
-        lines = list(run_lines(records, now_ms)) if records else ["there are no such runs"]
+        lines = list(run_lines([each.summary for each in runs], now_ms)) if runs else ["there are no such runs"]
     if lines:
         typer.echo("\n".join(lines))
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from runtime.batch.run import Artifact, RunRecord
+from runtime.batch.run import Artifact, RunRecord, RunSummary
 from runtime.cli.message_text import iso, moment, size, span
 
 _COLUMNS = ("RUN", "NODE", "MODEL", "STATE", "AGE", "RAN", "WHY")
@@ -10,9 +10,9 @@ _COLUMNS = ("RUN", "NODE", "MODEL", "STATE", "AGE", "RAN", "WHY")
 MAX_SHOWN = 20
 
 
-def run_lines(records: Sequence[RunRecord], now_ms: int) -> Iterator[str]:
+def run_lines(runs: Sequence[RunSummary], now_ms: int) -> Iterator[str]:
     """Yield a heading and a line for each run, aligned. Not by rich: it takes seconds for thousands of rows."""
-    return _aligned([_COLUMNS, *(_row(record, now_ms) for record in records)])
+    return _aligned([_COLUMNS, *(_row(run, now_ms) for run in runs)])
 
 
 def artifact_lines(artifacts: Sequence[Artifact]) -> Iterator[str]:
@@ -67,15 +67,15 @@ def _callbacks(record: RunRecord) -> str:
     return ", ".join(known)
 
 
-def _row(record: RunRecord, now_ms: int) -> tuple[str, ...]:
-    age = span((now_ms - record.times.created) / 1000)
-    why = record.reason or ""
-    return (record.run_id, record.node, record.slug, str(record.state), age, _ran(record, now_ms), why)
+def _row(run: RunSummary, now_ms: int) -> tuple[str, ...]:
+    age = span((now_ms - run.times.created) / 1000)
+    why = run.reason or ""
+    return (run.run_id, run.node, run.slug, str(run.state), age, _ran(run, now_ms), why)
 
 
-def _ran(record: RunRecord, now_ms: int) -> str:
+def _ran(run: RunSummary, now_ms: int) -> str:
     """Return how long the model has run, "" before it does."""
-    started, ended = record.times.started, record.times.ended or record.times.finished
+    started, ended = run.times.started, run.times.ended or run.times.finished
     return span(((ended or now_ms) - started) / 1000) if started else ""
 
 

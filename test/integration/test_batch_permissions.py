@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from runtime.batch.artifact_stores import open_store
-from runtime.batch.records import RunRecords
+from runtime.batch.records import RunRecords, decode
 from runtime.bus.base import CoreMessage
 from runtime.bus.nats import NatsBus
 from runtime.clock import SystemClock
@@ -57,7 +57,8 @@ async def test_runs_under_permissions_are_seen_and_fetched_by_clients(tmp_path: 
         events: list[CoreMessage] = []
         await bus.subscribe(names.run_subject(STREAM, "*", "event"), events.append)
         sent = await asyncio.to_thread(krt, tmp_path, "send", "floods", '{"days": 3}', KRT_NATS_CREDENTIALS=str(client))
-        (record,) = await RunRecords(bus, STREAM, SystemClock()).all()
+        (listed,) = await RunRecords(bus, STREAM, SystemClock()).all()
+        record = decode(listed.data)
         store = await open_store(record.locations.store, bus=bus, stream=STREAM)
         data = b"".join([piece async for piece in store.get(f"{record.locations.results}/public/output/data.json")])
         await bus.close()

@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
+import orjson
 from fastapi import FastAPI
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
@@ -157,8 +158,9 @@ class RunRoutes:
             every = await self._records.all()
         except NotFoundError as error:  # of the bucket, which the manager makes
             raise Refusal("unavailable", str(error), retry_after_s=RETRY_S) from error
-        found = [each for each in every if state in ("", each.state) and node in ("", each.node)]
-        return json_response({"runs": [_told(record) for record in found[:limit]], "more": len(found) > limit})
+        found = [each for each in every if state in ("", each.summary.state) and node in ("", each.summary.node)]
+        shown = [orjson.loads(each.data) for each in found[:limit]]
+        return json_response({"runs": shown, "more": len(found) > limit})
 
     async def show(self, request: Request) -> Response:
         return json_response(_told(await self._record(request)))

@@ -77,9 +77,9 @@ def test_a_record_is_json_with_the_names_of_the_page() -> None:
     said = json.loads(RECORD.encode())
 
     assert list(said) == [
-        "runId", "id", "node", "slug", "state", "attempt", "failures", "redrive", "owner", "host", "image",
-        "imageDigest", "versions", "times", "exitCode", "signal", "reason", "detail", "artifacts", "leftOut",
-        "locations", "callbackUrl", "callbacks",
+        "runId", "node", "slug", "state", "reason", "times", "callbacks", "id", "attempt", "failures", "redrive",
+        "owner", "host", "image", "imageDigest", "versions", "exitCode", "signal", "detail", "artifacts", "leftOut",
+        "locations", "callbackUrl",
     ]  # fmt: skip
     assert RunRecord.model_validate_json(RECORD.encode()) == RECORD
 
