@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
+from test.conformance.batch.backend_suite import SUITE
 from test.unit.test_kre_page import functions_of
 
 PAGE = Path(__file__).parents[2] / "docs" / "batch.md"
-CASES = 19
+CASES = 23
 
 _TEST = re.compile(r"`([\w/]+\.py)::(\w+)`")
 
@@ -29,3 +30,10 @@ def test_every_row_names_tests_that_exist(row: list[str]) -> None:
 
     assert named
     assert [f"{file}::{name}" for file, name in named if name not in functions_of(file)] == []
+
+
+def test_every_named_check_of_backends_is_in_their_suite() -> None:
+    named = {name for row in rows() for file, name in _TEST.findall(row[-1]) if file.endswith("backend_suite.py")}
+
+    assert named
+    assert named <= {check.__name__ for check in SUITE}
