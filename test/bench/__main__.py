@@ -19,6 +19,7 @@ import uvloop
 from test.bench import (
     algorithms,
     artifacts,
+    batch,
     documents,
     http,
     idle,
@@ -100,6 +101,7 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
         "documents": functools.partial(documents.measure, seconds=seconds, rounds=rounds),
         "measurements": measurements.measure,
         "artifacts": artifacts.measure,
+        "batch": functools.partial(batch.measure, rounds=rounds),
         "start": idle.measure_start,
         "memory": idle.measure_memory,
     }

@@ -126,11 +126,20 @@ def _cpu_s(pid: int) -> float:
 
 
 def start_node(
-    stage: Stage, folder: Path, *, handler: str = "echo.py", profile: Path | None = None, program: str = "runtime"
+    stage: Stage,
+    folder: Path,
+    *,
+    handler: str = "echo.py",
+    spec: NodeSpec | None = None,
+    profile: Path | None = None,
+    program: str = "runtime",
 ) -> Child:
-    """Start our node: the process that a deployed workflow runs. profile: where cProfile's data shall go."""
+    """Start our node: the process that a deployed workflow runs.
+
+    spec: of a node without a handler. profile: where cProfile's data shall go.
+    """
     ready, other_side = os.pipe()
-    spec = NodeSpec(durable=stage.durable, exit_channel="main" if stage.is_last else None)
+    spec = spec or NodeSpec(durable=stage.durable, exit_channel="main" if stage.is_last else None)
     store = f"sqlite:///{folder / 'store.sqlite'}"
     environment = clean_environment() | {
         "KRT_WORKFLOW_NAME": "bench",
@@ -147,6 +156,7 @@ def start_node(
         "KRT_MONGO_URI": store,
         "KRT_INFLUX_URI": store,
         "KRT_NODE_SPEC": spec.model_dump_json(),
+        "KRT_BATCH_DIR": str(folder / "runs"),
         "KRT_LOG_LEVEL": "WARN",
         "KRT_READY_FD": str(other_side),
     }
