@@ -32,6 +32,8 @@ START = "start"
 # Characters of an error's text in an answer; all of it is in the log.
 MAX_TEXT = 4000
 
+_SUCCESS = Status(code=StatusCode.SUCCESS)
+
 
 def make_answer() -> Callable[[bytes], bytes]:
     """Return what answers the requests of the host."""
@@ -141,16 +143,19 @@ class ModelChild:
             raise RefusedError(StatusCode.MODEL_FAILED, describe(error)) from error
 
     def _method(self, name: str) -> Callable[..., Any]:
-        kind = full_name(type(self._instance))
         if name.startswith("_") or not name.isidentifier():
+            kind = full_name(type(self._instance))
             raise RefusedError(StatusCode.INVALID_ARGUMENT, f'"{name}" is no name of a public method of {kind}')
         method: Any = getattr(self._instance, name, None)
         if not callable(method):
+            kind = full_name(type(self._instance))
             raise RefusedError(StatusCode.BAD_IMPLEMENTATION, f"{kind} has no method {name}()")
         return method  # type: ignore[no-any-return]  # just checked
 
     def _accepted(self, function: Callable[..., Any], name: str, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return those keywords that a function takes; the first time one is dropped, a line says so."""
+        if not kwargs:
+            return {}
         taken = {keyword: value for keyword, value in kwargs.items() if _takes(function, keyword)}
         for keyword in kwargs.keys() - taken.keys():
             if (name, keyword) not in self._dropped:
@@ -185,7 +190,7 @@ def _status_of(work: Callable[[], None]) -> Any:
         return _status(error.code, str(error))
     except (DecodeError, InvalidCoordinatorUsageError, ProtobufError) as error:
         return _status(StatusCode.INVALID_ARGUMENT, str(error))
-    return _status(StatusCode.SUCCESS, "")
+    return _SUCCESS
 
 
 def _status(code: StatusCode, text: str) -> Any:

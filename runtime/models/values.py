@@ -43,6 +43,8 @@ _FAILURES = (
     struct.error,
 )
 
+_POSITION = operator.attrgetter("position")
+
 # One half of a character beyond the first 65,536, escaped; alone it is no text.
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
@@ -61,22 +63,27 @@ class VariantType(IntEnum):
 
 def encode_data(data_type: int, value: Any) -> bytes:
     """Return the bytes of `value` as `data_type`. Raises EncodingError when it is no such value."""
-    known = _known(data_type, EncodingError)
+    encode = _ENCODERS.get(data_type)
+    if encode is None:
+        raise EncodingError(_unknown(data_type))
     try:
-        return _ENCODERS[known](value)
+        return encode(value)
     except EncodingError:
         raise
     except _FAILURES as error:
-        raise EncodingError(f"a value of type '{type(value).__name__}' is no {known.name}: {error}") from error
+        name = VariantType(data_type).name
+        raise EncodingError(f"a value of type '{type(value).__name__}' is no {name}: {error}") from error
 
 
 def decode_data(data: bytes, data_type: int) -> Any:
     """Return the value of bytes that `encode_data` made. Raises DecodeError with the reason `payload`."""
-    known = _known(data_type, _unreadable)
+    decode = _DECODERS.get(data_type)
+    if decode is None:
+        raise _unreadable(_unknown(data_type))
     try:
-        return _DECODERS[known](data)
+        return decode(data)
     except _FAILURES as error:
-        raise _unreadable(f"{len(data)} bytes are no {known.name}: {error}") from error
+        raise _unreadable(f"{len(data)} bytes are no {VariantType(data_type).name}: {error}") from error
 
 
 def detect_type(value: Any) -> VariantType:
@@ -129,7 +136,7 @@ def plain_arguments(arguments: Sequence[Any], keywords: Sequence[Any]) -> tuple[
     Raises InvalidCoordinatorUsageError as `check_arguments` does, and DecodeError.
     """
     check_arguments(arguments, keywords)
-    in_order = sorted(arguments, key=lambda argument: int(argument.position))
+    in_order = sorted(arguments, key=_POSITION)
     return (
         [from_variant(argument.data) for argument in in_order],
         {keyword.keyword: from_variant(keyword.data) for keyword in keywords},
@@ -144,8 +151,8 @@ def check_arguments(arguments: Sequence[Any], keywords: Sequence[Any]) -> None:
                 raise InvalidCoordinatorUsageError(
                     f"{each!r} is no {kind.__name__}; pass plain values as args=, kwargs="
                 )
-    positions = sorted(argument.position for argument in arguments)
-    if positions and positions not in ([*range(len(positions))], [*range(1, len(positions) + 1)]):
+    positions = sorted(map(_POSITION, arguments))
+    if positions and (positions[0] > 1 or positions != [*range(positions[0], positions[0] + len(positions))]):
         raise InvalidCoordinatorUsageError(
             f"the positions of {len(positions)} arguments are {', '.join(map(str, positions))}; number them from 1, or "
             "from 0, without a gap"
@@ -163,11 +170,8 @@ def _named_variant(name: str, value: Any) -> Any:
         raise EncodingError(f"{name}: {error}") from error
 
 
-def _known(data_type: int, refusal: Callable[[str], Exception]) -> VariantType:
-    try:
-        return VariantType(data_type)
-    except ValueError as error:
-        raise refusal(f"{data_type!r} is no VariantType; there are {', '.join(VariantType.__members__)}") from error
+def _unknown(data_type: int) -> str:
+    return f"{data_type!r} is no VariantType; there are {', '.join(VariantType.__members__)}"
 
 
 def _unreadable(what: str) -> DecodeError:
@@ -204,10 +208,7 @@ def _encode_string(value: Any) -> bytes:
 
 
 def _encode_json(value: Any) -> bytes:
-    # allow_nan would write NaN and Infinity, which are no JSON; the encoding refuses lone surrogates.
-    return json.dumps(
-        value, allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_without_numpy
-    ).encode()
+    return _JSON_ENCODER.encode(value).encode()
 
 
 def _without_numpy(value: Any) -> Any:
@@ -216,6 +217,11 @@ def _without_numpy(value: Any) -> Any:
     if numpy is not None and isinstance(value, numpy.ndarray | numpy.generic):
         return value.tolist()
     raise TypeError(f"{type(value).__name__} has no form in JSON")
+
+
+# json.dumps would make one for each value. allow_nan would write NaN and Infinity, which are no JSON; the encoding to
+# UTF-8 refuses lone surrogates.
+_JSON_ENCODER = json.JSONEncoder(allow_nan=False, ensure_ascii=False, separators=(",", ":"), default=_without_numpy)
 
 
 def _encode_parquet(value: Any) -> bytes:
@@ -287,7 +293,7 @@ def _decode_arrow(data: bytes) -> Any:
     return _tables().from_arrow(data)
 
 
-_ENCODERS: dict[VariantType, Callable[[Any], bytes]] = {
+_ENCODERS: dict[int, Callable[[Any], bytes]] = {
     VariantType.NONE: _encode_none,
     VariantType.DOUBLE: _encode_double,
     VariantType.INT: _encode_int,
@@ -296,7 +302,7 @@ _ENCODERS: dict[VariantType, Callable[[Any], bytes]] = {
     VariantType.ARROW: _encode_arrow,
     VariantType.JSON: _encode_json,
 }
-_DECODERS: dict[VariantType, Callable[[bytes], Any]] = {
+_DECODERS: dict[int, Callable[[bytes], Any]] = {
     VariantType.NONE: _decode_none,
     VariantType.DOUBLE: _decode_double,
     VariantType.INT: _decode_int,

@@ -116,6 +116,15 @@ async def test_it_has_a_group_of_its_own(start_worker: StartWorker) -> None:
     assert await worker.ask(b"group") == f"{worker.pid} {worker.pid}".encode()
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has SCHED_BATCH")
+async def test_it_wakes_up_without_taking_the_processor_from_its_parent(start_worker: StartWorker) -> None:
+    worker = await start_worker()
+
+    await worker.ask(b"hello")
+
+    assert os.sched_getscheduler(worker.pid) == os.SCHED_BATCH
+
+
 async def test_a_second_request_is_refused_while_it_works_on_one(start_worker: StartWorker) -> None:
     worker = await start_worker()
     first = asyncio.create_task(worker.ask(b"sleep"))
