@@ -120,7 +120,7 @@ async def test_it_has_a_group_of_its_own(start_worker: StartWorker) -> None:
 async def test_it_wakes_up_without_taking_the_processor_from_its_parent(start_worker: StartWorker) -> None:
     worker = await start_worker()
 
-    await worker.ask(b"hello")
+    await worker.ask(b"group")
 
     assert os.sched_getscheduler(worker.pid) == os.SCHED_BATCH
 
