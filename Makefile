@@ -23,7 +23,7 @@ KRT := $(BIN)/krt
 READY := .venv/.packages-installed $(KRT)
 
 .DEFAULT_GOAL := all
-.PHONY: all run test integration container browser compose soak lint fmt types bench lock
+.PHONY: all run test attack integration container browser compose soak lint fmt types bench lock
 .DELETE_ON_ERROR:
 
 all: lint test
@@ -31,8 +31,14 @@ all: lint test
 run: $(READY)  ## run the example workflow and send it a few requests
 	$(KRT) run workflows/digits --demo
 
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+
 test: $(READY)
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --ignore=test/bench --ignore=test/container --ignore=test/browser $(ARGS)
+	$(PYTEST) --ignore=test/bench --ignore=test/container --ignore=test/browser -m "not attack" $(ARGS)
+
+# Processes and servers that are killed, frozen and filled up at every step of their work.
+attack: $(READY)
+	$(PYTEST) test/integration test/acceptance -m attack $(ARGS)
 
 # On the servers of test/docker-compose.yaml where Docker runs, or those that KRT_TEST_* name; it says which.
 integration: $(READY)

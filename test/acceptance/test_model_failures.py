@@ -23,6 +23,8 @@ from runtime.spec.model_host import QUARANTINED_EXIT_CODE
 from test.support.model_host import CLUSTER, MODEL
 from test.support.model_processes import Cluster, told
 
+pytestmark = pytest.mark.attack
+
 OK = ("SUCCESS", "")
 # Bytes of an argument: seven eighths of the largest message that any server takes, and beyond what ours does.
 LARGE_BYTES = 63 * 1024 * 1024

@@ -15,7 +15,7 @@ from test.support.counter import COUNTER, IDS, by_id, counts, expected, id_of, m
 from test.support.late_proxy import LateProxy
 from test.support.node import DURABLE, ENTRYPOINT, STREAM, consumers_of, node_spec
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = [pytest.mark.attack, pytest.mark.timeout(120)]
 
 # Seconds: what the server sends arrives after it has given up the delivery, and sent the message again.
 ACK_WAIT_S = 0.4

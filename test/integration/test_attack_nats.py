@@ -12,6 +12,8 @@ from runtime.bus.embedded import EmbeddedServer
 from test.support.children import Workbench
 from test.support.node import node_spec
 
+pytestmark = pytest.mark.attack
+
 TOTAL = 100
 LARGE = """
     async def handler(ctx, data: int):

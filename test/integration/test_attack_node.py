@@ -10,6 +10,8 @@ from test.support.children import Workbench
 from test.support.kill_at import FAILURE_POINTS, NODE_POINTS
 from test.support.node import DEAD_LETTERS, STREAM, node_spec
 
+pytestmark = pytest.mark.attack
+
 TOTAL = 120
 # Every message of this remainder fails at each attempt.
 MODULUS, POISON = 6, 5

@@ -21,6 +21,8 @@ from runtime.stores.documents import DocumentClient, derive_id
 from runtime.stores.open import open_documents
 from test.support.kill_at import MANAGER_POINTS, WRITER_POINTS
 
+pytestmark = pytest.mark.attack
+
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 30.0
 Start = Callable[..., subprocess.Popen[bytes]]

@@ -24,6 +24,8 @@ from test.support.children import Workbench
 from test.support.kill_at import BATCH_POINTS, NODE_POINTS
 from test.support.node import NODE, STREAM, node_spec
 
+pytestmark = pytest.mark.attack
+
 RUN = f"r0_{NODE}_0"
 # Says that it has run, by a line of its own.
 MODEL = """

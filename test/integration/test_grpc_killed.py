@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import grpc
+import pytest
 
 from runtime.bus.embedded import EmbeddedServer
 from runtime.drivers import GRPCDriver
@@ -17,6 +18,9 @@ WORKFLOW = """
 name: slow
 nodes: [{name: slow, handler: handler.py}]
 """
+
+pytestmark = pytest.mark.attack
+
 HANDLER = """
 import asyncio
 import pathlib

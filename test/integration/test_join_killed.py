@@ -12,6 +12,8 @@ from test.support.children import NodeChild, Workbench
 from test.support.kill_at import JOIN_POINTS, NODE_POINTS
 from test.support.node import ENTRYPOINT, NODE, STREAM, node_spec
 
+pytestmark = pytest.mark.attack
+
 OTHER = names.node_subject(STREAM, "other")
 
 BOTH = """

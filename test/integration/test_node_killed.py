@@ -8,6 +8,8 @@ import pytest
 from test.integration.conftest import OpenWorkbench
 from test.support.node import node_spec
 
+pytestmark = pytest.mark.attack
+
 SLOW_ECHO = """
     import asyncio
 

@@ -7,6 +7,8 @@ import pytest
 
 from test.soak.run import soak
 
+pytestmark = pytest.mark.attack
+
 MESSAGES = 10_000
 # Messages a second, so that they last longer than the attacks.
 RATE = 500.0

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
 from runtime.clock import SystemClock
@@ -15,6 +17,8 @@ from runtime.spec.driver import DriverSpec
 from test.support.answering_node import stream_config
 from test.support.drivers import STREAM, WORKFLOW
 from test.support.storing_node import StoringNode
+
+pytestmark = pytest.mark.attack
 
 ROOT = Path(__file__).parents[2]
 COUNT = 600

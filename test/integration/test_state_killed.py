@@ -14,6 +14,8 @@ from test.support.counter import COUNTER, IDS, by_id, counts, expected, id_of, m
 from test.support.kill_at import NODE_POINTS, STATE_POINTS
 from test.support.node import node_spec
 
+pytestmark = pytest.mark.attack
+
 
 @pytest.mark.timeout(40)
 @pytest.mark.parametrize("point", [*STATE_POINTS, *NODE_POINTS])
