@@ -74,8 +74,11 @@ async def predictions(bus: NatsBus, count: int) -> list[dict[str, Any]]:
     runner = DynamicSubclassModelConcurrentRunner(
         timeout=10, crunch_id=CLUSTER, base_classname=BASE, connection=bus, report_failure=False
     )
-    async with runner:
+    try:
+        await runner.init(ready_timeout=60)
         answers = [await runner.call("predict") for _ in range(count)]
+    finally:
+        await runner.close()
     return [{model.model_id: answer.result for model, answer in each.items()} for each in answers]
 
 

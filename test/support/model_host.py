@@ -68,7 +68,7 @@ class Model(Tracker):
     def _exit(self): sys.exit(3)
     def _die(self): os._exit(3)
     def _hang(self): time.sleep(3600)
-    def _spin(self): return pow(3, 2**62, 2**65536 - 1)
+    def _spin(self): return pow(3, 2**4096, 2**65536 - 1)
     def _object(self): return object()
     def _print(self): print("tweet"); os.write(1, b"raw tweet\\n"); return "printed"
     def _pid(self): return os.getpid()
