@@ -119,7 +119,7 @@ async def _predictions_of_coordinator(server: GuardedServer, credentials: Path) 
 @pytest.mark.timeout(180)
 def test_a_rename_keeps_the_state_of_a_running_model(place: Place) -> None:
     place.serve("--port", place.port)
-    before = listed(place, all_run)
+    before = listed(place, lambda models: all_run(models) and bool(models["m1"]["deployment"]))
     first = asyncio.run(_predictions(place))
 
     place.write("models.yml", MODELS.replace("alpha, code", "gamma, code").replace("ann", "bob"))

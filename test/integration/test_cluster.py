@@ -22,7 +22,7 @@ pytestmark = pytest.mark.timeout(120)
 # stream and of each consumer for themselves, in 4 to 9 s, or in a second round.
 RECOVERY_LIMIT_S = 10.0
 # Seconds behind the last election: to publish again, to find consumers again, and to see the rate of half a second.
-OWN_LIMIT_S = 2.5
+OWN_LIMIT_S = 6.0
 
 OpenTwoNodes = Callable[[], Awaitable[TwoNodes]]
 
