@@ -66,7 +66,8 @@ def listed(place: Place, condition: Callable[[dict[str, Any]], bool]) -> dict[st
 
 
 def all_run(models: dict[str, Any]) -> bool:
-    return [model["state"] for model in models.values()] == ["running", "running"]
+    """Say whether both models are there by the word of their hosts; a fleet alone knows of no deployment."""
+    return [(model["state"], bool(model["deployment"])) for model in models.values()] == [("running", True)] * 2
 
 
 async def predictions(bus: NatsBus, count: int) -> list[dict[str, Any]]:
@@ -119,7 +120,7 @@ async def _predictions_of_coordinator(server: GuardedServer, credentials: Path) 
 @pytest.mark.timeout(180)
 def test_a_rename_keeps_the_state_of_a_running_model(place: Place) -> None:
     place.serve("--port", place.port)
-    before = listed(place, lambda models: all_run(models) and bool(models["m1"]["deployment"]))
+    before = listed(place, all_run)
     first = asyncio.run(_predictions(place))
 
     place.write("models.yml", MODELS.replace("alpha, code", "gamma, code").replace("ann", "bob"))
