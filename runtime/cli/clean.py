@@ -37,7 +37,8 @@ def clean(
 
     Example: krt clean workflows/hello --yes
     """
-    from runtime.deploy.plan import manager_spec, stream_of
+    from runtime.deploy.manager_spec import manager_spec
+    from runtime.deploy.wiring import stream_of
     from runtime.spec.load import load_report
 
     loaded = load_report(path, workflow=workflow)

@@ -31,9 +31,10 @@ from runtime.cli.reload import changes
 from runtime.cli.run_file import FOLDER, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
 from runtime.cli.serving import end_processes, on_signals, only_one
 from runtime.deploy.drivers import output_subjects, process_name
-from runtime.deploy.plan import Target, durable_of, handler_versions, plan, runner_process_name, stream_of
+from runtime.deploy.plan import Target, handler_versions, plan, runner_process_name
 from runtime.deploy.process import Process, ReplicaStatus, State
 from runtime.deploy.supervisor import Supervisor
+from runtime.deploy.wiring import durable_of, stream_of
 from runtime.errors import ConfigError, WorkflowError
 from runtime.settings import read_credentials_folder, redact
 from runtime.spec import names

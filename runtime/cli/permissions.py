@@ -74,7 +74,8 @@ def _cluster_users(path: Path) -> "list[Permissions]":
 
 def _workflow_users(path: Path, runtime_id: str) -> "list[Permissions]":
     from runtime.deploy.permissions import permissions as permissions_of
-    from runtime.deploy.plan import Target, plan, stream_of
+    from runtime.deploy.plan import Target, plan
+    from runtime.deploy.wiring import stream_of
     from runtime.errors import WorkflowError
     from runtime.spec import names
     from runtime.spec.load import load_report

@@ -9,33 +9,26 @@ processes (`supervisor.py`) or containers.
 """
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from runtime.deploy.batch import artifact_stores, runs_buckets
 from runtime.deploy.drivers import driver_process, driver_spec, process_name
+from runtime.deploy.manager_spec import manager_spec
+from runtime.deploy.node_spec import node_spec
 from runtime.deploy.process import Process
+from runtime.deploy.wiring import inputs_of, object_store_of, scopes_of, stream_of
 from runtime.errors import ConfigError
 from runtime.settings import DEFAULT_GRACE_S
 from runtime.spec import names
 from runtime.spec.driver import LOOPBACK
-from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
-from runtime.spec.model import AlgorithmRunner, Driver, Node, Source, Workflow, entrypoint
-from runtime.spec.node import JoinSpec, NodeSpec, Partitions, StateSpec
+from runtime.spec.model import AlgorithmRunner, Driver, Node, Workflow
 
 # Names of the runtime's own processes; the dot keeps them apart from nodes, whose names hold none.
 MANAGER = "krt.manager"
 WRITER = "krt.writer"
 # Nodes need the manager's streams and the writer, which need nothing of each other.
 SERVICE_STAGE, NODE_STAGE = range(2)
-
-# Messages that may wait at once, unacknowledged: the first part of each set of a join until its time is over, and on a
-# node that dispatches those whose algorithm nobody serves, of kind batch those whose runs another worker has. Beyond it
-# they hold up all others.
-MAX_WAITING = 1_000_000
-# Seconds that a join remembers a set after its last part: for parts that come again or late, and for redriving it.
-JOIN_MEMORY_S = 2 * 3600.0
 
 # Hex digits of a handler's version.
 VERSION_DIGITS = 12
@@ -89,71 +82,9 @@ def runner_process_name(runner: str) -> str:
     return f"krt.algorithms.{runner}"
 
 
-def stream_of(workflow: Workflow, runtime_id: str) -> str:
-    """Return the stream of the deployed workflow."""
-    return names.stream(runtime_id, workflow.version, workflow.name)
-
-
-def durable_of(node: Node) -> str:
-    """Return the consumer of a node."""
-    return names.durable(node.name, [str(source) for source in node.sources])
-
-
-def object_store_of(workflow: Workflow, name: str, runtime_id: str) -> str:
-    """Return what an object store of the file is called on NATS. Raises ConfigError for one that is not declared."""
-    store = workflow.objects.get(name)
-    if store is None:
-        known = ", ".join(workflow.objects) or "none"
-        raise ConfigError(f'workflow "{workflow.name}" has no object store "{name}"; it has {known}')
-    owner = workflow.name if store.scope == "workflow" else ""
-    return names.object_store(runtime_id, workflow.version, owner, name)
-
-
 def handler_versions(workflow: Workflow) -> dict[str, str]:
     """Return a short hash of every node's code, "" where it cannot be read; the one function with I/O."""
     return {node.name: _version_of(workflow.folder / file for file in node.code_files) for node in workflow.nodes}
-
-
-def error_source(workflow: Workflow, node: Node) -> Source:
-    """Return the output of a node on which its ERRORs go, so that they reach the output node, which answers with them.
-
-    That is the plain output, unless only a channel leads there. Where nothing leads there, nobody waits for an answer.
-    """
-    plain = Source(node=node.name)
-    leading = _leading_to_output(workflow)
-    ways = {source for reader in workflow.nodes if reader.name in leading for source in reader.sources}
-    channels = sorted(source.channel for source in ways if source.node == node.name)
-    if node.name == workflow.output.node or plain in ways or not channels:
-        return plain
-    return Source(node=node.name, channel=channels[0])
-
-
-def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
-    """Return what the workflow has on NATS."""
-    stream = stream_of(workflow, runtime_id)
-    return ManagerSpec(
-        stream=stream,
-        subjects=tuple(names.stream_subjects(stream)),
-        storage=workflow.stream.storage,
-        replicas=workflow.stream.replicas,
-        max_bytes=workflow.stream.max_bytes,
-        keep_s=workflow.stream.keep_s,
-        duplicate_window_s=workflow.dedup_window_s,
-        consumers=tuple(consumer for node in workflow.nodes for consumer in _consumers(workflow, node, stream)),
-        dead_letters=_dead_letters(workflow, stream),
-        buckets=_buckets(workflow, stream, runtime_id),
-        applied_bucket=names.applied_bucket(stream),
-        object_stores=tuple(
-            ObjectStoreSpec(
-                name=object_store_of(workflow, name, runtime_id), keep_s=store.keep_s or 0.0, max_bytes=store.max_bytes
-            )
-            for name, store in workflow.objects.items()
-        )
-        + artifact_stores(workflow, stream),
-        aging_buckets=_aging_buckets(workflow, stream),
-        entrypoint=workflow.partitions_of(entrypoint()),
-        atomic=any(node.atomic for node in workflow.nodes),
-    )
 
 
 # --- processes ---
@@ -251,7 +182,8 @@ def _measurements(target: Target) -> dict[str, str]:
 
 def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str, str]:
     stream = stream_of(workflow, target.runtime_id)
-    project, of_workflow, of_node = _scopes(workflow, node, target.runtime_id)
+    project, of_workflow, of_node = scopes_of(workflow, node, target.runtime_id)
+    spec = node_spec(workflow, node, target.runtime_id, target.handler_versions.get(node.name, ""))
     return {
         "KRT_WORKFLOW_NAME": workflow.name,
         # KRE gives versions an id beside their name; ours have only the name.
@@ -260,7 +192,7 @@ def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str,
         "KRT_NODE_NAME": node.name,
         "KRT_RUNTIME_ID": target.runtime_id,
         "KRT_NATS_STREAM": stream,
-        "KRT_NATS_INPUTS": ",".join(_inputs(workflow, node, stream)),
+        "KRT_NATS_INPUTS": ",".join(inputs_of(workflow, node, stream)),
         "KRT_NATS_OUTPUT": names.node_subject(stream, node.name),
         "KRT_BASE_PATH": target.base_path,
         # A node of another kind has no file.
@@ -270,7 +202,7 @@ def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str,
         "KRT_NATS_KEY_VALUE_STORE_WORKFLOW": of_workflow,
         "KRT_NATS_KEY_VALUE_STORE_NODE": of_node,
         **_object_store_variable(workflow, node, target),
-        "KRT_NODE_SPEC": _node_spec(workflow, node, target).model_dump_json(),
+        "KRT_NODE_SPEC": spec.model_dump_json(),
     }
 
 
@@ -278,130 +210,6 @@ def _object_store_variable(workflow: Workflow, node: Node, target: Target) -> di
     if not node.object_store:
         return {}
     return {"KRT_NATS_OBJECT_STORE": object_store_of(workflow, node.object_store, target.runtime_id)}
-
-
-def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
-    is_output = workflow.output.node == node.name
-    errors_to = error_source(workflow, node)
-    stream = stream_of(workflow, target.runtime_id)
-    return NodeSpec(
-        durable=durable_of(node),
-        retry=node.retry,
-        timeout_s=node.timeout_s,
-        concurrency=node.concurrency,
-        exit_channel=(workflow.output.channel or names.MAIN_CHANNEL) if is_output else None,
-        error_subject=_subject(errors_to, stream),
-        keep_dead_letters=node.dead_letter_keep_s is not None,
-        handler_version=target.handler_versions.get(node.name, ""),
-        partitions=node.partitions,
-        state=StateSpec(bucket=names.state_bucket(stream, node.name), type=node.state.type) if node.state else None,
-        partitioned=_partitioned(workflow, node, stream),
-        join=_join(node, stream),
-        atomic=node.atomic,
-        models=node.models,
-        dispatch=node.dispatch,
-        batch=node.batch,
-    )
-
-
-# --- what they share ---
-
-
-def _consumers(workflow: Workflow, node: Node, stream: str) -> Iterator[ConsumerSpec]:
-    """Yield the consumer of a node, or those of the partitions of an ordered one."""
-    durable, inputs = durable_of(node), _inputs(workflow, node, stream)
-    if node.partitions is None:
-        waits = bool(node.join or node.dispatch or node.batch)
-        yield ConsumerSpec(durable=durable, filter_subjects=inputs, max_ack_pending=MAX_WAITING if waits else None)
-    for number in range(node.partitions or 0):
-        subjects = names.partition_inputs(inputs, number)
-        yield ConsumerSpec(
-            durable=names.partition_durable(durable, number), filter_subjects=subjects, max_ack_pending=1
-        )
-
-
-def _inputs(workflow: Workflow, node: Node, stream: str) -> tuple[str, ...]:
-    """Return the subjects of the node's sources, and for each the one on which its dead letters are redriven.
-
-    Of an output that is in partitions for another node's sake, an unordered node reads all partitions together.
-    """
-    subjects = [_subject(source, stream) for source in node.sources]
-    if node.partitions is None:
-        shared = [source for source in node.sources if workflow.partitions_of(source)]
-        subjects += [names.partition_subject(_subject(source, stream), "*") for source in shared]
-    return (*subjects, *(names.redrive_subject(node.name, subject) for subject in subjects))
-
-
-def _partitioned(workflow: Workflow, node: Node, stream: str) -> dict[str, Partitions]:
-    """Return how the node publishes those of its outputs that somebody reads in order."""
-    read = {source for reader in workflow.nodes for source in reader.sources if source.node == node.name}
-    found = {_subject(source, stream): workflow.partitions_of(source) for source in sorted(read, key=str)}
-    return {subject: partitions for subject, partitions in found.items() if partitions}
-
-
-def _subject(source: Source, stream: str) -> str:
-    if source.node == names.ENTRYPOINT:
-        return names.entrypoint_subject(stream)
-    return names.node_subject(stream, source.node, source.channel)
-
-
-def _leading_to_output(workflow: Workflow) -> set[str]:
-    """Return the output node and every node that something of leads there."""
-    leading: set[str] = set()
-    waiting = [workflow.output.node]
-    while waiting:
-        name = waiting.pop()
-        if name not in leading and name != names.ENTRYPOINT:
-            leading.add(name)
-            waiting += [source.node for source in workflow.node(name).sources]
-    return leading
-
-
-def _join(node: Node, stream: str) -> JoinSpec | None:
-    if node.join is None:
-        return None
-    subjects = (_subject(source, stream) for source in node.sources)
-    return JoinSpec(
-        bucket=names.join_bucket(stream, node.name),
-        parts=dict(zip(subjects, node.join.parts, strict=True)),
-        key=node.join.key,
-        timeout_s=node.join.timeout_s,
-        partial=node.join.on_timeout == "partial",
-    )
-
-
-def _aging_buckets(workflow: Workflow, stream: str) -> dict[str, float]:
-    buckets = {names.state_bucket(stream, node.name): node.state.ttl_s or 0.0 for node in workflow.nodes if node.state}
-    for node in workflow.nodes:
-        if node.join:
-            buckets[names.join_bucket(stream, node.name)] = node.join.timeout_s + JOIN_MEMORY_S
-    return buckets | runs_buckets(workflow, stream)
-
-
-def _dead_letters(workflow: Workflow, stream: str) -> DeadLetterSpec | None:
-    kept_s = [node.dead_letter_keep_s for node in workflow.nodes if node.dead_letter_keep_s is not None]
-    if not kept_s:
-        return None
-    own = names.dead_letter_stream(stream)
-    return DeadLetterSpec(stream=own, subjects=tuple(names.stream_subjects(own)), keep_s=max(kept_s))
-
-
-def _buckets(workflow: Workflow, stream: str, runtime_id: str) -> dict[str, dict[str, str]]:
-    buckets: dict[str, dict[str, str]] = {names.attempts_bucket(stream): {}}
-    for node in workflow.nodes:
-        project, of_workflow, of_node = _scopes(workflow, node, runtime_id)
-        buckets |= {project: {}, of_workflow: dict(workflow.config), of_node: dict(node.config)}
-    return buckets
-
-
-def _scopes(workflow: Workflow, node: Node, runtime_id: str) -> tuple[str, str, str]:
-    """Return the buckets of the three scopes of configuration: project, workflow, node."""
-    place = (runtime_id, workflow.version)
-    return (
-        names.configuration_bucket(*place),
-        names.configuration_bucket(*place, workflow.name),
-        names.configuration_bucket(*place, workflow.name, node.name),
-    )
 
 
 def _check_secrets(workflow: Workflow, target: Target) -> None:

@@ -16,9 +16,10 @@ from runtime.bus.nats import NatsBus
 from runtime.bus.presence import PresenceSet
 from runtime.clock import SystemClock
 from runtime.deploy.drivers import DRIVER_STAGE, driver_process, output_subjects, process_name
-from runtime.deploy.plan import Target, handler_versions, plan, stream_of
+from runtime.deploy.plan import Target, handler_versions, plan
 from runtime.deploy.process import LinePrinter, Process, ReplicaStatus, State, describe_exit
 from runtime.deploy.supervisor import Supervisor
+from runtime.deploy.wiring import stream_of
 from runtime.drivers.base import DriverState
 from runtime.drivers.control import DriverRecord, Drivers, is_decided, new_pid
 from runtime.drivers.inference import WorkflowView

@@ -33,7 +33,8 @@ from runtime.node.history import History
 from runtime.node.join import Joins, parts_decoder, without_decoding
 from runtime.node.kinds import prepare_handler
 from runtime.node.object_store import ObjectStore
-from runtime.node.runner import Parts, Runner
+from runtime.node.parts import Parts
+from runtime.node.runner import Runner
 from runtime.node.state import StateClass, States
 from runtime.node.versions import first_version, second_version
 from runtime.node.work import Outputs

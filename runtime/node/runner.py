@@ -13,29 +13,22 @@ PubAcks arrive meanwhile, and the last one settles the delivery.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
-from runtime.bus.base import Confirmation, Delivery, Publisher, Reader, ReaderClosed
-from runtime.clock import Clock
+from runtime.bus.base import Confirmation, Delivery, Reader, ReaderClosed
 from runtime.deadletter import Attempt
 from runtime.errors import BusClosedError, BusError, DecodeError, HandlerTimeoutError, Outcome, Wait
 from runtime.message import Message, MessageType
-from runtime.node.cancellations import Cancellations
-from runtime.node.context import Context, Services
-from runtime.node.dead_letters import DeadLetters
-from runtime.node.gate import Gate
-from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler
-from runtime.node.history import History, Record
-from runtime.node.metrics import NodeMetrics
+from runtime.node.context import Context
+from runtime.node.handler import CallKind, HandlerFunction
+from runtime.node.history import Record
+from runtime.node.parts import Parts
 from runtime.node.settle import Decision, decide, describe
 from runtime.node.watchdog import LoopWatchdog
-from runtime.node.work import Outputs, Work
+from runtime.node.work import Work
 from runtime.payload import decode_any, encode_value
-from runtime.spec.node import NodeSpec
-from runtime.threads import HandlerThreads
 
 log = logging.getLogger(__name__)
 
@@ -51,33 +44,6 @@ UNSETTLED_DELAY_S = 5.0
 LAST_PUBLISHES_S = 1.0
 # Plain handlers that never come back keep their threads; with this many the process starts afresh.
 MAX_STUCK_THREADS = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parts:
-    """What a runner works with; `process.py` puts it together, and tests do with the memory bus.
-
-    error_subject: where an ERROR goes so that it reaches the exit node. forward_subject: the node's own output.
-    decode: reads an envelope of the runner's wire version.
-    """
-
-    spec: NodeSpec
-    handler: LoadedHandler
-    services: Services
-    outputs: Outputs
-    publisher: Publisher
-    readers: Sequence[Reader]
-    dead_letters: DeadLetters
-    history: History
-    gate: Gate | None
-    cancellations: Cancellations
-    metrics: NodeMetrics
-    threads: HandlerThreads
-    concurrency: int
-    error_subject: str
-    forward_subject: str
-    decode: Callable[[bytes], Message]
-    clock: Clock
 
 
 class Runner:

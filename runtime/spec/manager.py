@@ -1,4 +1,4 @@
-"""What the manager is told about its workflow: the JSON of `KRT_MANAGER_SPEC`, made by `deploy/plan.py`.
+"""What the manager is told about its workflow: the JSON of `KRT_MANAGER_SPEC`, made by `deploy/manager_spec.py`.
 
 Every name is made and every duration is in seconds, so that the manager needs neither the workflow file nor a rule of
 naming.

@@ -1,4 +1,4 @@
-"""What one runner is told about its node: the JSON of `KRT_NODE_SPEC`, made by `deploy/plan.py`, read by `node/`.
+"""What one runner is told about its node: the JSON of `KRT_NODE_SPEC`, made by `deploy/node_spec.py`, read by `node/`.
 
 Everything here is resolved: durations are seconds, sources are subjects and the durable is named, so that a runner
 needs neither the workflow file nor a rule of naming. Functions of the user's are written `file.py:function`, the file's

@@ -21,9 +21,11 @@ from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.bus.memory_reader import MemoryReader
 from runtime.clock import Clock
 from runtime.deploy.manager import Manager
-from runtime.deploy.plan import Target, handler_versions, manager_spec, plan, stream_of
+from runtime.deploy.manager_spec import manager_spec
+from runtime.deploy.plan import Target, handler_versions, plan
 from runtime.deploy.process import Process
 from runtime.deploy.service import WriterDesk
+from runtime.deploy.wiring import stream_of
 from runtime.errors import ConfigError
 from runtime.node.handler import LoadedHandler
 from runtime.node.kinds import MakeHandler, prepare_handler

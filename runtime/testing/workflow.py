@@ -16,7 +16,7 @@ from runtime import client, payload, wire
 from runtime.bus.base import StoredMessage
 from runtime.clock import FakeClock, settle
 from runtime.deadletter import HEADER, DeadLetter
-from runtime.deploy.plan import object_store_of
+from runtime.deploy.wiring import object_store_of
 from runtime.errors import NotFoundError
 from runtime.message import MessageType
 from runtime.node import watchdog

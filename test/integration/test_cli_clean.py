@@ -11,7 +11,7 @@ from runtime.bus.nats import NatsBus
 from runtime.cli import exits
 from runtime.clock import SystemClock
 from runtime.deploy.manager import Manager
-from runtime.deploy.plan import manager_spec
+from runtime.deploy.manager_spec import manager_spec
 from runtime.spec.load import load
 from test.integration.test_cli_client import Krt
 

@@ -12,8 +12,9 @@ import pytest
 
 from runtime.bus.nats import NatsBus
 from runtime.client import Workflow as Client
-from runtime.deploy.plan import Target, plan, stream_of
+from runtime.deploy.plan import Target, plan
 from runtime.deploy.supervisor import Supervisor
+from runtime.deploy.wiring import stream_of
 from runtime.spec import names
 from runtime.spec.load import load
 from runtime.spec.model import Workflow

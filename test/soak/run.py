@@ -15,9 +15,10 @@ from runtime.bus.base import Confirmation, ConsumerConfig
 from runtime.bus.embedded import EmbeddedServer, find_binary
 from runtime.bus.nats import NatsBus
 from runtime.deadletter import HEADER, DeadLetter
-from runtime.deploy.plan import Target, plan, stream_of
+from runtime.deploy.plan import Target, plan
 from runtime.deploy.process import RestartPolicy
 from runtime.deploy.supervisor import Supervisor
+from runtime.deploy.wiring import stream_of
 from runtime.errors import NotFoundError
 from runtime.message import Message, MessageType
 from runtime.payload import decode_value, encode_value

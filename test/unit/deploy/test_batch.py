@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from runtime.deploy.batch import artifact_stores, runs_buckets
-from runtime.deploy.plan import manager_spec
+from runtime.deploy.manager_spec import manager_spec
 from runtime.spec.load import load
 from runtime.spec.manager import ObjectStoreSpec
 from runtime.spec.model import Workflow

@@ -9,8 +9,10 @@ from typing import Any
 import pytest
 
 from runtime import settings
-from runtime.deploy.plan import Target, error_source, handler_versions, manager_spec, plan
+from runtime.deploy.manager_spec import manager_spec
+from runtime.deploy.plan import Target, handler_versions, plan
 from runtime.deploy.process import Process
+from runtime.deploy.wiring import error_source
 from runtime.errors import ConfigError
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec

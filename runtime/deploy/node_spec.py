@@ -1,0 +1,51 @@
+"""What a runner is told about its node. Pure."""
+
+from runtime.deploy.wiring import durable_of, error_source, stream_of, subject_of
+from runtime.spec import names
+from runtime.spec.model import Node, Workflow
+from runtime.spec.node import JoinSpec, NodeSpec, Partitions, StateSpec
+
+
+def node_spec(workflow: Workflow, node: Node, runtime_id: str, handler_version: str) -> NodeSpec:
+    """Return what a runner is told about its node."""
+    is_output = workflow.output.node == node.name
+    errors_to = error_source(workflow, node)
+    stream = stream_of(workflow, runtime_id)
+    return NodeSpec(
+        durable=durable_of(node),
+        retry=node.retry,
+        timeout_s=node.timeout_s,
+        concurrency=node.concurrency,
+        exit_channel=(workflow.output.channel or names.MAIN_CHANNEL) if is_output else None,
+        error_subject=subject_of(errors_to, stream),
+        keep_dead_letters=node.dead_letter_keep_s is not None,
+        handler_version=handler_version,
+        partitions=node.partitions,
+        state=StateSpec(bucket=names.state_bucket(stream, node.name), type=node.state.type) if node.state else None,
+        partitioned=_partitioned(workflow, node, stream),
+        join=_join(node, stream),
+        atomic=node.atomic,
+        models=node.models,
+        dispatch=node.dispatch,
+        batch=node.batch,
+    )
+
+
+def _partitioned(workflow: Workflow, node: Node, stream: str) -> dict[str, Partitions]:
+    """Return how the node publishes those of its outputs that somebody reads in order."""
+    read = {source for reader in workflow.nodes for source in reader.sources if source.node == node.name}
+    found = {subject_of(source, stream): workflow.partitions_of(source) for source in sorted(read, key=str)}
+    return {subject: partitions for subject, partitions in found.items() if partitions}
+
+
+def _join(node: Node, stream: str) -> JoinSpec | None:
+    if node.join is None:
+        return None
+    subjects = (subject_of(source, stream) for source in node.sources)
+    return JoinSpec(
+        bucket=names.join_bucket(stream, node.name),
+        parts=dict(zip(subjects, node.join.parts, strict=True)),
+        key=node.join.key,
+        timeout_s=node.join.timeout_s,
+        partial=node.join.on_timeout == "partial",
+    )
