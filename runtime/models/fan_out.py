@@ -9,6 +9,7 @@ Only what is in the last three lines costs a task. Nothing is waited for once ev
 """
 
 import asyncio
+import operator
 from collections.abc import Coroutine, Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from runtime.models.model_runner import ModelRunner
 
 _US_PER_S = 1_000_000
+_last_time_us = operator.attrgetter("last_time_us")
 
 
 class FanOut:
@@ -73,7 +75,9 @@ class FanOut:
             ending = Ending(Reason.CLOSED, ending.text)
         self._open.discard(model)
         self.endings[model] = ending
-        self.times_us[model] = round(self._elapsed_s() * _US_PER_S)
+        self.times_us[model] = time_us = round(self._elapsed_s() * _US_PER_S)
+        if ending.reason is Reason.OK:
+            model.last_time_us = time_us
         if not self._open and not self._over.done():
             self._over.set_result(None)
 
@@ -85,7 +89,9 @@ class FanOut:
 
     def _send(self, requests: Mapping["ModelRunner", bytes]) -> None:
         sharing: dict[bytes, list[ModelRunner]] = {}
-        for model, data in requests.items():
+        # The call is over when the slowest model has answered, which therefore hears of it first.
+        for model in sorted(requests, key=_last_time_us, reverse=True):
+            data = requests[model]
             if model.is_ready:
                 sharing.setdefault(data, []).append(model)
             elif (why_not := model.why_not) is not None:

@@ -6,6 +6,7 @@ is neither left out nor counted, penalties belong to the calls of everybody.
 
 import asyncio
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -91,6 +92,8 @@ class ModelRunner(ABC):
         # Seconds until it was tried again when it was put aside last, 0 after a success.
         self.retry_s = 0.0
         self.is_reported = False
+        # Microseconds that its last answer took; one that has not answered yet may be the slowest.
+        self.last_time_us = sys.maxsize
         self._aside_instance = 0
         self._retry: TimerHandle | None = None
         self._link = link
@@ -143,11 +146,18 @@ class ModelRunner(ABC):
         return (ending.value, None) if ending.reason is Reason.OK else (None, ending)
 
     async def health(self, timeout: float = HEALTH_TIMEOUT_S) -> HostHealth:
-        """Ask how the host is; it answers while a call runs. Raises BusError, DecodeError."""
+        """Ask how the host is; it answers while a call runs. A model that is well can be called from then on.
+
+        Raises BusError, DecodeError.
+        """
         headers, data = await self._link.ask(self.subject(HEALTH), b"", timeout_s=timeout)
         if (refused := refusal(headers)) is not None:
             raise BusError(f"the host of {self.model_id} does not tell its health: {refused}")
-        return HostHealth.decode(data)
+        health = HostHealth.decode(data)
+        # What the host has told everybody may still be on its way: who has heard this must not be told otherwise.
+        if health.is_good and self.state is not HostState.RUNNING:
+            self._note(HostState.RUNNING, health.instance)
+        return health
 
     async def reset(self, timeout: float = SETUP_TIMEOUT_S) -> Ending | None:
         """Replace the instance by a new one, made with the arguments of the setup; None, or why that has failed."""
@@ -169,7 +179,6 @@ class ModelRunner(ABC):
         now_ms = self._link.clock.time_ns() // 1_000_000
         self.model_name = record.name
         self.infos = dict(record.infos)
-        self.state = record.state
         self.host_reason = record.reason
         was_right = not self._clock.behind_ms
         self._clock.hear(record.now_ms, now_ms)
@@ -181,9 +190,13 @@ class ModelRunner(ABC):
         birth = Birth.of(record, now_ms)
         if not self.birth.at_ms or birth.at_ms < self.birth.at_ms:
             self.birth = birth
-        if record.instance != self._instance or record.state in (HostState.INITIALIZING, HostState.RECOVERING):
+        self._note(record.state, record.instance)
+
+    def _note(self, state: HostState, instance: int) -> None:
+        if instance != self._instance or state in (HostState.INITIALIZING, HostState.RECOVERING):
             self._is_set_up = False
-        self._instance = record.instance
+        self.state = state
+        self._instance = instance
 
     @property
     def behind_ms(self) -> int:

@@ -56,6 +56,22 @@ async def test_one_call_reaches_every_model_and_has_one_entry_for_each(stage: St
     assert {result.model_time_us for result in results.values()} == {1500}
 
 
+async def test_the_model_that_took_longest_is_asked_first(stage: Stage) -> None:
+    asked: list[str] = []
+    for model_id in ("m1", "m2", "m3"):
+        await stage.host(model_id, {"predict": lambda model_id=model_id: asked.append(model_id)})
+    runner = await stage.coordinator()
+    models = runner.model_cluster.models_run
+    for model_id, time_us in (("m1", 200), ("m2", 300), ("m3", 100)):
+        models[model_id].last_time_us = time_us
+
+    results = await stage.call(runner)
+
+    assert asked == ["m2", "m1", "m3"]
+    # Time stood still, and the next call goes by that.
+    assert {models[model_id].last_time_us for model_id in results} == {0}
+
+
 async def test_the_printed_result_begins_as_upstream_prints_it(stage: Stage) -> None:
     await stage.host("m1", {"predict": lambda: 0.5})
     runner = await stage.coordinator()
@@ -509,6 +525,27 @@ async def test_health_and_reset_of_one_model(stage: Stage) -> None:
     assert (health.state, health.instance, health.child_alive, health.is_good) == (HostState.RUNNING, 1, True, True)
     assert ended is None
     assert host.resets == 1
+
+
+async def test_a_model_that_says_it_is_well_is_called_although_its_presence_is_late(stage: Stage) -> None:
+    host = await stage.host("m1", {"predict": lambda: 7})
+    runner = await stage.coordinator()
+    model = runner.model_cluster.models_run["m1"]
+    await host.tell(HostState.RECOVERING)
+    await settle()
+    assert not runner.model_cluster.models_run
+    await host.restart_child()
+    host.state = HostState.RUNNING
+
+    health = await model.health()
+    results = await stage.call(runner, model_runs=[model])
+
+    assert health.is_good
+    assert (shape(results["m1"]), results["m1"].result, len(host.setups)) == ((SUCCESS, "", "success"), 7, 2)
+    # The presence that comes then tells nothing new.
+    await host.tell()
+    assert (await stage.call(runner))["m1"].result == 7
+    assert len(host.setups) == 2
 
 
 async def test_a_thousand_calls_leave_nothing_behind(stage: Stage) -> None:
