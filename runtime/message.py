@@ -6,7 +6,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import IntEnum, StrEnum
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
+
+# A serialised `google.protobuf.Any`, whole, or in pieces of bytes that are joined only in the envelope: each join of a
+# large one is a copy.
+Payload: TypeAlias = bytes | tuple[bytes | memoryview, ...]
 
 
 class MessageType(IntEnum):
@@ -35,6 +39,18 @@ NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Claim:
+    """Where bytes lie that are larger than a message, and what they have to be.
+
+    object: its name in an object store that sender and receiver know. size: in bytes. sha256: in hexadecimal digits.
+    """
+
+    object: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class FirstVersion:
     """What a message of KRE's first wire version has beside the fields of `Message`.
 
@@ -55,7 +71,8 @@ class Message(NamedTuple):
 
     payload: a serialised `google.protobuf.Any`, or b"" for none. error: text of an ERROR. deadline_ms: unix time in
     milliseconds, 0 for none. reply_to: core subject that the exit node answers, "" for none. outcome: set on the last
-    answer to a request. first: None but for a message of KRE's first wire version.
+    answer to a request. first: None but for a message of KRE's first wire version. claim: of a payload that lies in an
+    object store; `payload` is b"" until it is fetched.
     """
 
     request_id: str = ""
@@ -70,6 +87,7 @@ class Message(NamedTuple):
     headers: Mapping[str, str] = NO_HEADERS
     outcome: str = ""
     first: FirstVersion | None = None
+    claim: Claim | None = None
 
     @property
     def deadline(self) -> datetime | None:

@@ -12,8 +12,8 @@ from typing import Any
 from google.protobuf.message import DecodeError as ProtobufError
 
 from runtime.errors import DecodeError, MessageTooLargeError
-from runtime.message import NO_HEADERS, Message, MessageType
-from runtime.proto import Envelope, varint
+from runtime.message import NO_HEADERS, Message, MessageType, Payload
+from runtime.proto import Envelope, read_varint, varint
 from runtime.wire_version import refuse_first
 
 # The first two bytes of a gzip stream; no envelope begins so (0x1f would be field 3 with the reserved wire type 7).
@@ -24,6 +24,9 @@ MAX_INFLATED_BYTES = 128 * 1024 * 1024
 MAX_CLAIM_BYTES = 1024 * 1024 * 1024
 # Room that a message leaves for its headers: a message id now, and later those of its dead letter.
 HEADER_ROOM_BYTES = 2048
+
+# Bytes of a message from which on its payload is cut out by hand: for a smaller one protobuf is faster.
+LARGE_BYTES = 64 * 1024
 
 # Tag of the envelope's field 23, `run_us`, a number.
 _RUN_TAG = b"\xb8\x01"
@@ -40,7 +43,7 @@ def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Mess
     if data.startswith(GZIP_MAGIC):
         data = inflate(data, max_inflated_bytes)
     try:
-        envelope = _parse(data)
+        envelope, payload = _split(data) if len(data) >= LARGE_BYTES else (_parse(data), None)
     except ProtobufError as error:
         refuse_first(data)
         raise DecodeError(f"{len(data)} bytes that are no envelope: {error}", reason="protobuf") from error
@@ -60,7 +63,7 @@ def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Mess
         Message,
         (
             envelope.request_id,
-            envelope.payload,
+            envelope.payload if payload is None else payload,
             envelope.error,
             envelope.from_node,
             _TYPES[kind],
@@ -75,11 +78,28 @@ def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Mess
     )
 
 
+def _split(data: bytes) -> tuple[Any, bytes | None]:
+    """Return the envelope without its payload, and the payload: protobuf would copy it twice. Raises ProtobufError.
+
+    Where something else stands first, or there is a second payload, the envelope has the payload, and None is beside.
+    """
+    position = 0
+    if data.startswith(b"\x0a"):
+        length, position = read_varint(data, 1)
+        position += length
+    if data.startswith(b"\x12", position):
+        length, begin = read_varint(data, position + 1)
+        end = begin + length
+        if end <= len(data):
+            envelope = _parse(data[:position] + data[end:])
+            if not envelope.payload:
+                return envelope, data[begin:end]
+    return _parse(data), None
+
+
 def encode(message: Message) -> bytes:
     """Return the envelope's bytes; the same message always gives the same bytes."""
     envelope = Envelope(
-        request_id=message.request_id,
-        payload=message.payload,
         error=message.error,
         from_node=message.from_node,
         message_type=message.type,
@@ -90,12 +110,12 @@ def encode(message: Message) -> bytes:
         headers=message.headers,
         outcome=message.outcome,
     )
-    return bytes(envelope.SerializeToString(deterministic=True))
+    return _serialised(envelope, message.request_id, message.payload)
 
 
 def encode_output(
     source: Message,
-    payload: bytes,
+    payload: Payload,
     *,
     from_node: str,
     kind: MessageType,
@@ -111,8 +131,8 @@ def encode_output(
         source.reply_to or source.state_id or source.deadline_ms or source.traceparent or source.headers
         or error or outcome
     ):  # fmt: skip
-        return _plain_output(source.request_id.encode(), payload, _tail(from_node, kind), run_us)
-    envelope = Envelope(request_id=source.request_id, payload=payload, from_node=from_node, message_type=kind)
+        return _joined(source.request_id.encode(), payload, _tail(from_node, kind), _run_field(run_us))
+    envelope = Envelope(from_node=from_node, message_type=kind)
     if source.reply_to:
         envelope.reply_to = source.reply_to
     if source.state_id:
@@ -129,14 +149,30 @@ def encode_output(
         envelope.outcome = outcome
     if run_us:
         envelope.run_us = run_us
-    # Map entries have no order of their own; a retry must have the same bytes.
-    return bytes(envelope.SerializeToString(deterministic=True) if source.headers else envelope.SerializeToString())
+    return _serialised(envelope, source.request_id, payload)
 
 
-def _plain_output(request_id: bytes, payload: bytes, tail: bytes, run_us: int) -> bytes:
-    """Return the envelope of an output that passes nothing on but the id, put together by hand: a third of the time."""
-    sizes = varint(len(request_id)), varint(len(payload))
-    return b"".join((b"\x0a", sizes[0], request_id, b"\x12", sizes[1], payload, tail, _run_field(run_us)))
+def whole(payload: Payload) -> bytes:
+    """Return a payload in one piece."""
+    return payload if isinstance(payload, bytes) else b"".join(payload)
+
+
+def _serialised(envelope: Any, request_id: str, payload: Payload) -> bytes:
+    """Return an envelope's bytes with its first two fields: by hand if protobuf would copy a large payload thrice."""
+    # Deterministic: map entries have no order of their own, and a retry must have the same bytes.
+    if isinstance(payload, bytes) and len(payload) < LARGE_BYTES:
+        envelope.request_id = request_id
+        envelope.payload = payload
+        return bytes(envelope.SerializeToString(deterministic=True))
+    return _joined(request_id.encode(), payload, envelope.SerializeToString(deterministic=True))
+
+
+def _joined(request_id: bytes, payload: Payload, rest: bytes, run_field: bytes = b"") -> bytes:
+    """Return an envelope put together by hand, which takes a third of the time. rest: the fields from 3 on."""
+    head = b"\x0a", varint(len(request_id)), request_id, b"\x12"
+    if isinstance(payload, bytes):
+        return b"".join((*head, varint(len(payload)), payload, rest, run_field))
+    return b"".join((*head, varint(sum(map(len, payload))), *payload, rest, run_field))
 
 
 @functools.lru_cache(maxsize=1024)

@@ -1,9 +1,11 @@
 """Envelope bytes: round trips, gzip, limits, and the refusal of what is not ours."""
 
 import gzip
+import itertools
 import os
 
 import pytest
+from google.protobuf.message import DecodeError as ProtobufError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -11,6 +13,7 @@ from runtime import wire
 from runtime.errors import DecodeError, MessageTooLargeError
 from runtime.message import Message, MessageType
 from runtime.payload import encode_value
+from runtime.proto import Envelope
 from test.support.kre import kre_message
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -57,7 +60,58 @@ def test_an_output_put_together_by_hand_has_the_bytes_that_protobuf_makes(
 
     by_hand = wire.encode_output(Message(request_id=request_id), payload, from_node="score", kind=kind)
 
-    assert by_hand == wire.encode(Message(request_id=request_id, payload=payload, from_node="score", type=kind))
+    expected = Envelope(request_id=request_id, payload=payload, from_node="score", message_type=kind)
+    assert by_hand == expected.SerializeToString()
+
+
+@given(messages.filter(lambda message: message.request_id))
+def test_a_large_message_has_the_bytes_that_protobuf_makes_and_comes_back(message: Message) -> None:
+    large = message._replace(payload=b"x" * wire.LARGE_BYTES)
+
+    data = wire.encode(large)
+
+    assert data == _by_protobuf(large)
+    assert wire.decode(data) == large
+    assert wire.encode_output(large, large.payload, from_node="n", kind=large.type) == _by_protobuf(
+        large._replace(from_node="n", error="", outcome="")
+    )
+
+
+@given(messages, st.lists(st.integers(1, wire.LARGE_BYTES), max_size=5))
+def test_a_payload_in_pieces_gives_the_bytes_of_the_whole_one(source: Message, cuts: list[int]) -> None:
+    whole = b"0123456789abcdef" * (wire.LARGE_BYTES // 16)
+    bounds = [0, *sorted(cuts), len(whole)]
+    pieces = tuple(memoryview(whole)[begin:end] for begin, end in itertools.pairwise(bounds))
+
+    assert wire.encode_output(source, pieces, from_node="n", kind=MessageType.OK) == wire.encode_output(
+        source, whole, from_node="n", kind=MessageType.OK
+    )
+    assert wire.whole(pieces) == whole
+
+
+@given(messages, st.integers(0, 40), st.integers(1, 10), st.binary(max_size=10))
+def test_large_bytes_are_read_as_protobuf_reads_them(message: Message, at: int, gone: int, put: bytes) -> None:
+    data = _by_protobuf(message._replace(payload=b"x" * wire.LARGE_BYTES))
+    changed = data[:at] + put + data[at + gone :] + _by_protobuf(message)
+
+    try:
+        expected = wire._parse(changed)
+    except ProtobufError:
+        with pytest.raises(ProtobufError):
+            wire._split(changed)
+    else:
+        envelope, payload = wire._split(changed)
+        assert (envelope.payload if payload is None else payload) == expected.payload
+        assert (envelope.request_id, envelope.from_node) == (expected.request_id, expected.from_node)
+
+
+def _by_protobuf(message: Message) -> bytes:
+    envelope = Envelope(
+        request_id=message.request_id, payload=message.payload, error=message.error, from_node=message.from_node,
+        message_type=message.type, state_id=message.state_id, deadline=message.deadline_ms, reply_to=message.reply_to,
+        traceparent=message.traceparent, headers=message.headers, outcome=message.outcome,
+    )  # fmt: skip
+    return bytes(envelope.SerializeToString(deterministic=True))
 
 
 def test_the_same_message_has_the_same_bytes_whatever_the_order_of_its_headers() -> None:
