@@ -37,6 +37,10 @@ _PLAIN_TYPES = frozenset((dict, str, int, float, list, tuple, bool))
 _JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
+class EncodedPayload(bytes):
+    """A result that is a payload already, which somebody else has made of a value: it is sent as it is."""
+
+
 def _any_head(type_name: str) -> bytes:
     """Return the bytes of an Any up to the tag of its value: field 1 with the type, tag of field 2."""
     url = (TYPE_PREFIX + type_name).encode()
@@ -98,6 +102,8 @@ def json_text(payload: bytes) -> bytes:
 def encode_value(value: Any) -> bytes:
     """Return the payload of one result. Raises EncodeError naming the type, or the key path of what does not fit."""
     if type(value) not in _PLAIN_TYPES:
+        if isinstance(value, EncodedPayload):
+            return value
         if isinstance(value, ProtobufMessage):
             return _encode_protobuf(value)
         if isinstance(value, (bytes, bytearray, memoryview)):
