@@ -11,6 +11,7 @@ from runtime.spec import names
 from runtime.spec.model import AlgorithmRunner
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Place, Report
+from runtime.spec.resources import RESOURCES_FIELD
 from runtime.spec.tree import Entry, Mapping, Text, Value
 from runtime.spec.values import (
     Choice,
@@ -51,6 +52,7 @@ RUNNER = Record(
         ),
         "env": Field(type=Environment(), description="Variables of the process: text as written"),
         "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
+        "resources": RESOURCES_FIELD,
     }
 )
 

@@ -8,6 +8,7 @@ from runtime.spec.batch import DEFAULT_STORE, STORE_SCHEMES
 from runtime.spec.drivers import Anything
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Report
+from runtime.spec.resources import Cores
 from runtime.spec.tree import Items, Value
 from runtime.spec.values import (
     VARIABLE,
@@ -15,7 +16,6 @@ from runtime.spec.values import (
     Choice,
     Duration,
     JsonSchema,
-    Number,
     Path,
     Size,
     Spot,
@@ -163,7 +163,7 @@ SCHEMAS = Record(
 )
 RESOURCES = Record(
     {
-        "cpu": Field(type=Number(0.01, 1024), default=1, description="Cores"),
+        "cpu": Field(type=Cores(), default=1, description="Cores, 2 or 500m"),
         "memory": Field(type=Size(), default="2Gi", attribute="memory_bytes", description="Memory"),
         "pids": Field(type=WholeNumber(most=1_000_000), default=1024, description="Processes and threads"),
         "gpu": Field(type=WholeNumber(least=0, most=64), default=0, description="GPUs"),

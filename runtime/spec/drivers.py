@@ -15,6 +15,7 @@ from runtime.spec.driver import BUILT_IN_DRIVERS, driver_class
 from runtime.spec.model import Driver
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Place, Report, nearest
+from runtime.spec.resources import RESOURCES_FIELD
 from runtime.spec.tree import Entry, Items, Mapping, Text, Value
 from runtime.spec.values import (
     CLASS,
@@ -173,12 +174,10 @@ DRIVER = Record(
         "replicas": Field(type=WholeNumber(most=MAX_REPLICAS), default=1, description="Processes of the same driver"),
         "env": Field(type=Environment(), description="Variables of the process: text as written"),
         "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
+        "resources": RESOURCES_FIELD,
         **OPTIONS,
     },
-    planned={
-        "resources": "limits what a process may use",
-        "image": "chooses a container image",
-    },
+    planned={"image": "chooses a container image"},
 )
 
 

@@ -14,6 +14,7 @@ from runtime.spec.kinds import DISPATCH, MODELS
 from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, ObjectStore, Order, State
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Report
+from runtime.spec.resources import RESOURCES_FIELD
 from runtime.spec.sources import Joining, OneSource, Sources
 from runtime.spec.tree import SHOWN_LENGTH, Items, Mapping, Text, Value
 from runtime.spec.values import (
@@ -310,11 +311,11 @@ _HANDLER_NODE = {
     "env": Field(type=Environment(), description="Variables of the process: text as written"),
     "config": Field(type=Configuration(), description="Values of the node's configuration scope"),
     "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
+    "resources": RESOURCES_FIELD,
 }
 _PLANNED = {
     "sink": "stores messages without code",
     "batch": "groups messages for a handler",
-    "resources": "limits what a process may use",
     "image": "chooses a container image",
     "versions": "runs a second version beside the first",
 }
@@ -350,9 +351,10 @@ NODE_KINDS = {
 _OF_OTHER_KINDS = {key: replace(known, required=False) for key, known in (BATCH | MODELS | DISPATCH).items()}
 for _key in MODELS.keys() & BATCH.keys() - _HANDLER_NODE.keys():
     _OF_OTHER_KINDS[_key] = replace(_OF_OTHER_KINDS[_key], type=OfKinds((MODELS[_key].type, BATCH[_key].type)))
-NODE = Record(
-    _HANDLER_NODE | {key: known for key, known in _OF_OTHER_KINDS.items() if key not in _HANDLER_NODE}, _PLANNED
-)
+# Limits of a process, and on nodes of kind batch those of a run.
+_RESOURCES = replace(RESOURCES_FIELD, type=OfKinds((RESOURCES_FIELD.type, BATCH["resources"].type)))
+_FURTHER = {key: known for key, known in _OF_OTHER_KINDS.items() if key not in _HANDLER_NODE}
+NODE = Record(_HANDLER_NODE | _FURTHER | {"resources": _RESOURCES}, _PLANNED)
 
 
 def _node_schema() -> JsonSchema:

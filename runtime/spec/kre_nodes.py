@@ -69,7 +69,7 @@ class NodeReader:
     def _gpu(self, value: Value, spot: Spot) -> Parts:
         if Choice(("true", "false")).read(value, spot, self._report) == "false":
             return {}
-        return self._unless_planned("resources", new_mapping(value.place, {"gpu": new_text(value.place, "1")}), spot)
+        return {"resources": new_mapping(value.place, {"gpu": new_text(value.place, "1")})}
 
     def _image(self, value: Value, spot: Spot) -> Parts:
         own = OWN_IMAGES in expect_text(value, spot, "the name of an image").text

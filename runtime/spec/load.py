@@ -29,6 +29,7 @@ from runtime.spec.node import RetryPolicy
 from runtime.spec.objects import choose_object_stores
 from runtime.spec.order import check_order, warn_of_order
 from runtime.spec.report import START, Fault, Place, Report, nearest
+from runtime.spec.resources import ProcessResources
 from runtime.spec.sources import WrittenJoin, WrittenSource
 from runtime.spec.tree import MAX_SIZE, Entry, Mapping, Text, Value, parse, too_large
 from runtime.spec.values import Spot
@@ -296,6 +297,8 @@ def _batch_values(values: dict[str, Any]) -> dict[str, Any]:
         # A run has a limit of its own; asking, storing and telling come on top.
         "timeout_s": None,
         "concurrency": values.get("concurrency", 1),
+        # A command is a child of the process and has its GPUs; a container gets its own from the engine.
+        "resources": ProcessResources(gpu=batch.resources.gpu if batch.backend == "command" else 0),
         "secrets": tuple(dict.fromkeys((*values.get("secrets", ()), *token))),
     }
 

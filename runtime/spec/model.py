@@ -13,6 +13,7 @@ from runtime import errors
 from runtime.spec import names
 from runtime.spec.batch import BatchSpec
 from runtime.spec.node import DEFAULT_TIMEOUT_S, DispatchSpec, Frozen, ModelsSpec, Partitions, RetryPolicy
+from runtime.spec.resources import ProcessResources
 
 # Seconds after which the server delivers again what nobody has acknowledged; long deliveries are kept alive before.
 ACK_WAIT_S = 30.0
@@ -120,6 +121,7 @@ class Node(Frozen):
     env: dict[str, str] = Field(default_factory=dict)
     config: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    resources: ProcessResources = ProcessResources()
     order: Order | None = None
     state: State | None = None
     join: Join | None = None
@@ -171,6 +173,7 @@ class Driver(Frozen):
     replicas: Annotated[int, Field(ge=1)] = 1
     env: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    resources: ProcessResources = ProcessResources()
 
 
 class AlgorithmRunner(Frozen):
@@ -188,6 +191,7 @@ class AlgorithmRunner(Frozen):
     timeout_s: Annotated[float, Field(gt=0)] = DEFAULT_TIMEOUT_S
     env: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    resources: ProcessResources = ProcessResources()
 
 
 class Workflow(Frozen):
