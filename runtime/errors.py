@@ -30,6 +30,7 @@
     │   ├── DocumentError              this document cannot be stored: type, size, key
     │   └── QueryError                 this query cannot be answered: operator, type
     ├── ContextError                   a handler used its context wrongly
+    ├── BatchResultError               a handler for batches did not return one result for each message
     ├── InvalidCoordinatorUsageError   a call of models is wrong; nothing has been sent
     ├── HandlerTimeoutError            a handler ran longer than its node's timeout
     ├── JoinTimeoutError               a part that a join waits for did not come in time
@@ -227,6 +228,10 @@ class QueryError(StoreError):
 
 class ContextError(KrtError):
     """A handler used a member of its context where, or in a way, it is not available."""
+
+
+class BatchResultError(KrtError):
+    """A handler for batches did not return one result for each message, so that nobody knows whose is whose."""
 
 
 class InvalidCoordinatorUsageError(KrtError, ValueError):

@@ -329,7 +329,7 @@ class Prediction:
 
     def __init__(self, ctx: Context) -> None:
         self._services: Services = ctx._services
-        self._database = Database(ctx)
+        self._database = ctx.db
 
     async def save(
         self,

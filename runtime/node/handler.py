@@ -45,12 +45,16 @@ class CallKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class HandlerFunction:
-    """One callable of the user's, with the way to call it and to read its input."""
+    """One callable of the user's, with the way to call it and to read its input.
+
+    batched: it takes lists of messages; `decode` and `annotation` are of one of them.
+    """
 
     function: Callable[..., Any]
     kind: CallKind
     decode: Decoder
     annotation: Any = Any
+    batched: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

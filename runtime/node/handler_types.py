@@ -42,11 +42,14 @@ def handler_types(loaded: LoadedHandler) -> HandlerTypes:
     functions = dict(loaded.by_node.items())
     if loaded.default is not None:
         functions[""] = loaded.default
-    inputs = {node: input_type(function.function) for node, function in functions.items()}
+    inputs = {
+        node: edge_type(function.annotation, "validation") if function.batched else input_type(function.function)
+        for node, function in functions.items()
+    }
     output = None
     # What a handler of the from-node style returns is ignored; it sends through its context.
     if loaded.default is not None and not loaded.from_node_style:
-        output = output_type(loaded.default.function)
+        output = output_type(loaded.default.function, batched=loaded.default.batched)
     line = _line(next(iter(functions.values())).function)
     return HandlerTypes(line=line, inputs=inputs, output=output, channels=_channels(loaded))
 
@@ -73,12 +76,16 @@ def input_type(function: Callable[..., Any]) -> EdgeType:
     return edge_type(_hints(function).get(parameters[1].name, Any), mode="validation")
 
 
-def output_type(function: Callable[..., Any]) -> EdgeType | None:
-    """Return the type of the outputs without outcomes: None where the handler says that it returns nothing."""
+def output_type(function: Callable[..., Any], *, batched: bool = False) -> EdgeType | None:
+    """Return the type of the outputs without outcomes: None where the handler says that it returns nothing.
+
+    batched: it returns a list with one result for each message.
+    """
     hints = _hints(function)
     if "return" not in hints:
         return UNKNOWN
-    results = [member for member in _union(hints["return"]) if not _is_no_result(member)]
+    returned = _item(hints["return"]) if batched else hints["return"]
+    results = [member for member in _union(returned) if not _is_no_result(member)]
     items = [_item(member) for member in results]
     if not items:
         return None

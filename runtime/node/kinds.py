@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from runtime.bus.base import Bus
 from runtime.clock import Clock
+from runtime.node.batching_handler import for_batches
 from runtime.node.handler import LoadedHandler, load_handler
 from runtime.settings import NodeSettings
 from runtime.spec.node import NodeSpec
@@ -36,4 +37,6 @@ def prepare_handler(settings: NodeSettings, spec: NodeSpec) -> MakeHandler:
         use_annotations=bool(settings.node_spec),
         first_version=settings.wire == "v1",
     )
+    if spec.batching is not None:
+        handler = for_batches(handler)
     return lambda _bus, _clock: handler

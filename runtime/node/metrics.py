@@ -25,6 +25,7 @@ PREFETCH_S = 0.25
 MAX_PREFETCH = 2_000
 
 MEASUREMENT = "node_elapsed_time"
+BATCH_MEASUREMENT = "node_batch"
 
 
 @dataclass(slots=True)
@@ -39,14 +40,28 @@ class _Second:
 
 
 @dataclass(slots=True)
+class _Batches:
+    """The batches of the current second. waited_ms: of the first message of each, added up."""
+
+    count: int = 0
+    messages: int = 0
+    largest: int = 0
+    waited_ms: float = 0.0
+
+
+@dataclass(slots=True)
 class Counts:
-    """Deliveries of this process by their end. cancelled: of those that are ok, skipped for their caller has gone."""
+    """Deliveries of this process by their end. cancelled: of those that are ok, skipped for their caller has gone.
+
+    batches: calls of a handler that takes several messages at once, before any is repeated.
+    """
 
     taken: int = 0
     ok: int = 0
     retried: int = 0
     dead: int = 0
     cancelled: int = 0
+    batches: int = 0
 
 
 class NodeMetrics:
@@ -60,6 +75,7 @@ class NodeMetrics:
         self._tags = dict(tags)
         self._every_call = every_call
         self._second = _Second()
+        self._batches = _Batches()
         self._minute_ms: list[float] = []
         self._flushed_s = clock.monotonic()
         self._summed_s = self._flushed_s
@@ -84,6 +100,15 @@ class NodeMetrics:
         if second.count <= MAX_SAMPLES or self._every_call:
             second.calls.append((elapsed_ms, ok, message.from_node))
 
+    def observe_batch(self, messages: int, waited_s: float) -> None:
+        """A handler that takes several messages at once is called; the first of them has waited for so long."""
+        self.counts.batches += 1
+        batches = self._batches
+        batches.count += 1
+        batches.messages += messages
+        batches.largest = max(batches.largest, messages)
+        batches.waited_ms += waited_s * 1000
+
     def prefetch(self, concurrency: int) -> int:
         """Return how many messages beyond the free slots are worth having at hand."""
         if self.counts.ok == 0:
@@ -102,6 +127,8 @@ class NodeMetrics:
 
     def flush(self) -> None:
         """Hand everything measured so far to the point store."""
+        if self._batches.count:
+            self._save_batches()
         second, self._second = self._second, _Second()
         if not second.count:
             return
@@ -114,6 +141,16 @@ class NodeMetrics:
                 self._save(fields, from_node, time_ns + number)
         else:
             self._save(_summary(second), second.calls[0][2], time_ns)
+
+    def _save_batches(self) -> None:
+        batches, self._batches = self._batches, _Batches()
+        fields: dict[str, float | int | bool | str] = {
+            "batches": batches.count,
+            "messages": batches.messages,
+            "largest": batches.largest,
+            "wait_ms": batches.waited_ms / batches.count,
+        }
+        self._points.save(Point(BATCH_MEASUREMENT, fields, self._tags, self._clock.time_ns()))
 
     def report_dropped(self) -> None:
         """Say how many measurements were lost, once the store is closed; nobody hears of it otherwise."""

@@ -22,6 +22,7 @@ from runtime.clock import Clock, SystemClock
 from runtime.errors import AccessError, ConfigError, DriftError, SettingsError
 from runtime.node import bare
 from runtime.node.atomic import AtomicGate, AtomicOutputs
+from runtime.node.batching import Batcher
 from runtime.node.cancellations import Cancellations
 from runtime.node.configuration import Configuration
 from runtime.node.context import Context, Services
@@ -40,6 +41,7 @@ from runtime.node.versions import first_version, second_version
 from runtime.node.work import Outputs
 from runtime.settings import NodeSettings
 from runtime.spec import names
+from runtime.spec.batching import BatchingSpec
 from runtime.spec.edges import JsonSchema
 from runtime.spec.node import DEFAULT_ASYNC_CONCURRENCY, NodeSpec
 from runtime.stores.base import DocumentStore, PointStore
@@ -89,6 +91,7 @@ class NodeProcess:
         self._runner: Runner | None = None
         self._services: Services | None = None
         self._threads: HandlerThreads | None = None
+        self._batcher: Batcher | None = None
         self._initialised = False
         # What runs beside the messages, where the handler has that.
         self._beside: asyncio.Task[None] | None = None
@@ -99,15 +102,26 @@ class NodeProcess:
         assert self._runner is not None, "start first"
         return self._runner.failed
 
+    @property
+    def gathering(self) -> int:
+        """Messages in hand that no handler works on: they wait for others of their batch."""
+        return 0 if self._batcher is None else self._batcher.waiting
+
     async def start(self) -> None:
         """Bind the stream, run `init` and begin to take messages."""
         settings, spec = self._settings, self.spec
-        concurrency = spec.concurrency or (DEFAULT_ASYNC_CONCURRENCY if self._handler.is_async and self._planned else 1)
+        handles_many = self._handler.is_async and self._planned and spec.batching is None
+        concurrency = spec.concurrency or (DEFAULT_ASYNC_CONCURRENCY if handles_many else 1)
         self._threads = HandlerThreads(concurrency, settings.node)
         consumers = self._consumers()
         if not self._planned:
             await bare.bind(self._bus, settings, consumers, self._clock)
         self._services = await self._make_services(self._version.outputs)
+        handler = without_decoding(self._handler) if spec.join else self._handler
+        if spec.batching is not None:
+            self._batcher = self._open_batcher(spec.batching, self._threads, self._services, calls=concurrency)
+            handler, concurrency = self._batcher.handler, self._batcher.slots
+            spec = spec.model_copy(update={"timeout_s": None})  # which is that of a call, not of waiting for one
         gate = await self._open_gate()
         if self._planned:
             await self._cancellations.follow(self._bus, settings.stream)
@@ -119,7 +133,7 @@ class NodeProcess:
         self._runner = Runner(
             Parts(
                 spec=spec,
-                handler=without_decoding(self._handler) if spec.join else self._handler,
+                handler=handler,
                 services=self._services,
                 outputs=self._version.outputs,
                 publisher=self._publisher,
@@ -149,6 +163,8 @@ class NodeProcess:
 
     async def stop(self) -> None:
         """Drain within the grace time, run `teardown`, flush and close; the bus stays open. Every step is tried."""
+        if self._batcher is not None:
+            self._batcher.hurry()
         if self._runner is not None:
             await self._runner.stop(self._settings.grace_s)
         await self._cancellations.close()
@@ -241,6 +257,20 @@ class NodeProcess:
             return History(self._settings.node, None)
         bucket = await self._bus.key_value(names.attempts_bucket(self._settings.stream), create=True)
         return History(self._settings.node, bucket)
+
+    def _open_batcher(
+        self, batching: BatchingSpec, threads: HandlerThreads, services: Services, *, calls: int
+    ) -> Batcher:
+        return Batcher(
+            batching,
+            self._handler,
+            services=services,
+            threads=threads,
+            metrics=self.metrics,
+            clock=self._clock,
+            calls=calls,
+            timeout_s=self.spec.timeout_s,
+        )
 
     async def _open_gate(self) -> Gate | None:
         """Return what holds the node's states, sets or outputs, if any. Raises HandlerLoadError for a useless class."""

@@ -205,8 +205,7 @@ class Runner:
     async def _handle(self, work: Work, slot: asyncio.Task[None], function: HandlerFunction, data: Any) -> None:
         """Call the handler; the ticker cancels the slot when its time is over."""
         context = Context(self._parts.services, work)
-        started_s = self._clock.monotonic()
-        work.start(started_s, self._timeout_s)
+        work.start(self._clock.monotonic(), self._timeout_s)
         self._running[slot] = work
         ok = False
         try:
@@ -220,7 +219,7 @@ class Runner:
             ok = not isinstance(result, Outcome)
         finally:
             self._running[slot] = None
-            work.run_s = self._clock.monotonic() - started_s
+            work.run_s = self._clock.monotonic() - work.started_s
             self._metrics.observe(work.run_s, ok, work.message)
         if work.overdue:
             return

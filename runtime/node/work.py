@@ -61,6 +61,7 @@ class Work:
         "run_s",
         "saves",
         "state",
+        "started_s",
         "timeout_s",
         "wait_s",
     )
@@ -92,7 +93,8 @@ class Work:
         # alone: he has an early exit, which nothing follows.
         self.replied = False
         self.exited = False
-        # While the handler runs: when it is overdue, and whether it was cancelled for that.
+        # While the handler runs: when it was called, when it is overdue, and whether it was cancelled for that.
+        self.started_s = 0.0
         self.timeout_s: float | None = None
         self.ends_s: float | None = None
         self.overdue = False
@@ -114,9 +116,17 @@ class Work:
         self.timeout_s = timeout_s
         self.ends_s = None if timeout_s is None else now_s + timeout_s
 
+        self.started_s = now_s
     def progress(self, now_s: float) -> None:
         """The handler says that it goes on: ack wait and timeout start anew. Nothing once it was given up."""
         if self.handled:
+    def begin_again(self) -> None:
+        """The handler is called anew within this delivery: what it sends and saves has the ids of the call before."""
+        self.outputs = self.saves = 0
+        self.early_exit = False
+        if self.held is not None:
+            self.held.clear()
+
             return
         self.reader.keep_alive(self.delivery)
         if self.timeout_s is not None:

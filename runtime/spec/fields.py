@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from runtime.spec import names
 from runtime.spec.algorithms import AlgorithmRunners
 from runtime.spec.batch_keys import BATCH, OfKinds
+from runtime.spec.batching_keys import BATCHING_FIELD
 from runtime.spec.drivers import Drivers
 from runtime.spec.kinds import DISPATCH, MODELS
 from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, ObjectStore, Order, State
@@ -283,9 +284,10 @@ _HANDLER_NODE = {
     "replicas": Field(type=Replicas(), default=1, description="Processes that share the work"),
     "concurrency": Field(
         type=WholeNumber(most=10_000),
-        description="Messages handled at once by a replica; 16 for async def, else 1",
+        description="Messages handled at once by a replica; 16 for async def, else 1; with batch: calls at once, 1",
     ),
     "timeout": Field(
+    "batch": BATCHING_FIELD,
         type=Duration(positive=True, or_none=True),
         default="60s",
         attribute="timeout_s",
@@ -315,12 +317,11 @@ _HANDLER_NODE = {
 }
 _PLANNED = {
     "sink": "stores messages without code",
-    "batch": "groups messages for a handler",
     "image": "chooses a container image",
     "versions": "runs a second version beside the first",
 }
 
-_ONLY_WITH_A_HANDLER = {"handler", "order", "state", "atomic"}
+_ONLY_WITH_A_HANDLER = {"handler", "batch", "order", "state", "atomic"}
 _ANY_NODE = {key: known for key, known in _HANDLER_NODE.items() if key not in _ONLY_WITH_A_HANDLER}
 _KEYS_OF_KINDS = {
     "handler": _ONLY_WITH_A_HANDLER,

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from runtime.spec.batch_keys import check_batch
+from runtime.spec.batching_keys import check_batching
 from runtime.spec.drivers import Anything, Values
 from runtime.spec.node import DEFAULT_TIMEOUT_S, CallValue, DispatchSpec, Instance, Limits, ModelCall, ModelsSpec
 from runtime.spec.record import Field, Record
@@ -265,8 +266,9 @@ def dispatch_spec(values: dict[str, Any]) -> DispatchSpec:
 
 
 def check_kinds(drafts: Sequence[NodeDraft], report: Report) -> None:
-    """Report what does not go together on a node of a kind without a handler."""
+    """Report what does not go together among the keys that only nodes of one kind have."""
     for draft in drafts:
+        check_batching(draft, report)
         if draft.values.get("kind") == "models":
             _check_models(draft, report)
         if draft.values.get("kind") == "batch":

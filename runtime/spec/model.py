@@ -12,6 +12,7 @@ from pydantic import Field
 from runtime import errors
 from runtime.spec import names
 from runtime.spec.batch import BatchSpec
+from runtime.spec.batching import BatchingSpec
 from runtime.spec.node import DEFAULT_TIMEOUT_S, DispatchSpec, Frozen, ModelsSpec, Partitions, RetryPolicy
 from runtime.spec.resources import ProcessResources
 
@@ -100,6 +101,7 @@ class Node(Frozen):
 
     handler: path of the module, relative to the workflow's folder, with "/"; "" on a node of another kind.
     concurrency: messages handled at once by a replica; None leaves it to the handler (`async def` 16, else 1).
+    batching: its handler gets lists of messages, and `concurrency` counts calls (None: 1).
     timeout_s: limit of one delivery; None is no limit.
     dead_letter_keep_s: how long a given-up message is kept; None counts and logs it without storing it.
     object_store: name of the one that is `ctx.object_store`, "" for none.
@@ -114,6 +116,7 @@ class Node(Frozen):
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     replicas: Annotated[int, Field(ge=1)] = 1
     concurrency: Annotated[int, Field(ge=1)] | None = None
+    batching: BatchingSpec | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = DEFAULT_TIMEOUT_S
     retry: RetryPolicy = RetryPolicy()
     dead_letter_keep_s: Annotated[float, Field(gt=0)] | None = DEFAULT_DEAD_LETTER_KEEP_S
@@ -150,7 +153,9 @@ class Node(Frozen):
         """Seconds from the first delivery of a message to the end of its last at most; infinite without a timeout."""
         if self.timeout_s is None:
             return float("inf")
-        in_hand = self.retry.attempts * (self.timeout_s + ACK_WAIT_S)
+        # A message whose call fails is called again in a half of its batch, then alone.
+        calls = 1 if self.batching is None else 3
+        in_hand = self.retry.attempts * (calls * self.timeout_s + ACK_WAIT_S)
         # Beyond the window nobody asks how far: this spares adding up the delays of a million attempts.
         return in_hand if in_hand > MAX_DEDUP_WINDOW_S else in_hand + _delays_s(self.retry)
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from runtime.spec import names
 from runtime.spec.batch import BatchSpec
+from runtime.spec.batching import BatchingSpec
 from runtime.spec.frozen import Frozen as Frozen
 
 # Seconds that one delivery may take on a node that says nothing about `timeout`.
@@ -162,6 +163,8 @@ class NodeSpec(Frozen):
     # Set on an ordered node: its inputs are in so many partitions, each with a consumer named after `durable`.
     partitions: Annotated[int, Field(ge=1)] | None = None
     state: StateSpec | None = None
+    # The handler gets lists of messages; `concurrency` counts calls.
+    batching: BatchingSpec | None = None
     join: JoinSpec | None = None
     # All outputs of one delivery are stored together, or none.
     atomic: bool = False
