@@ -5,15 +5,24 @@
 | none, `Any`, `object`, `any_pb2.Any`, `Message` | the raw `google.protobuf.Any`, as KRE handlers expect |
 | a protobuf message class | unpacked; another type is a DecodeError with both names |
 | `bytes` | the bytes |
+| `numpy.ndarray`, `numpy.typing.NDArray[numpy.float32]` | an array, of this dtype; read-only |
+| `pyarrow.Table`, `pyarrow.RecordBatch`, `pandas.DataFrame` | a table |
+| `runtime.File` | a file; plain bytes, too |
 | anything else pydantic knows: models, dataclasses, dict, list, str, int, float … | JSON, validated |
 
-Results: protobuf messages are packed, `bytes` travel as `google.protobuf.BytesValue`, everything else as `krt.Json`
-(field 1 = UTF-8 JSON). A payload here is always a serialised `Any`.
+Results: protobuf messages are packed, `bytes` travel as `google.protobuf.BytesValue`, a whole array, table or file as
+`krt.Array`, `krt.Table` or `krt.File`, everything else as `krt.Json` (field 1 = UTF-8 JSON), in which arrays are lists.
+A payload here is always a serialised `Any`.
 """
 
+import contextlib
 import dataclasses
+import importlib
 import math
-from collections.abc import Callable, Mapping
+import sys
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from enum import StrEnum
 from typing import Any
 
 import orjson
@@ -22,10 +31,14 @@ from google.protobuf import any_pb2, wrappers_pb2
 from google.protobuf.message import DecodeError as ProtobufError
 from google.protobuf.message import Message as ProtobufMessage
 
+from runtime import payload_files
 from runtime.errors import DecodeError, EncodeError
-from runtime.proto import read_varint, varint
+from runtime.message import Payload
+from runtime.payload_files import File
+from runtime.proto import natives
+from runtime.proto.packed import TYPE_PREFIX as TYPE_PREFIX
+from runtime.proto.packed import any_head, content_start, whole, wrapped
 
-TYPE_PREFIX = "type.googleapis.com/"
 JSON_TYPE = "krt.Json"
 BYTES_TYPE = wrappers_pb2.BytesValue.DESCRIPTOR.full_name
 
@@ -41,14 +54,32 @@ class EncodedPayload(bytes):
     """A result that is a payload already, which somebody else has made of a value: it is sent as it is."""
 
 
-def _any_head(type_name: str) -> bytes:
-    """Return the bytes of an Any up to the tag of its value: field 1 with the type, tag of field 2."""
-    url = (TYPE_PREFIX + type_name).encode()
-    return b"\x0a" + bytes([len(url)]) + url + b"\x12"
+_JSON_HEAD = any_head(JSON_TYPE)
+_BYTES_HEAD = any_head(BYTES_TYPE)
 
 
-_JSON_HEAD = _any_head(JSON_TYPE)
-_BYTES_HEAD = _any_head(BYTES_TYPE)
+class Native(StrEnum):
+    """Kinds of values with a payload of their own; the libraries of the first two are the user's."""
+
+    ARRAY = "array"
+    TABLE = "table"
+    FILE = "file"
+
+
+# Module, class in it, kind.
+_NATIVE_CLASSES = (
+    ("numpy", "ndarray", Native.ARRAY),
+    ("pyarrow", "Table", Native.TABLE),
+    ("pyarrow", "RecordBatch", Native.TABLE),
+    ("pandas", "DataFrame", Native.TABLE),
+    (payload_files.__name__, File.__name__, Native.FILE),
+)
+_NATIVE_TYPES = {
+    Native.ARRAY: natives.ARRAY_TYPE,
+    Native.TABLE: natives.TABLE_TYPE,
+    Native.FILE: natives.FILE_TYPE,
+}
+_NATIVE_HEADS = {any_head(name): native for native, name in _NATIVE_TYPES.items()}
 
 
 def decoder_for(annotation: Any) -> Decoder:
@@ -64,6 +95,8 @@ def decoder_for(annotation: Any) -> Decoder:
         return _decode_bytes
     if annotation in (dict, list):
         return _plain_decoder(annotation)
+    if (native := native_kind(annotation)) is not None:
+        return _native_decoder(native, annotation)
     try:
         adapter = pydantic.TypeAdapter(annotation)
     except pydantic.errors.PydanticUserError as error:
@@ -80,14 +113,23 @@ def decode_any(payload: bytes) -> any_pb2.Any:
 
 
 def decode_value(payload: bytes) -> Any:
-    """Return a payload of unknown kind as plainly as possible: JSON value, bytes, else the raw `Any`; b"" is None."""
+    """Return a payload of unknown kind as plainly as possible: JSON value, bytes, File, array or table; b"" is None.
+
+    Anything else is the raw `Any`, and so are arrays and tables where numpy or pyarrow are not installed.
+    """
     if not payload:
         return None
     content = _content(payload, _JSON_HEAD)
     if content is not None:
         return _loads(content)
     content = _content(payload, _BYTES_HEAD)
-    return decode_any(payload) if content is None else content
+    if content is not None:
+        return content
+    native = next((native for head, native in _NATIVE_HEADS.items() if payload.startswith(head)), None)
+    if native is not None:
+        with contextlib.suppress(ImportError):
+            return _codec(native).decode(payload)
+    return decode_any(payload)
 
 
 def json_text(payload: bytes) -> bytes:
@@ -100,16 +142,26 @@ def json_text(payload: bytes) -> bytes:
 
 
 def encode_value(value: Any) -> bytes:
-    """Return the payload of one result. Raises EncodeError naming the type, or the key path of what does not fit."""
+    """Return the payload of one value. Raises EncodeError naming the type, or the key path of what does not fit."""
+    return whole(encode_result(value))
+
+
+def encode_result(value: Any) -> Payload:
+    """Return the payload of one value in pieces, of which a large one is the value's own memory.
+
+    To be put into its envelope before anybody can change the value. Raises as `encode_value` does.
+    """
     if type(value) not in _PLAIN_TYPES:
         if isinstance(value, EncodedPayload):
             return value
         if isinstance(value, ProtobufMessage):
             return _encode_protobuf(value)
         if isinstance(value, (bytes, bytearray, memoryview)):
-            return _wrap(_BYTES_HEAD, bytes(value))
+            return wrapped(_BYTES_HEAD, bytes(value))
+        if (native := _native_kind_of(type(value))) is not None:
+            return _encode_native(native, value)
     try:
-        return _wrap(_JSON_HEAD, encode_json(value))
+        return wrapped(_JSON_HEAD, encode_json(value))
     except EncodeError as error:
         if error.__cause__ is None:  # NaN, whose type is right
             raise
@@ -130,6 +182,72 @@ def encode_json(value: Any) -> bytes:
 def describe_type(payload: bytes) -> str:
     """Return the full name of the payload's type, for messages and logs."""
     return decode_any(payload).type_url.rpartition("/")[2] or "(none)" if payload else "(none)"
+
+
+def native_kind(annotation: Any) -> Native | None:
+    """Return which native kind an annotation asks for, None for none. A subclass of such a class asks for nothing."""
+    kind = typing.get_origin(annotation) or annotation
+    return next((native for found, native in _loaded_classes() if found is kind), None)
+
+
+def describe(payload: bytes) -> str:
+    """Return a line about a native value: `Array float32 (3, 224, 224), 602,112 bytes`; "" for any other payload.
+
+    Needs no library. Raises DecodeError.
+    """
+    if (array := natives.read_array(payload)) is not None:
+        return f"Array {natives.dtype_name(array.dtype)} {array.shape}, {array.end - array.begin:,} bytes"
+    if (table := natives.read_table(payload)) is not None:
+        return f"Table, {table[1] - table[0]:,} bytes"
+    if (file := natives.read_file(payload)) is not None:
+        name = f" {file.name!r}" if file.name else ""
+        return f"File {file.content_type}{name}, {file.end - file.begin:,} bytes"
+    return ""
+
+
+def json_form(value: Any) -> Any:
+    """Return what stands in JSON for a native value: lists, rows, or a file's base64. Raises TypeError for all else."""
+    native = _native_kind_of(type(value))
+    if native is None:
+        raise TypeError(f"type {type(value).__name__} has no JSON form")
+    return _codec(native).json_form(value)
+
+
+# --- native values ---
+
+
+def _loaded_classes() -> Iterator[tuple[type, Native]]:
+    """Yield the classes of native values that this process has loaded: nobody can have, or name, one of another."""
+    for module, name, native in _NATIVE_CLASSES:
+        if (kind := getattr(sys.modules.get(module), name, None)) is not None:
+            yield kind, native
+
+
+def _native_kind_of(kind: type) -> Native | None:
+    return next((native for found, native in _loaded_classes() if issubclass(kind, found)), None)
+
+
+def _codec(native: Native) -> Any:
+    """Return the module that reads and writes a kind. Raises ImportError where its library is not installed."""
+    return payload_files if native is Native.FILE else importlib.import_module(f"runtime.payload_{native}s")
+
+
+def _encode_native(native: Native, value: Any) -> Payload:
+    payload: Payload = _codec(native).encode(value)
+    return payload
+
+
+def _native_decoder(native: Native, annotation: Any) -> Decoder:
+    read: Callable[[bytes], Any] = _codec(native).decoder(annotation)
+    expected = _NATIVE_TYPES[native]
+
+    def decode(payload: bytes) -> Any:
+        value = read(payload)
+        if value is None:
+            raise _wrong_type(expected, payload)
+        return value
+
+    return decode
 
 
 # --- reading ---
@@ -197,20 +315,9 @@ def _loads(content: bytes) -> Any:
 
 
 def _content(payload: bytes, head: bytes) -> bytes | None:
-    """Return field 1 of the message inside the Any if the Any begins with `head` (its type), else None.
-
-    Raises DecodeError for lengths that do not agree, or for a further field.
-    """
-    if not payload.startswith(head):
-        return b"" if payload == head[:-1] else None  # protobuf leaves an empty message out
-    length, start = read_varint(payload, len(head))
-    if length == 0 and start == len(payload):
-        return b""
-    if start + length == len(payload) and payload[start] == 0x0A:
-        length, start = read_varint(payload, start + 1)
-        if start + length == len(payload):
-            return payload[start:]
-    raise DecodeError("the payload's inner message is cut off, or has an unexpected field", reason="payload")
+    """Return field 1 of the message inside the Any if the Any begins with `head` (its type), else None."""
+    start = content_start(payload, head)
+    return None if start is None else payload[start:]
 
 
 def _wrong_type(expected: str, payload: bytes) -> DecodeError:
@@ -236,13 +343,6 @@ def _encode_protobuf(value: ProtobufMessage) -> bytes:
     packed = any_pb2.Any()
     packed.Pack(value)
     return packed.SerializeToString()
-
-
-def _wrap(head: bytes, content: bytes) -> bytes:
-    """Return the Any whose inner message holds `content` in field 1."""
-    size = len(content)
-    tag = b"\x0a" + varint(size)
-    return b"".join((head, varint(len(tag) + size), tag, content))
 
 
 def _plain(value: Any) -> Any:

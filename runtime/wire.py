@@ -152,11 +152,6 @@ def encode_output(
     return _serialised(envelope, source.request_id, payload)
 
 
-def whole(payload: Payload) -> bytes:
-    """Return a payload in one piece."""
-    return payload if isinstance(payload, bytes) else b"".join(payload)
-
-
 def _serialised(envelope: Any, request_id: str, payload: Payload) -> bytes:
     """Return an envelope's bytes with its first two fields: by hand if protobuf would copy a large payload thrice."""
     # Deterministic: map entries have no order of their own, and a retry must have the same bytes.

@@ -9,9 +9,10 @@ from typing import Any, cast
 
 from runtime.bus.base import Confirm, Publisher
 from runtime.bus.batch import BatchMessage
-from runtime.message import MessageType
+from runtime.message import MessageType, Payload
 from runtime.node.gate import Call
 from runtime.node.work import HeldOutput, Outputs, Work
+from runtime.proto.packed import whole
 
 
 class AtomicOutputs(Outputs):
@@ -20,7 +21,7 @@ class AtomicOutputs(Outputs):
     async def emit(
         self,
         work: Work,
-        payload: bytes,
+        payload: Payload,
         channel: str = "",
         *,
         kind: MessageType = MessageType.OK,
@@ -32,7 +33,7 @@ class AtomicOutputs(Outputs):
             await super().emit(work, payload, channel, kind=kind, last=last, stored=stored)
             return
         self.subject(channel)  # refuses a wrong channel while the handler can still hear of it
-        work.held.append(HeldOutput(payload, channel, kind, last))
+        work.held.append(HeldOutput(whole(payload), channel, kind, last))
 
     async def release(self, work: Work) -> None:
         """Hand over what was held: several outputs as one batch. Raises what `emit` raises; nothing was sent then."""

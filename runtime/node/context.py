@@ -22,7 +22,7 @@ from runtime.message import Message, MessageType
 from runtime.node.configuration import Configuration
 from runtime.node.object_store import ObjectStore
 from runtime.node.work import Outputs, Work
-from runtime.payload import encode_value
+from runtime.payload import encode_result
 from runtime.stores.base import DocumentStore, PointStore
 from runtime.stores.documents import DocumentClient, derive_id
 from runtime.stores.measurement import PRECISION_MS, PRECISION_NS, PRECISION_S, PRECISION_US, build_point
@@ -240,7 +240,7 @@ class Context:
     async def send_output(self, message: Any, channel: str = "") -> None:
         """Send an output now; returns when the in-flight window has taken it. A failed publish fails the delivery."""
         work = self._current("send_output")
-        await self._services.outputs.emit(work, encode_value(message), channel)
+        await self._services.outputs.emit(work, encode_result(message), channel)
 
     async def send_any(self, message: any_pb2.Any, channel: str = "") -> None:
         """Send an `Any` as it is."""
@@ -269,7 +269,7 @@ class Context:
     async def _send_stored(self, member: str, message: Any, channel: str, kind: MessageType) -> None:
         work = self._current(member)
         stored = Confirmation()
-        await self._services.outputs.emit(work, encode_value(message), channel, kind=kind, stored=stored)
+        await self._services.outputs.emit(work, encode_result(message), channel, kind=kind, stored=stored)
         await stored
 
     def _current(self, member: str) -> Work:

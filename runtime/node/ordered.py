@@ -2,8 +2,9 @@
 
 from runtime.bus.base import Confirm, Confirmation
 from runtime.errors import BusError
-from runtime.message import MessageType
+from runtime.message import MessageType, Payload
 from runtime.node.work import HeldOutput, Outputs, Work
+from runtime.proto.packed import whole
 
 
 class OrderedOutputs(Outputs):
@@ -16,7 +17,7 @@ class OrderedOutputs(Outputs):
     async def emit(
         self,
         work: Work,
-        payload: bytes,
+        payload: Payload,
         channel: str = "",
         *,
         kind: MessageType = MessageType.OK,
@@ -32,7 +33,7 @@ class OrderedOutputs(Outputs):
             await super().emit(work, payload, channel, kind=kind, last=last, stored=stored)
             return
         self.subject(channel)  # refuses a wrong channel while the handler can still hear of it
-        work.held.append(HeldOutput(payload, channel, kind, last))
+        work.held.append(HeldOutput(whole(payload), channel, kind, last))
 
     async def _publish(
         self,

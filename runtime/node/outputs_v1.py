@@ -10,9 +10,10 @@ from runtime import wire_v1
 from runtime.bus.base import Bus, Confirm, Publisher
 from runtime.clock import Clock
 from runtime.errors import ContextError, EncodeError
-from runtime.message import MessageType, ReplyOutcome
+from runtime.message import MessageType, Payload, ReplyOutcome
 from runtime.node.settle import describe
 from runtime.node.work import Outputs, Work
+from runtime.proto.packed import whole
 
 _NO_CHANNELS: frozenset[str] = frozenset()
 
@@ -44,7 +45,7 @@ class FirstVersionOutputs(Outputs):
     async def emit(
         self,
         work: Work,
-        payload: bytes,
+        payload: Payload,
         channel: str = "",
         *,
         kind: MessageType = MessageType.OK,
@@ -56,7 +57,7 @@ class FirstVersionOutputs(Outputs):
             raise ContextError("ctx.send_output is only available while a message is handled")
         subject = self.subject(channel)
         if kind is MessageType.EARLY_REPLY:
-            await self._reply(work, payload, stored)
+            await self._reply(work, whole(payload), stored)
             return
         if work.exited or (self._is_last and self._has_replied(work)):
             if stored is not None:
@@ -65,7 +66,7 @@ class FirstVersionOutputs(Outputs):
         if kind is MessageType.EARLY_EXIT or wire_v1.first_of(work.message).early_exit:
             subject = self._entrypoint
         data = wire_v1.encode_output(
-            work.message, payload, node=self.node, end_ns=self._clock.time_ns(), replied=self._has_replied(work)
+            work.message, whole(payload), node=self.node, end_ns=self._clock.time_ns(), replied=self._has_replied(work)
         )
         await self._publish(work, subject, data, kind, answers=False, closes=False, stored=stored)
         # Only ctx.send_early_exit waits until it is stored; ctx.early_exit() concerns what the handler returns.

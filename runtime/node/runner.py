@@ -28,7 +28,7 @@ from runtime.node.parts import Parts
 from runtime.node.settle import Decision, decide, describe
 from runtime.node.watchdog import LoopWatchdog
 from runtime.node.work import Work
-from runtime.payload import decode_any, encode_value
+from runtime.payload import decode_any, encode_result
 
 log = logging.getLogger(__name__)
 
@@ -265,7 +265,7 @@ class Runner:
         if isinstance(value, Outcome):
             raise value
         kind = MessageType.EARLY_EXIT if work.early_exit else _OK
-        return self._outputs.emit(work, encode_value(value), kind=kind, last=last)
+        return self._outputs.emit(work, encode_result(value), kind=kind, last=last)
 
     # --- 5. settle ---
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from runtime import wire
 from runtime.bus.base import Bus, Confirm, Delivery, Publisher, Reader
 from runtime.errors import BusError, ContextError, DecodeError
-from runtime.message import Message, MessageType, ReplyOutcome
+from runtime.message import Message, MessageType, Payload, ReplyOutcome
 from runtime.node.settle import describe
 from runtime.spec import names
 from runtime.spec.node import Partitions
@@ -206,7 +206,7 @@ class Outputs:
     def emit(
         self,
         work: Work,
-        payload: bytes,
+        payload: Payload,
         channel: str = "",
         *,
         kind: MessageType = MessageType.OK,

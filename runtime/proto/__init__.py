@@ -94,10 +94,14 @@ def varint(number: int) -> bytes:
     return bytes(encoded)
 
 
+# Bits of a number on the wire, at most: what goes on for longer is none, and could be megabytes long.
+_MAX_VARINT_BITS = 70
+
+
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
-    """Return the number at `position`, and the position behind it; what is cut off counts as its end."""
+    """Return the number at `position`, and the position behind it; what is cut off or goes on counts as its end."""
     value = shift = 0
-    while position < len(data):
+    while position < len(data) and shift < _MAX_VARINT_BITS:
         byte = data[position]
         position += 1
         if byte < 0x80:

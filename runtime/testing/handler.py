@@ -23,12 +23,13 @@ from runtime.bus.memory_objects import MemoryObjects, MemoryObjectStore
 from runtime.bus.memory_reader import MemoryReader
 from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import FakeClock
-from runtime.message import Message, MessageType
+from runtime.message import Message, MessageType, Payload
 from runtime.node.configuration import Configuration, Scope
 from runtime.node.context import Context, Services
 from runtime.node.object_store import ObjectStore
 from runtime.node.work import Outputs, Work
 from runtime.payload import decode_value
+from runtime.proto.packed import whole
 from runtime.spec import names
 from runtime.stores.base import Document, Insert, Point
 from runtime.stores.documents import DocumentClient
@@ -201,7 +202,7 @@ class _RecordingOutputs(Outputs):
     async def emit(
         self,
         work: Work,
-        payload: bytes,
+        payload: Payload,
         channel: str = "",
         *,
         kind: MessageType = MessageType.OK,
@@ -209,7 +210,7 @@ class _RecordingOutputs(Outputs):
         stored: Confirm | None = None,
     ) -> None:
         self.subject(channel)
-        self._sent.append(Sent(unpacked(decode_value(payload)), channel, kind))
+        self._sent.append(Sent(unpacked(decode_value(whole(payload))), channel, kind))
         if stored is not None:
             stored(None)
 

@@ -14,6 +14,7 @@ from runtime.errors import DecodeError, MessageTooLargeError
 from runtime.message import Message, MessageType
 from runtime.payload import encode_value
 from runtime.proto import Envelope
+from runtime.proto.packed import whole
 from test.support.kre import kre_message
 
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
@@ -79,14 +80,14 @@ def test_a_large_message_has_the_bytes_that_protobuf_makes_and_comes_back(messag
 
 @given(messages, st.lists(st.integers(1, wire.LARGE_BYTES), max_size=5))
 def test_a_payload_in_pieces_gives_the_bytes_of_the_whole_one(source: Message, cuts: list[int]) -> None:
-    whole = b"0123456789abcdef" * (wire.LARGE_BYTES // 16)
-    bounds = [0, *sorted(cuts), len(whole)]
-    pieces = tuple(memoryview(whole)[begin:end] for begin, end in itertools.pairwise(bounds))
+    data = b"0123456789abcdef" * (wire.LARGE_BYTES // 16)
+    bounds = [0, *sorted(cuts), len(data)]
+    pieces = tuple(memoryview(data)[begin:end] for begin, end in itertools.pairwise(bounds))
 
     assert wire.encode_output(source, pieces, from_node="n", kind=MessageType.OK) == wire.encode_output(
-        source, whole, from_node="n", kind=MessageType.OK
+        source, data, from_node="n", kind=MessageType.OK
     )
-    assert wire.whole(pieces) == whole
+    assert whole(pieces) == data
 
 
 @given(messages, st.integers(0, 40), st.integers(1, 10), st.binary(max_size=10))
