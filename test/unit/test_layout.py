@@ -23,6 +23,9 @@ LAYERS = [
         "message",
         "module_files",
         "payload",
+        "payload_arrays",
+        "payload_files",
+        "payload_tables",
         "proto",
         "settings",
         "threads",
@@ -66,7 +69,8 @@ PACKAGE_HOMES: dict[str, str | tuple[str, ...]] = {
     "grpc_reflection": "drivers/",
     "aiomqtt": "drivers/sources/",
     "croniter": "drivers/sources/",
-    "pyarrow": ("drivers/sinks/", "models/tables.py"),
+    "numpy": "payload_arrays.py",
+    "pyarrow": ("drivers/sinks/", "models/tables.py", "payload_tables.py"),
     "pandas": "models/tables.py",
 }
 
