@@ -21,8 +21,11 @@ CHUNK_BYTES = 262_144
 Answer = Callable[[bytes], bytes]
 
 
-def main(job: str, channel_fd: int) -> None:
-    """Run `job`, which is `module:function` of a function that returns the answer to each request."""
+def main(job: str, channel_fd: int, *passed_fds: int) -> None:
+    """Run `job`, which is `module:function` of a function that returns what answers each request.
+
+    passed_fds: the function's arguments, other descriptors that the parent has passed on.
+    """
     # Behind everything else: what is installed stays as it was, and a source tree is found.
     sys.path.append(str(Path(__file__).parents[1]))
     _let_parent_go_on()
@@ -31,8 +34,8 @@ def main(job: str, channel_fd: int) -> None:
     channel.set_inheritable(False)
     os.register_at_fork(after_in_child=channel.close)
     module, _, function = job.partition(":")
-    make: Callable[[], Answer] = getattr(importlib.import_module(module), function)
-    serve(channel, make())
+    make: Callable[..., Answer] = getattr(importlib.import_module(module), function)
+    serve(channel, make(*passed_fds))
 
 
 def _let_parent_go_on() -> None:
@@ -80,4 +83,4 @@ def _receive(channel: socket.socket) -> bytes | None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]))
+    main(sys.argv[1], *map(int, sys.argv[2:]))

@@ -17,7 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Self, cast
@@ -59,23 +59,25 @@ class Worker:
         environment: Mapping[str, str] | None = None,
         folder: Path | None = None,
         memory_bytes: int = 0,
+        pass_fds: Sequence[int] = (),
     ) -> Self:
         """Start a process; it may still be importing when this returns, and has ended if that fails.
 
         job: `module:function`; the function is called once, and returns what answers a request (bytes -> bytes).
         on_line: called on the loop with each line that the process prints. environment: beside `INHERITED`. folder: its
-        current one. memory_bytes: of data, for each of its processes (RLIMIT_DATA); 0 is no limit.
+        current one. memory_bytes: of data, for each of its processes (RLIMIT_DATA); 0 is no limit. pass_fds:
+        descriptors that it is to have, too, under the same numbers; the function gets them as its arguments.
         Call it on the main thread: the worker lives no longer than the thread. Raises OSError.
         """
         ours, theirs = socket.socketpair()
         output = LinePipe(on_line)
         try:
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-P", worker_child.__file__, job, str(theirs.fileno()),
+                sys.executable, "-P", worker_child.__file__, job, *map(str, (theirs.fileno(), *pass_fds)),
                 stdin=subprocess.DEVNULL,
                 stdout=output.write_fd,
                 stderr=subprocess.STDOUT,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *pass_fds],
                 env=scrubbed(os.environ) | _PYTHON | dict(environment or {}),
                 cwd=folder,
                 start_new_session=True,
