@@ -19,6 +19,14 @@ _OUR_FILES = f"{Path(__file__).parents[1]}{os.sep}"
 _PYTHONS_FILES = f"{Path(os.__file__).parent}{os.sep}"
 
 
+class RemoteTraceback(Exception):
+    """The cause of a failure that a worker process has told of: where it was raised there."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(f"in the worker process:\n{text}")
+        self.text = text
+
+
 class DeadLetters:
     """Stores dead letters in the workflow's own stream for them; with `keep` False it only logs."""
 
@@ -65,6 +73,8 @@ class DeadLetters:
 
 def user_traceback(failure: BaseException) -> str:
     """Return the traceback from the first frame of the user's on: how the runtime got there is of no use."""
+    if isinstance(failure.__cause__, RemoteTraceback):
+        return failure.__cause__.text
     report = traceback.TracebackException.from_exception(failure)
     while report.stack and report.stack[0].filename.startswith((_OUR_FILES, _PYTHONS_FILES)):
         del report.stack[0]

@@ -21,6 +21,7 @@ from runtime.errors import HandlerLoadError
 from runtime.module_files import import_file
 from runtime.payload import Decoder, decode_any, decoder_for
 from runtime.spec import names
+from runtime.spec.edges import HandlerTypes
 
 # What KRE handlers call to see whether they were given an error; using it means that they want to be.
 ERROR_PROBE = "is_message_error"
@@ -64,7 +65,8 @@ class LoadedHandler:
     default: called for every message, or for those of nodes that `by_node` does not name; None without one.
     from_node_style: `default_handler`/`custom_handlers`, whose returned values are ignored.
     channels: the declared ones, or None when the module declares none. handle_errors: ERROR messages are handled too.
-    beside: runs from `init` to `teardown`, and ends the node when it ends; no module of the user's has one.
+    beside: runs from `init` to `teardown`, and ends the node when it ends; no module of the user's has one. types: what
+    it declares, where its functions are not here to be asked.
     """
 
     path: Path
@@ -77,6 +79,7 @@ class LoadedHandler:
     channels: frozenset[str] | None
     handle_errors: bool
     beside: HandlerFunction | None = None
+    types: HandlerTypes | None = None
 
     @property
     def is_async(self) -> bool:

@@ -39,6 +39,8 @@ CONTAINERS = (
 
 def handler_types(loaded: LoadedHandler) -> HandlerTypes:
     """Return what a handler module declares."""
+    if loaded.types is not None:
+        return loaded.types
     functions = dict(loaded.by_node.items())
     if loaded.default is not None:
         functions[""] = loaded.default

@@ -5,7 +5,8 @@ returns makes the handler once there is a connection; to the runner it is a hand
 by the nodes of its kind alone.
 """
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import AsyncIterator, Callable
 
 from runtime.bus.base import Bus
 from runtime.clock import Clock
@@ -40,3 +41,19 @@ def prepare_handler(settings: NodeSettings, spec: NodeSpec) -> MakeHandler:
     if spec.batching is not None:
         handler = for_batches(handler)
     return lambda _bus, _clock: handler
+
+
+@contextlib.asynccontextmanager
+async def open_handler(settings: NodeSettings, spec: NodeSpec) -> AsyncIterator[MakeHandler]:
+    """As `prepare_handler`; where the node has worker processes, the code is loaded there, and they end with this.
+
+    Raises HandlerLoadError; WorkerEndedError and OSError for a worker that does not come up.
+    """
+    if spec.workers is None:
+        yield prepare_handler(settings, spec)
+        return
+    from runtime.node import isolation
+
+    async with isolation.open_workers(settings, spec) as pool:
+        handler = pool.handler()
+        yield lambda _bus, _clock: handler

@@ -111,7 +111,7 @@ class NodeProcess:
         """Bind the stream, run `init` and begin to take messages."""
         settings, spec = self._settings, self.spec
         handles_many = self._handler.is_async and self._planned and spec.batching is None
-        concurrency = spec.concurrency or (DEFAULT_ASYNC_CONCURRENCY if handles_many else 1)
+        concurrency = spec.concurrency or spec.workers or (DEFAULT_ASYNC_CONCURRENCY if handles_many else 1)
         self._threads = HandlerThreads(concurrency, settings.node)
         consumers = self._consumers()
         if not self._planned:

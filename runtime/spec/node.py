@@ -152,6 +152,8 @@ class NodeSpec(Frozen):
     retry: RetryPolicy = RetryPolicy()
     timeout_s: float | None = DEFAULT_TIMEOUT_S
     concurrency: int | None = None
+    # Worker processes that have the handler; None for a handler in the runner's own process.
+    workers: Annotated[int, Field(ge=1)] | None = None
     # Set on the workflow's output node: the channel whose messages answer the caller ("main" for the plain output).
     exit_channel: str | None = None
     # Where an ERROR is published so that it reaches the exit node: the own output, or the channel that leads there.

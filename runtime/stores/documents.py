@@ -84,8 +84,17 @@ class DocumentClient:
         await self._send_until_stored(body, document_id, self._give_up_at(deadline_ms), what)
         return own_id if isinstance(own_id, (str, int)) else document_id
 
+    @property
+    def limit_bytes(self) -> int:
+        """Largest message that the server takes now."""
+        return self._limit_bytes()
+
+    async def forward(self, body: bytes, headers: Mapping[str, str], timeout_s: float) -> bytes:
+        """Ask the writer once what the client of another process asks for, and return its answer. Raises as `Request`."""
+        return await self._request(self._subject, body, headers, timeout_s)
+
     async def _encode(self, collection: str, values: dict[str, Any]) -> bytes:
-        body, limit_bytes = encode_request(collection, values), self._limit_bytes()
+        body, limit_bytes = encode_request(collection, values), self.limit_bytes
         if len(body) <= limit_bytes // 2:
             return fit(body, limit_bytes)
         # It may have to be compressed, which would hold the loop.

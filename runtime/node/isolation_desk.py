@@ -1,0 +1,109 @@
+"""What a node does for the handler in one of its worker processes: the handler's context asks, the node's own answers.
+
+The worker's side is `isolated_services.py`; it has no connection of its own. Outputs, documents, configuration and
+objects are those that the handler would have in the node's own process.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+from runtime.bus.base import Confirmation
+from runtime.errors import ContextError
+from runtime.log import FIELDS
+from runtime.message import MessageType
+from runtime.node.batching_limit import TimeLimit
+from runtime.node.context import Services
+from runtime.node.isolation_frames import DONE, Body, Call, CallAnswer, Head
+from runtime.node.isolation_objects import ObjectDesk
+from runtime.node.work import Work
+from runtime.payload import EncodedPayload
+from runtime.stores.base import Point
+
+
+class ServiceDesk:
+    """Answers the calls of one worker. What it has is of the request that the worker works on."""
+
+    def __init__(self) -> None:
+        self.services: Services | None = None
+        # The messages that the handler has, by the numbers that the request has given them; and the limit of a batch.
+        self.works: dict[int, Work] = {}
+        self.limit: TimeLimit | None = None
+        self._objects = ObjectDesk()
+        self._answers: dict[str, Callable[[Services, Head, Body], Awaitable[CallAnswer]]] = {
+            Call.EMIT: self._emit,
+            Call.SAVE: self._save,
+            Call.FIND: self._find,
+            Call.CONFIGURATION_GET: self._get_value,
+            Call.CONFIGURATION_SET: self._set_value,
+            Call.CONFIGURATION_DELETE: self._delete_value,
+            **self._objects.answers,
+        }
+        self._notes: dict[str, Callable[[Head], None]] = {
+            Call.LOG: self._log,
+            Call.POINT: self._save_point,
+            Call.PROGRESS: self._progress,
+            Call.RESTART: self._restart,
+        }
+
+    async def answer(self, head: Head, body: Body) -> CallAnswer:
+        """Do what the handler asks for, and return what it gets; raises what its context is to raise."""
+        return await self._answers[head["call"]](self._present(), head, body)
+
+    def note(self, head: Head) -> None:
+        """Take note of what needs no answer."""
+        self._notes[head["call"]](head)
+
+    async def close(self) -> None:
+        """Give up what the worker has left open."""
+        await self._objects.close()
+
+    def _present(self) -> Services:
+        if self.services is None:
+            raise ContextError("the context is only available from init to teardown")
+        return self.services
+
+    async def _emit(self, services: Services, head: Head, body: Body) -> CallAnswer:
+        # A task that the handler has left behind may speak of a message that is through.
+        work = self.works.get(head["message"])
+        if work is None:
+            raise ContextError("ctx.send_output is only available while a message is handled")
+        kind, stored = MessageType(head["type"]), Confirmation() if head["stored"] else None
+        await services.outputs.emit(
+            work, EncodedPayload(body), head["channel"], kind=kind, last=head["last"], stored=stored
+        )
+        if stored is not None:
+            await stored
+        return DONE
+
+    async def _save(self, services: Services, head: Head, body: Body) -> CallAnswer:
+        return None, await services.document_client.forward(bytes(body), head["headers"], head["timeout_s"])
+
+    async def _find(self, services: Services, head: Head, body: Body) -> CallAnswer:
+        return await services.documents.find(head["collection"], head["query"], limit=head["limit"]), b""
+
+    async def _get_value(self, services: Services, head: Head, body: Body) -> CallAnswer:
+        return await services.configuration.get(head["key"], head["scope"]), b""
+
+    async def _set_value(self, services: Services, head: Head, body: Body) -> CallAnswer:
+        await services.configuration.set(head["key"], head["value"], head["scope"])
+        return DONE
+
+    async def _delete_value(self, services: Services, head: Head, body: Body) -> CallAnswer:
+        await services.configuration.delete(head["key"], head["scope"])
+        return DONE
+
+    def _log(self, head: Head) -> None:
+        fields = {name: value for name, value in head["fields"].items() if name in FIELDS}
+        logging.getLogger(head["logger"]).log(head["level"], "%s", head["text"], extra=fields)
+
+    def _save_point(self, head: Head) -> None:
+        self._present().points.save(Point(**head["point"]))
+
+    def _progress(self, head: Head) -> None:
+        work = self.works.get(head["message"])
+        if work is not None:
+            work.progress(self._present().clock.monotonic())
+
+    def _restart(self, head: Head) -> None:
+        if self.limit is not None:
+            self.limit.restart()
