@@ -1,4 +1,4 @@
-"""What a message without a failure pays for retries, dead letters, timeouts, states and cancellations."""
+"""What a message without a failure pays for retries, dead letters and states."""
 
 import functools
 import logging
