@@ -1,6 +1,7 @@
 """Envelope bytes <-> `Message`: KRE's second wire version with KRT's fields from 16 on, gzip, and the size limit.
 
-Does not own KRE's first version, see `wire_v1.py`, nor what is inside the payload, see `payload.py`.
+Does not own KRE's first version, see `wire_v1.py`, what is inside the payload, see `payload.py`, nor the object stores
+of payloads that are larger than a message, see `bus/claims.py`.
 """
 
 import functools
@@ -12,18 +13,20 @@ from typing import Any
 from google.protobuf.message import DecodeError as ProtobufError
 
 from runtime.errors import DecodeError, MessageTooLargeError
-from runtime.message import NO_HEADERS, Message, MessageType, Payload
-from runtime.proto import Envelope, read_varint, varint
+from runtime.message import NO_HEADERS, Claim, Message, MessageType, Payload
+from runtime.proto import ClaimFields, Envelope, read_varint, varint
 from runtime.wire_version import refuse_first
 
 # The first two bytes of a gzip stream; no envelope begins so (0x1f would be field 3 with the reserved wire type 7).
 GZIP_MAGIC = b"\x1f\x8b"
 # Largest unpacked message, so that a small message cannot fill the memory (KRT_MAX_INFLATED_BYTES).
 MAX_INFLATED_BYTES = 128 * 1024 * 1024
-# Largest body that is handed over in an object store (KRT_MAX_CLAIM_BYTES).
+# Largest payload, or body of a call, that is handed over in an object store (KRT_MAX_CLAIM_BYTES).
 MAX_CLAIM_BYTES = 1024 * 1024 * 1024
 # Room that a message leaves for its headers: a message id now, and later those of its dead letter.
 HEADER_ROOM_BYTES = 2048
+# Bytes that are compressed between two looks at how much has come out.
+SQUEEZE_STEP_BYTES = 1024 * 1024
 
 # Bytes of a message from which on its payload is cut out by hand: for a smaller one protobuf is faster.
 LARGE_BYTES = 64 * 1024
@@ -33,12 +36,15 @@ _RUN_TAG = b"\xb8\x01"
 _TYPES = {int(kind): kind for kind in MessageType}
 _new_tuple = tuple.__new__
 _parse: Callable[[bytes], Any] = Envelope.FromString
+# zlib's number for a gzip stream with the largest window.
+_GZIP_WINDOW = zlib.MAX_WBITS | 16
 
 
-def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Message:
+def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES, takes_claims: bool = False) -> Message:
     """Read an envelope, gzipped or not.
 
-    Raises DecodeError with the reason `gzip`, `protobuf`, `wire` (bytes of KRE's first version) or `claim`.
+    takes_claims: the caller fetches a payload that lies in an object store, or needs none. Raises DecodeError with the
+    reason `gzip`, `protobuf`, `wire` (bytes of KRE's first version) or `claim`.
     """
     if data.startswith(GZIP_MAGIC):
         data = inflate(data, max_inflated_bytes)
@@ -52,12 +58,7 @@ def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Mess
         refuse_first(data)
     if kind not in _TYPES:
         raise DecodeError(f"unknown message_type {kind}; this runtime knows 0 to 4", reason="protobuf")
-    if envelope.claim:
-        raise DecodeError(
-            "the payload lies in an object store, which this version does not read",
-            reason="claim",
-            request_id=envelope.request_id,
-        )
+    claim = _read_claim(envelope, takes_claims) if envelope.claim else None
     # Made as the tuple that it is: going through Message's own arguments takes three times as long.
     return _new_tuple(
         Message,
@@ -74,8 +75,23 @@ def decode(data: bytes, *, max_inflated_bytes: int = MAX_INFLATED_BYTES) -> Mess
             dict(envelope.headers) if envelope.headers else NO_HEADERS,
             envelope.outcome,
             None,
+            claim,
         ),
     )
+
+
+def _read_claim(envelope: Any, takes_claims: bool) -> Claim:
+    if not takes_claims:
+        raise DecodeError(
+            "the payload lies in an object store, which is not read here",
+            reason="claim",
+            request_id=envelope.request_id,
+        )
+    try:
+        told = ClaimFields.FromString(envelope.claim)
+    except ProtobufError as error:
+        raise DecodeError(f"broken claim: {error}", reason="claim", request_id=envelope.request_id) from error
+    return Claim(object=told.object, size=told.size, sha256=told.sha256)
 
 
 def _split(data: bytes) -> tuple[Any, bytes | None]:
@@ -109,6 +125,7 @@ def encode(message: Message) -> bytes:
         traceparent=message.traceparent,
         headers=message.headers,
         outcome=message.outcome,
+        claim=_claim_field(message.claim) if message.claim else b"",
     )
     return _serialised(envelope, message.request_id, message.payload)
 
@@ -182,6 +199,27 @@ def _tail(from_node: str, kind: MessageType) -> bytes:
     return bytes(Envelope(from_node=from_node, message_type=kind).SerializeToString())
 
 
+def detach_payload(data: bytes) -> tuple[bytes, bytes]:
+    """Return the payload of a large envelope that is not gzipped, and the envelope without it."""
+    envelope, payload = _split(data)
+    if payload is None:
+        payload = envelope.payload
+        envelope.ClearField("payload")
+    return payload, bytes(envelope.SerializeToString(deterministic=True))
+
+
+def with_claim(data: bytes, claim: Claim) -> bytes:
+    """Return a small envelope with this claim in the place of its payload, or of the claim that it has."""
+    envelope = _parse(inflate(data, MAX_INFLATED_BYTES) if data.startswith(GZIP_MAGIC) else data)
+    envelope.ClearField("payload")
+    envelope.claim = _claim_field(claim)
+    return bytes(envelope.SerializeToString(deterministic=True))
+
+
+def _claim_field(claim: Claim) -> bytes:
+    return bytes(ClaimFields(object=claim.object, size=claim.size, sha256=claim.sha256).SerializeToString())
+
+
 def run_time_us(data: bytes) -> int:
     """Return how long the handler ran that sent this envelope, in microseconds; 0 where it does not say."""
     if data.startswith(GZIP_MAGIC):
@@ -204,6 +242,24 @@ def fit(data: bytes, limit_bytes: int) -> bytes:
         f"compressed message exceeds maximum size allowed: {len(packed):,} of {limit_bytes:,} bytes"
         f" ({len(data):,} before compression); send less, or raise the server's max_payload"
     )
+
+
+def squeeze(data: bytes, limit_bytes: int) -> bytes | None:
+    """Return `data` gzipped, the same bytes every time; None as soon as that takes more than `limit_bytes`.
+
+    None for more than a receiver unpacks, too. It may take a while, and belongs into a thread.
+    """
+    if len(data) > MAX_INFLATED_BYTES:
+        return None
+    packer = zlib.compressobj(wbits=_GZIP_WINDOW)
+    packed = bytearray()
+    view = memoryview(data)
+    for start in range(0, len(data), SQUEEZE_STEP_BYTES):
+        packed += packer.compress(view[start : start + SQUEEZE_STEP_BYTES])
+        if len(packed) > limit_bytes:
+            return None
+    packed += packer.flush()
+    return bytes(packed) if len(packed) <= limit_bytes else None
 
 
 def compress(data: bytes) -> bytes:

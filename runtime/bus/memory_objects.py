@@ -137,6 +137,12 @@ class MemoryObjectStore:
     async def names(self) -> list[str]:
         return self._find().names()
 
+    async def size_bytes(self) -> int:
+        return self._find().size_bytes
+
+    async def discard_unfinished(self, before_ns: int) -> int:
+        return 0  # an object is stored at once, or not at all
+
 
 def _info(name: str, stored: StoredObject) -> ObjectInfo:
-    return ObjectInfo(name=name, size_bytes=len(stored.data), sha256=stored.digest.hex())
+    return ObjectInfo(name=name, size_bytes=len(stored.data), sha256=stored.digest.hex(), stored_ns=stored.time_ns)

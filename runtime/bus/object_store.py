@@ -23,11 +23,16 @@ class ObjectStoreConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ObjectInfo:
-    """What a store knows of one object. sha256: hex; "" where another client has written it without."""
+    """What a store knows of one object.
+
+    sha256: hex; "" where another client has written it without. stored_ns: when it was put, unix time in nanoseconds,
+    give or take some microseconds.
+    """
 
     name: str
     size_bytes: int
     sha256: str
+    stored_ns: int
 
 
 class ObjectStore(Protocol):
@@ -83,6 +88,17 @@ class ObjectStore(Protocol):
 
     async def names(self) -> list[str]:
         """Every object's name, sorted."""
+        ...
+
+    async def size_bytes(self) -> int:
+        """Return how much of `max_bytes` is in use, with what was begun and not ended."""
+        ...
+
+    async def discard_unfinished(self, before_ns: int) -> int:
+        """Remove what belongs to no object and was stored before a time (unix, nanoseconds); returns of how many.
+
+        That is what processes leave that die while they put something. A put that goes on has stored something since.
+        """
         ...
 
 

@@ -69,9 +69,10 @@ def stream_of_store(config: ObjectStoreConfig) -> StreamConfig:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Description:
-    """What describes an object, and its sequence in the stream. digest: as in the message, `SHA-256=<base64>`."""
+    """What describes an object, and its place in the stream. digest: as in the message, `SHA-256=<base64>`."""
 
     sequence: int
+    stored_ns: int
     nuid: str
     chunks: int
     size_bytes: int
@@ -79,9 +80,10 @@ class _Description:
     deleted: bool
 
     @classmethod
-    def read(cls, body: Mapping[str, Any], sequence: int) -> "_Description":
+    def read(cls, body: Mapping[str, Any], sequence: int, stored_ns: int) -> "_Description":
         return cls(
             sequence=sequence,
+            stored_ns=stored_ns,
             nuid=body.get("nuid", ""),
             chunks=body.get("chunks", 0),
             size_bytes=body.get("size", 0),
@@ -90,7 +92,8 @@ class _Description:
         )
 
     def info(self, name: str) -> ObjectInfo:
-        return ObjectInfo(name=name, size_bytes=self.size_bytes, sha256=_hex_of(self.digest))
+        sha256 = _hex_of(self.digest)
+        return ObjectInfo(name=name, size_bytes=self.size_bytes, sha256=sha256, stored_ns=self.stored_ns)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -253,6 +256,38 @@ class NatsObjectStore:
         return [info.name for info in await self.describe_all()]
 
     async def describe_all(self) -> list[ObjectInfo]:
+        found = await self._descriptions()
+        return [each.info(name) for name, each in sorted(found.items()) if not each.deleted]
+
+    async def size_bytes(self) -> int:
+        async with self._asking():
+            return int((await self._js.stream_info(self._stream)).state.bytes)
+
+    async def discard_unfinished(self, before_ns: int) -> int:
+        async with self._asking():
+            chunks = await self._js.stream_info(self._stream, subjects_filter=self._chunk_subject(">"))
+        # Only now: in the other order, an object that is described in between would lose its chunks.
+        used = {each.nuid for each in (await self._descriptions()).values()}
+        discarded = 0
+        for subject in chunks.state.subjects or {}:
+            nuid = subject.rpartition(".")[2]
+            if nuid not in used and await self._was_left_before(subject, before_ns):
+                await self._discard(nuid)
+                discarded += 1
+        return discarded
+
+    async def _was_left_before(self, chunk_subject: str, before_ns: int) -> bool:
+        async with self._asking():
+            try:
+                last = await self._js.get_last_msg(self._stream, chunk_subject)
+            except nats.js.errors.NotFoundError as error:
+                if error.err_code == _NO_STREAM:
+                    raise
+                return False
+        return _time_ns(last) < before_ns
+
+    async def _descriptions(self) -> dict[str, _Description]:
+        """Return what describes the objects, removed ones too, by their names."""
         # By name: an object that is replaced meanwhile is met again.
         found: dict[str, _Description] = {}
         async with self._asking():
@@ -263,10 +298,10 @@ class NatsObjectStore:
                 while page := await scan.read():
                     for message in page:
                         body = json.loads(message.data)
-                        found[body["name"]] = _Description.read(body, message.sequence)
+                        found[body["name"]] = _Description.read(body, message.sequence, message.time_ns)
             finally:
                 await scan.close()
-        return [each.info(name) for name, each in sorted(found.items()) if not each.deleted]
+        return found
 
     async def _next_chunk(self, nuid: str, sequence: int) -> api.RawStreamMsg | None:
         """Return the first chunk from `sequence` on; None if there is none."""
@@ -295,7 +330,7 @@ class NatsObjectStore:
                 if error.err_code == _NO_STREAM:
                     raise
                 return None
-        return _Description.read(json.loads(message.data or b"{}"), message.seq or 0)
+        return _Description.read(json.loads(message.data or b"{}"), message.seq or 0, _time_ns(message))
 
     async def _existing(self, name: str) -> _Description:
         check_object_name(name)
@@ -336,6 +371,10 @@ class NatsObjectStore:
             raise StreamFullError(
                 f"object store {self._name} is full; delete objects, or raise its max_bytes"
             ) from error
+
+
+def _time_ns(message: api.RawStreamMsg) -> int:
+    return round(message.time.timestamp() * 1e9) if message.time else 0
 
 
 def _digest_text(digest: bytes) -> str:

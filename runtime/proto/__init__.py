@@ -27,6 +27,12 @@ _ENVELOPE_FIELDS = (
     ("run_us", 23, _Field.TYPE_INT64),
 )
 _HEADERS_NUMBER = 20
+# (name, number, type) of the claim in an envelope, which is bytes there: most messages have none to be parsed.
+_CLAIM_FIELDS = (
+    ("object", 1, _Field.TYPE_STRING),
+    ("size", 2, _Field.TYPE_INT64),
+    ("sha256", 3, _Field.TYPE_STRING),
+)
 
 # (name, number, type) of KreNatsMessage, KRE's first wire version, and of its tracking entries, which are bytes here.
 _FIRST_ENVELOPE_FIELDS = (
@@ -61,6 +67,9 @@ def _file() -> descriptor_pb2.FileDescriptorProto:
         label=_Field.LABEL_REPEATED,
         type_name=".krt.Envelope.HeadersEntry",
     )
+    claim = file.message_type.add(name="Claim")
+    for name, number, kind in _CLAIM_FIELDS:
+        claim.field.add(name=name, number=number, type=kind, label=_Field.LABEL_OPTIONAL)
     first = file.message_type.add(name="FirstEnvelope")
     for name, number, kind in _FIRST_ENVELOPE_FIELDS:
         first.field.add(name=name, number=number, type=kind, label=_Field.LABEL_OPTIONAL)
@@ -76,6 +85,7 @@ _pool.Add(_file())
 
 # Made at run time, so the type checker knows nothing of their fields.
 Envelope: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.Envelope"))
+ClaimFields: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.Claim"))
 FirstEnvelope: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.FirstEnvelope"))
 Tracking: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.Tracking"))
 

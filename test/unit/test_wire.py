@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from runtime import wire
 from runtime.errors import DecodeError, MessageTooLargeError
-from runtime.message import Message, MessageType
+from runtime.message import Claim, Message, MessageType
 from runtime.payload import encode_value
 from runtime.proto import Envelope
 from runtime.proto.packed import whole
@@ -23,7 +23,9 @@ messages = st.builds(
     request_id=text, payload=st.binary(max_size=50), error=text, from_node=text, type=st.sampled_from(MessageType),
     state_id=text, deadline_ms=st.integers(0, 2**62), reply_to=text, traceparent=text,
     headers=st.dictionaries(text, text, max_size=3), outcome=text, first=st.none(),
+    claim=st.none(),
 )  # fmt: skip
+claims = st.builds(Claim, object=text.filter(bool), size=st.integers(0, 2**62), sha256=text)
 
 
 @given(messages)
@@ -34,6 +36,42 @@ def test_a_message_comes_back_as_it_was(message: Message) -> None:
 @given(messages)
 def test_a_gzipped_message_comes_back_as_it_was(message: Message) -> None:
     assert wire.decode(gzip.compress(wire.encode(message))) == message
+
+
+@given(messages, claims)
+def test_a_claim_comes_back_as_it_was_to_those_who_take_it(message: Message, claim: Claim) -> None:
+    claimed = message._replace(payload=b"", claim=claim)
+
+    assert wire.decode(wire.encode(claimed), takes_claims=True) == claimed
+
+
+@given(messages, claims)
+def test_a_claim_takes_the_place_of_a_payload(message: Message, claim: Claim) -> None:
+    large = message._replace(payload=b"x" * wire.LARGE_BYTES)
+
+    payload, rest = wire.detach_payload(wire.encode(large))
+
+    assert payload == large.payload
+    assert wire.decode(wire.with_claim(rest, claim), takes_claims=True) == message._replace(payload=b"", claim=claim)
+
+
+def test_a_claim_is_replaced_in_a_gzipped_envelope_too() -> None:
+    before, after = (Claim(object=name, size=3, sha256="00") for name in ("before", "after"))
+
+    replaced = wire.with_claim(gzip.compress(wire.encode(Message(request_id="r", claim=before))), after)
+
+    assert wire.decode(replaced, takes_claims=True) == Message(request_id="r", claim=after)
+
+
+def test_what_gzip_makes_small_is_squeezed_into_the_same_bytes_every_time() -> None:
+    data = b"x" * 3 * wire.SQUEEZE_STEP_BYTES
+
+    packed = wire.squeeze(data, 10_000)
+
+    assert packed is not None and gzip.decompress(packed) == data
+    assert wire.squeeze(data, 10_000) == packed
+    assert wire.squeeze(data, len(packed)) == packed
+    assert wire.squeeze(data, len(packed) - 1) is None
 
 
 @given(st.binary(max_size=200))

@@ -52,6 +52,10 @@ class Backend(Protocol):
         """Return what a store takes up, with whatever belongs to no object."""
         ...
 
+    async def leave_chunks(self, store: str, nuid: str) -> int:
+        """Leave what a process does that dies while it puts an object; returns how many of these there are."""
+        ...
+
     async def close(self) -> None: ...
 
 
@@ -79,6 +83,9 @@ class MemoryBackend:
 
     async def stored_bytes(self, store: str) -> int:
         return self._broker.object_stores[store].size_bytes
+
+    async def leave_chunks(self, store: str, nuid: str) -> int:
+        return 0  # an object is stored at once
 
     async def close(self) -> None:
         for bus in self._buses:
@@ -122,6 +129,10 @@ class NatsBackend:
 
     async def stored_bytes(self, store: str) -> int:
         return (await (await self.connect()).stream_state(f"OBJ_{store}")).size_bytes
+
+    async def leave_chunks(self, store: str, nuid: str) -> int:
+        await (await self.connect()).request(f"$O.{store}.C.{nuid}", b"half of it", timeout_s=PATIENCE_S)
+        return 1
 
     async def close(self) -> None:
         for bus in self._buses:

@@ -8,7 +8,7 @@ import random
 
 import pytest
 
-from runtime.bus import bodies
+from runtime import wire
 from runtime.bus.base import Bus, CoreMessage
 from runtime.bus.bodies import CLAIM_HEADER, ENCODING_HEADER, Body, pack, unpack
 from runtime.bus.object_store import ObjectStoreConfig
@@ -140,7 +140,7 @@ async def test_a_store_without_room_refuses_a_claim(bus: Bus) -> None:
 
 
 async def test_what_would_not_be_unpacked_is_not_gzipped(bus: Bus, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bodies, "MAX_INFLATED_BYTES", 2 * MIB)
+    monkeypatch.setattr(wire, "MAX_INFLATED_BYTES", 2 * MIB)
     data = bytes(2 * MIB + 1)
 
     body = await pack(bus, STORE, data)

@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -23,6 +25,9 @@ STORE = "pages"
 KIB = 1024
 # More than one transfer stores at once, and no multiple of a chunk.
 LARGE = bytes(range(256)) * (12 * KIB) + b"end"
+# Nanoseconds by which two readings of one time may differ, which is a float on one way.
+CLOCK_STEP_NS = 10_000
+HOUR_NS = 3600 * 10**9
 
 
 @pytest.fixture
@@ -135,13 +140,52 @@ async def test_an_object_is_described_without_its_bytes(store: ObjectStore) -> N
 
     told = await soon(store.describe_all())
 
-    assert told == [
-        ObjectInfo(name="empty", size_bytes=0, sha256=hashlib.sha256(b"").hexdigest()),
-        ObjectInfo(name="large", size_bytes=len(LARGE), sha256=hashlib.sha256(LARGE).hexdigest()),
-    ]
-    assert await soon(store.describe("large")) == told[1]
+    alone = await soon(store.describe("large"))
+    large = ObjectInfo(name="large", size_bytes=len(LARGE), sha256=hashlib.sha256(LARGE).hexdigest(), stored_ns=0)
+    empty = ObjectInfo(name="empty", size_bytes=0, sha256=hashlib.sha256(b"").hexdigest(), stored_ns=0)
+    assert [replace(info, stored_ns=0) for info in told] == [empty, large]
+    assert replace(alone, stored_ns=0) == large
     with pytest.raises(NotFoundError, match="gone"):
         await soon(store.describe("gone"))
+
+
+async def test_it_is_told_when_an_object_was_put_last(store: ObjectStore) -> None:
+    before_ns = time.time_ns() - CLOCK_STEP_NS
+    await store.put("page", b"first")
+    first = await soon(store.describe("page"))
+
+    await store.put("page", b"second")
+    second = await soon(store.describe("page"))
+
+    assert before_ns <= first.stored_ns < second.stored_ns <= time.time_ns() + CLOCK_STEP_NS
+    [told] = await soon(store.describe_all())
+    assert abs(told.stored_ns - second.stored_ns) <= CLOCK_STEP_NS
+
+
+async def test_the_size_of_a_store_is_told(store: ObjectStore) -> None:
+    empty = await soon(store.size_bytes())
+    await store.put("page", LARGE)
+    full = await soon(store.size_bytes())
+    await store.delete("page")
+
+    assert empty == 0
+    assert len(LARGE) <= full < 1.1 * len(LARGE)
+    assert await soon(store.size_bytes()) == 0
+
+
+async def test_what_a_dead_writer_has_left_is_discarded_and_nothing_else(backend: Backend, store: ObjectStore) -> None:
+    await store.put("page", LARGE)
+    kept = await store.size_bytes()
+    left = await backend.leave_chunks(STORE, "left-behind")
+
+    early = await soon(store.discard_unfinished(time.time_ns() - HOUR_NS))
+    still = await backend.stored_bytes(STORE)
+    late = await soon(store.discard_unfinished(time.time_ns() + HOUR_NS))
+
+    assert (early, late) == (0, left)
+    assert (still > kept) == (left > 0)
+    assert await backend.stored_bytes(STORE) == kept
+    assert await soon(store.get("page")) == LARGE
 
 
 async def test_an_empty_store_has_no_names(store: ObjectStore) -> None:
