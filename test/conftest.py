@@ -24,6 +24,7 @@ SERVER_LAYERS = {"conformance", "integration"}
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line("markers", "integration: runs on servers: NATS, MongoDB, InfluxDB")
+    config.addinivalue_line("markers", "gpu: runs on an NVIDIA GPU where there is one")
     config.addinivalue_line("markers", "browser: shows pages in Chromium; `make browser`")
 
 

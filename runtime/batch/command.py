@@ -32,11 +32,11 @@ from runtime.batch.backend import (
     with_places,
 )
 from runtime.batch.content import ContentDigests
-from runtime.batch.gpus import GPU_VARIABLES, visible_gpus
 from runtime.batch.output_pipe import OutputPipe
 from runtime.batch.processes import kill_marked
 from runtime.children import describe_exit
 from runtime.errors import BackendUnavailableError, ModelStartError, PullError
+from runtime.gpus import GPU_VARIABLES, visible_gpus
 from runtime.workers import scrubbed
 
 log = logging.getLogger(__name__)

@@ -31,11 +31,13 @@ from runtime.cli.reload import changes
 from runtime.cli.run_file import FOLDER, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
 from runtime.cli.serving import end_processes, on_signals, only_one
 from runtime.deploy.drivers import output_subjects, process_name
+from runtime.deploy.gpus import GpuPool, asking_for_gpus, choose_gpus
 from runtime.deploy.plan import Target, handler_versions, plan, runner_process_name
 from runtime.deploy.process import Process, ReplicaStatus, State
 from runtime.deploy.supervisor import Supervisor
 from runtime.deploy.wiring import durable_of, stream_of
 from runtime.errors import ConfigError, WorkflowError
+from runtime.gpus import read_gpus
 from runtime.settings import read_credentials_folder, redact
 from runtime.spec import names
 from runtime.spec.load import load_report
@@ -54,7 +56,7 @@ DOWN = (State.FAILED, State.CRASH_LOOPING)
 class RunOptions:
     """What `krt run` was asked for. place: its `.krt/` tells other commands of the run. store: absolute.
 
-    workflow: the one to run of a manifest with several.
+    workflow: the one to run of a manifest with several. gpus: names of those to use, "" for all.
     """
 
     path: Path
@@ -66,6 +68,8 @@ class RunOptions:
     log_level: str
     reload: bool
     demo: bool
+    gpus: str
+    share_gpus: bool
 
 
 def main(options: RunOptions) -> int:
@@ -86,11 +90,14 @@ class LocalRun:
         # None where NATS is not ours; and where it is, which is known once it runs.
         self._server: EmbeddedServer | None = None
         self._servers: tuple[str, ...] = ()
+        self._gpus = GpuPool(sharing=options.share_gpus)
+        self._said_of_gpus = ""
         self._workflow = self._load()
 
     async def run(self) -> int:
         logs.configure(level="DEBUG" if self._options.log_level == "DEBUG" else "WARN", stream=sys.stdout)
         self._started_s = asyncio.get_running_loop().time()
+        await self._check_gpus(self._workflow)
         place = self._options.place
         refusal = f"another `krt run` works in {place}: stop that one, or start in another folder"
         with only_one(place / FOLDER / LOCK_FILE, refusal), on_signals(self._on_signal):
@@ -134,6 +141,13 @@ class LocalRun:
         processes = plan(workflow, target)
         return plan(workflow, replace(target, credentials=_credentials(processes, stream)))
 
+    async def _check_gpus(self, workflow: Workflow) -> None:
+        """Look for GPUs when something asks for them for the first time, and see if they do. Raises ConfigError."""
+        processes = self._plan(workflow)
+        if self._gpus.found is None and (self._options.gpus or asking_for_gpus(processes)):
+            self._gpus.found = choose_gpus(await read_gpus(), self._options.gpus)
+        self._gpus.check(processes)
+
     def _hosted(self) -> HostedWorkflow:
         workflow = self._workflow
         stream = stream_of(workflow, self._options.runtime_id)
@@ -162,10 +176,10 @@ class LocalRun:
         """Prepare the supervisor; leaving the block, whatever happened in it, ends every process."""
         processes = self._plan(self._workflow)
         self._console.name_processes([name for process in processes for name in process.replica_names()])
-        self._say_header()
+        self._say_header(processes)
         RunFile.remove(self._options.place)
         try:
-            async with Supervisor(on_line=self._console.line, command=process_command()) as supervisor:
+            async with Supervisor(on_line=self._console.line, command=process_command(), gpus=self._gpus) as supervisor:
                 yield supervisor
         finally:
             RunFile.remove(self._options.place)
@@ -249,11 +263,13 @@ class LocalRun:
                 self._console.say(f"{shown} changed, but has problems: what was started before goes on running")
                 continue
             try:
+                await self._check_gpus(loaded.workflow)
                 processes = _merged(self._plan(loaded.workflow), drivers.processes)
             except ConfigError as error:
                 self._console.say(f"{shown} changed, but: {error}")
                 continue
             self._console.say(f"{shown} changed")
+            self._say_gpus(processes)
             await self._change_over(supervisor, loaded.workflow, processes, changed)
 
     async def _change_over(
@@ -277,13 +293,21 @@ class LocalRun:
 
     # --- what is said ---
 
-    def _say_header(self) -> None:
+    def _say_header(self, processes: Sequence[Process]) -> None:
         where = redact(", ".join(self._servers))
         store = _short(self._options.store, self._options.place)
         kept = "" if self._server is None else f", kept in {store}/nats"
         self._console.say(f"workflow  {self._workflow}")
         self._console.say(f"NATS      {where}{kept}")
         self._console.say(f"data      {store}/{DATA_FILE}")
+        self._say_gpus(processes)
+
+    def _say_gpus(self, processes: Sequence[Process]) -> None:
+        """Say which GPUs there are, or what does without; after an edit only what is new."""
+        described = self._gpus.describe(processes)
+        if described and described != self._said_of_gpus:
+            self._console.say(described)
+        self._said_of_gpus = described
 
     def _write_run_file(self) -> None:
         workflow, runtime_id = self._workflow, self._options.runtime_id

@@ -35,6 +35,13 @@ def run(
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", envvar="KRT_LOG_LEVEL", case_sensitive=False, help="Lines to show.")
     ] = LogLevel.INFO,
+    gpus: Annotated[
+        str,
+        typer.Option("--gpus", metavar="NAMES", envvar="KRT_GPUS", help="GPUs to use: 0,1 or UUIDs, or none. [all]"),
+    ] = "",
+    share_gpus: Annotated[
+        bool, typer.Option("--share-gpus", envvar="KRT_GPU_SHARING", help="Let processes share too few GPUs.")
+    ] = False,
 ) -> None:
     """Run a workflow until Ctrl-C: NATS, manager, writer, every node and driver, as processes of this machine.
 
@@ -59,5 +66,7 @@ def run(
         log_level=LogLevel.WARN if demo else log_level,
         reload=reload,
         demo=demo,
+        gpus=gpus.strip(),
+        share_gpus=share_gpus,
     )
     raise typer.Exit(local_run.main(options))

@@ -7,6 +7,7 @@ from runtime.deploy.process import Process
 from runtime.spec import names
 from runtime.spec.driver import LOOPBACK, DriverSpec
 from runtime.spec.model import Driver, Workflow
+from runtime.spec.resources import ProcessResources
 
 # Drivers start last and end first: they need the nodes, and take requests from outside.
 DRIVER_STAGE = 2
@@ -57,6 +58,7 @@ def driver_process(
     base_path: str = "",
     environment: Mapping[str, str] | None = None,
     replicas: int = 1,
+    resources: ProcessResources | None = None,
 ) -> Process:
     """Return the process of a driver.
 
@@ -75,6 +77,7 @@ def driver_process(
             **({"KRT_BASE_PATH": base_path} if base_path else {}),
         },
         replicas=replicas,
+        resources=resources or ProcessResources(),
         stage=DRIVER_STAGE,
         # Whoever asks it to stop, over NATS, does not mean to start it again.
         may_end=True,

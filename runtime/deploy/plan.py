@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from runtime.deploy.drivers import driver_process, driver_spec, process_name
+from runtime.deploy.gpus import with_gpu_variables
 from runtime.deploy.manager_spec import manager_spec
 from runtime.deploy.node_spec import node_spec
 from runtime.deploy.process import Process
@@ -68,13 +69,14 @@ def plan(workflow: Workflow, target: Target) -> list[Process]:
     if not names.is_name(target.runtime_id):
         raise ConfigError(f'"{target.runtime_id}" is no runtime id; use a-z, 0-9 and "-": local')
     _check_secrets(workflow, target)
-    return [
+    processes = [
         _manager(workflow, target),
         _writer(workflow, target),
         *(_runner(workflow, runner, target) for runner in workflow.algorithms),
         *(_node(workflow, node, target) for node in workflow.nodes),
         *(_driver(workflow, driver, target) for driver in workflow.drivers),
     ]
+    return with_gpu_variables(processes)
 
 
 def runner_process_name(runner: str) -> str:
@@ -114,6 +116,7 @@ def _node(workflow: Workflow, node: Node, target: Target) -> Process:
             **_node_variables(workflow, node, target),
         },
         replicas=node.replicas,
+        resources=node.resources,
         stage=NODE_STAGE,
     )
 
@@ -133,6 +136,7 @@ def _runner(workflow: Workflow, runner: AlgorithmRunner, target: Target) -> Proc
             "KRT_ALGORITHMS_ISOLATION": runner.isolation,
         },
         replicas=runner.replicas,
+        resources=runner.resources,
         # Before the nodes that send work to it, and after them at the end.
         stage=SERVICE_STAGE,
     )
@@ -146,6 +150,7 @@ def _driver(workflow: Workflow, driver: Driver, target: Target) -> Process:
         base_path=target.base_path,
         environment={**_own(driver, target), **_common(target, process_name(driver.name), spec.stream)},
         replicas=driver.replicas,
+        resources=driver.resources,
     )
 
 

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import TextIO
 
 from runtime.children import describe_exit as describe_exit
+from runtime.spec.resources import ProcessResources
 
 # Exit code of a process whose configuration is wrong. Starting it again gives the same error.
 CONFIGURATION_EXIT_CODE = 2
@@ -48,7 +49,7 @@ class Process:
     arguments: what follows `python -m runtime`. environment: added to the supervisor's own; it may hold secrets.
     stage: lower stages start first and end last; the processes of a stage start and end together.
     may_end: exit code 0 is its end for good; every other process is started again whenever it ends.
-    policy: when it is started again, None for the supervisor's own.
+    policy: when it is started again, None for the supervisor's own. resources: of each replica.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Process:
     stage: int = 0
     may_end: bool = False
     policy: RestartPolicy | None = None
+    resources: ProcessResources = field(default_factory=ProcessResources)
 
     def replica_names(self) -> list[str]:
         """Return the names that people see: the process's own, or `score/1`, `score/2` when there are several."""

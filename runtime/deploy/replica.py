@@ -10,7 +10,7 @@ import logging
 import os
 import signal
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from runtime.children import die_with_parent
 from runtime.deploy.process import (
@@ -49,14 +49,17 @@ class Replica:
         name: str,
         *,
         number: int,
+        environment: Mapping[str, str],
         command: Sequence[str],
         policy: RestartPolicy,
         on_line: Callable[[str, str], None],
         on_change: Callable[[], None],
     ) -> None:
+        """Prepare. environment: what this replica has beyond its process's own."""
         self.process = process
         self.name = name
         self._number = number
+        self._own_environment = environment
         self._command = [*command, *process.arguments]
         self._on_line = on_line
         self._on_change = on_change
@@ -170,7 +173,8 @@ class Replica:
 
     def _environment(self, ready_fd: int) -> dict[str, str]:
         told = {READY_VARIABLE: str(ready_fd), REPLICA_VARIABLE: str(self._number)}
-        return {**os.environ, "PYTHONUNBUFFERED": "1", **self.process.environment, **told}
+        own = {**self.process.environment, **self._own_environment}
+        return {**os.environ, "PYTHONUNBUFFERED": "1", **own, **told}
 
     def _note_start(self, pid: int) -> None:
         log.info("%s started (process %d)", self.name, pid, extra={"action": "process-started"})

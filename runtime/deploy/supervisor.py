@@ -19,6 +19,7 @@ import sys
 from collections.abc import Callable, Iterable, Sequence
 from types import TracebackType
 
+from runtime.deploy.gpus import GpuPool
 from runtime.deploy.process import Process, ReplicaStatus, RestartPolicy, State
 from runtime.deploy.replica import Replica
 
@@ -39,15 +40,18 @@ class Supervisor:
         on_line: Callable[[str, str], None],
         command: Sequence[str] = (sys.executable, "-m", "runtime"),
         policy: RestartPolicy | None = None,
+        gpus: GpuPool | None = None,
     ) -> None:
         """Prepare; nothing is started yet.
 
         on_line: called on the event loop with a replica's name and each line that it prints.
-        command: what the arguments of every process follow.
+        command: what the arguments of every process follow. gpus: lent to the replicas that ask for some, each of
+        which keeps its own over every restart; none are without a pool.
         """
         self._on_line = on_line
         self._command = tuple(command)
         self._policy = policy or RestartPolicy()
+        self._gpus = gpus or GpuPool()
         # In the order of their start.
         self._replicas: dict[Replica, asyncio.Task[None]] = {}
         self._stopping = False
@@ -92,9 +96,7 @@ class Supervisor:
         wanted = {process.name: process for process in processes}
         outdated = [replica for replica in self._replicas if wanted.get(replica.process.name) != replica.process]
         await self._end(outdated, asyncio.get_running_loop().time() + grace_s)
-        for replica in outdated:
-            del self._replicas[replica]
-        self._note_change()
+        self._forget(outdated)
         kept = {replica.process.name for replica in self._replicas}
         await self.start(process for process in processes if process.name not in kept)
 
@@ -108,9 +110,7 @@ class Supervisor:
         """End a process and forget it, as `update` does with one that is gone; one that is not there is no error."""
         removed = [replica for replica in self._replicas if replica.process.name == name]
         await self._end(removed, asyncio.get_running_loop().time() + grace_s)
-        for replica in removed:
-            self._replicas.pop(replica, None)
-        self._note_change()
+        self._forget(removed)
 
     def states(self) -> list[ReplicaStatus]:
         """Return the status of every replica, in the order of their start."""
@@ -168,6 +168,7 @@ class Supervisor:
                 process,
                 name,
                 number=number,
+                environment=self._gpus.lend(name, process.resources.gpu),
                 command=self._command,
                 policy=self._policy,
                 on_line=self._on_line,
@@ -205,6 +206,12 @@ class Supervisor:
             if self._replicas[replica] in left:
                 _kill(replica)
         await asyncio.wait(left)
+
+    def _forget(self, ended: Iterable[Replica]) -> None:
+        for replica in ended:
+            if self._replicas.pop(replica, None) is not None:
+                self._gpus.give_back(replica.name)
+        self._note_change()
 
     def _note_change(self) -> None:
         self._changed.set()

@@ -18,6 +18,7 @@ LAYERS = [
         "durations",
         "environment",
         "errors",
+        "gpus",
         "line_pipe",
         "log",
         "message",
