@@ -16,6 +16,7 @@ def node_spec(workflow: Workflow, node: Node, runtime_id: str, handler_version: 
         retry=node.retry,
         timeout_s=node.timeout_s,
         concurrency=node.concurrency,
+        workers=node.workers,
         batching=node.batching,
         exit_channel=(workflow.output.channel or names.MAIN_CHANNEL) if is_output else None,
         error_subject=subject_of(errors_to, stream),

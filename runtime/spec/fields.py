@@ -41,6 +41,7 @@ from runtime.spec.values import (
     expect_text,
     wrong_type,
 )
+from runtime.spec.workers import WORKERS
 
 DROP = "drop"
 
@@ -286,6 +287,7 @@ _HANDLER_NODE = {
         type=WholeNumber(most=10_000),
         description="Messages handled at once by a replica; 16 for async def, else 1; with batch: calls at once, 1",
     ),
+    **WORKERS,
     "timeout": Field(
     "batch": BATCHING_FIELD,
         type=Duration(positive=True, or_none=True),
@@ -321,7 +323,7 @@ _PLANNED = {
     "versions": "runs a second version beside the first",
 }
 
-_ONLY_WITH_A_HANDLER = {"handler", "batch", "order", "state", "atomic"}
+_ONLY_WITH_A_HANDLER = {"handler", "batch", "order", "state", "atomic", *WORKERS}
 _ANY_NODE = {key: known for key, known in _HANDLER_NODE.items() if key not in _ONLY_WITH_A_HANDLER}
 _KEYS_OF_KINDS = {
     "handler": _ONLY_WITH_A_HANDLER,

@@ -25,6 +25,7 @@ from runtime.spec.values import (
     wrong_type,
 )
 from runtime.spec.wiring import NodeDraft
+from runtime.spec.workers import check_workers
 
 DOTTED_CLASS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)+")
 FUNCTION = re.compile(r"[^\0:]+\.py:[A-Za-z_][A-Za-z0-9_]*")
@@ -269,6 +270,7 @@ def check_kinds(drafts: Sequence[NodeDraft], report: Report) -> None:
     """Report what does not go together among the keys that only nodes of one kind have."""
     for draft in drafts:
         check_batching(draft, report)
+        check_workers(draft, report)
         if draft.values.get("kind") == "models":
             _check_models(draft, report)
         if draft.values.get("kind") == "batch":

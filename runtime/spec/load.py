@@ -34,6 +34,7 @@ from runtime.spec.sources import WrittenJoin, WrittenSource
 from runtime.spec.tree import MAX_SIZE, Entry, Mapping, Text, Value, parse, too_large
 from runtime.spec.values import Spot
 from runtime.spec.wiring import NodeDraft, check_output, wire
+from runtime.spec.workers import worker_count
 
 # Name of the file in a workflow's folder.
 FILE_NAME = "workflow.yaml"
@@ -276,6 +277,7 @@ def _sources(values: dict[str, Any]) -> tuple[WrittenSource, ...]:
 
 def _node(draft: NodeDraft) -> Node:
     values = {**draft.values, "handler": draft.handler, "sources": draft.resolved}
+    values["workers"] = worker_count(values)
     if draft.values.get("kind") == "models":
         values |= {"models": models_spec(values), "concurrency": 1}
     if draft.values.get("kind") == "dispatch":

@@ -101,6 +101,7 @@ class Node(Frozen):
 
     handler: path of the module, relative to the workflow's folder, with "/"; "" on a node of another kind.
     concurrency: messages handled at once by a replica; None leaves it to the handler (`async def` 16, else 1).
+    workers: processes of each replica that have the handler, which then may be killed; None has it in a thread.
     batching: its handler gets lists of messages, and `concurrency` counts calls (None: 1).
     timeout_s: limit of one delivery; None is no limit.
     dead_letter_keep_s: how long a given-up message is kept; None counts and logs it without storing it.
@@ -116,6 +117,7 @@ class Node(Frozen):
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     replicas: Annotated[int, Field(ge=1)] = 1
     concurrency: Annotated[int, Field(ge=1)] | None = None
+    workers: Annotated[int, Field(ge=1)] | None = None
     batching: BatchingSpec | None = None
     timeout_s: Annotated[float, Field(gt=0)] | None = DEFAULT_TIMEOUT_S
     retry: RetryPolicy = RetryPolicy()
