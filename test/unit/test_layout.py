@@ -19,6 +19,7 @@ LAYERS = [
         "environment",
         "errors",
         "gpus",
+        "handover",
         "line_pipe",
         "log",
         "message",
