@@ -42,7 +42,8 @@ class DeadLetter:
     `join-timeout`, `unavailable`, or the reason of a DecodeError). sequence: of the input in `stream`; subject: of its
     source, also when it was redriven. headers: those of the input, its message id included. origin: sequence of the
     input before its first redrive, 0 if it was never redriven. left_out: the body is empty because it was too large;
-    the stream has the input while it keeps it.
+    the stream has the input while it keeps it. path: of an input that never was in the stream, because a fused node
+    has handed it on in its process: `sequence` is that of what its chain took then, see `spec/hops.py`.
     """
 
     node: str
@@ -60,6 +61,7 @@ class DeadLetter:
     origin: int = 0
     redrive: int = 0
     left_out: bool = False
+    path: str = ""
 
     def to_header(self, room_bytes: int) -> str:
         """Return the header's value in at most `room_bytes`, where leaving out what the module says allows it."""

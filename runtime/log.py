@@ -8,12 +8,15 @@ import json
 import logging
 import os
 import sys
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TextIO
 
 # Fields that records may carry through `extra`, in the order in which they are printed.
 FIELDS = ("workflow", "node", "replica", "request_id", "attempt", "action")
+# The node that a task works for, in a process with several: `node` of every record that does not say it.
+NODE: ContextVar[str] = ContextVar("node", default="")
 
 _LEVELS = {"DEBUG": "DEBUG", "INFO": "INFO", "WARNING": "WARN", "ERROR": "ERROR", "CRITICAL": "ERROR"}
 
@@ -33,12 +36,19 @@ def configure(
         root.removeHandler(old)
     for handler in handlers:
         handler.setFormatter(formatter)
+        handler.addFilter(_tell_node)
         root.addHandler(handler)
     root.setLevel(logging.WARNING if level == "WARN" else level)
     logging.captureWarnings(True)
     logging.raiseExceptions = False  # a broken log line must not fail a message
     # Refused reconnects of TLS connections print this line at WARNING, each time; it means nothing.
     logging.getLogger("asyncio").addFilter(lambda record: "eof_received" not in record.getMessage())
+
+
+def _tell_node(record: logging.LogRecord) -> bool:
+    if (node := NODE.get()) and not hasattr(record, "node"):
+        record.node = node
+    return True
 
 
 class TextFormatter(logging.Formatter):

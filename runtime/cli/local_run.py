@@ -353,7 +353,7 @@ def _users_of_modules(workflow: Workflow) -> list[str]:
     """Return the processes that may import modules of the workflow's folder."""
     own_drivers = [process_name(driver.name) for driver in workflow.drivers if ":" in driver.type]
     runners = [runner_process_name(runner.name) for runner in workflow.algorithms]
-    return [*(node.name for node in workflow.nodes), *runners, *own_drivers]
+    return [*(chain[0].name for chain in workflow.chains), *runners, *own_drivers]
 
 
 def _merged(planned: Sequence[Process], added: Sequence[Process]) -> list[Process]:

@@ -68,7 +68,7 @@ def _prepare(kind: str) -> tuple[settings.LogSettings, Run]:
     """Read the settings, and only then import what runs. Raises SettingsError."""
     if kind == "node":
         node = settings.read_node()
-        from runtime.node.process import run_node
+        from runtime.node.run import run_node
 
         return node.log, partial(run_node, node)
     if kind == "writer":

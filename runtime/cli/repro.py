@@ -121,8 +121,8 @@ async def _state(bus: "Bus", stream: str, node: str, data: bytes) -> bytes:
 def _reproduce(folder: Path, given: _Input, *, debug: bool) -> int:
     """Call the handler and print what comes of it; returns the exit code."""
     from runtime.node.dead_letters import user_traceback
+    from runtime.node.modules import HandlerModules
     from runtime.spec.load import load
-    from runtime.testing.modules import HandlerModules
 
     workflow = load(folder)
     died = given.died

@@ -67,7 +67,7 @@ def compose_file(workflow: Workflow, options: ComposeOptions) -> dict[str, Any]:
     _check_names(workflow, services)
     waited_for = list(services)
     drivers = {process_name(driver.name): driver for driver in workflow.drivers}
-    secrets = {part.name: frozenset(part.secrets) for part in workflow.nodes}
+    secrets = {chain[0].name: frozenset(name for node in chain for name in node.secrets) for chain in workflow.chains}
     secrets |= {name: frozenset(driver.secrets) for name, driver in drivers.items()}
     secrets |= {runner_process_name(runner.name): frozenset(runner.secrets) for runner in workflow.algorithms}
     for process in plan(workflow, _target(workflow, options)):

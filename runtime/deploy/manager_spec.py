@@ -27,7 +27,8 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
         max_bytes=workflow.stream.max_bytes,
         keep_s=workflow.stream.keep_s,
         duplicate_window_s=workflow.dedup_window_s,
-        consumers=tuple(consumer for node in workflow.nodes for consumer in _consumers(workflow, node, stream)),
+        # One for each process: what a fused node reads of another one in its process comes without a consumer.
+        consumers=tuple(consumer for chain in workflow.chains for consumer in _consumers(workflow, chain[0], stream)),
         dead_letters=_dead_letters(workflow, stream),
         buckets=_buckets(workflow, stream, runtime_id),
         applied_bucket=names.applied_bucket(stream),

@@ -1,9 +1,9 @@
 """What a runner is told about its node. Pure."""
 
-from runtime.deploy.wiring import durable_of, error_source, stream_of, subject_of
+from runtime.deploy.wiring import durable_of, error_source, object_store_of, scopes_of, stream_of, subject_of
 from runtime.spec import names
-from runtime.spec.model import Node, Workflow
-from runtime.spec.node import JoinSpec, NodeSpec, Partitions, StateSpec
+from runtime.spec.model import Node, Source, Workflow
+from runtime.spec.node import FusedNode, HandOver, JoinSpec, NodeSpec, Partitions, StateSpec
 
 
 def node_spec(workflow: Workflow, node: Node, runtime_id: str, handler_version: str) -> NodeSpec:
@@ -30,6 +30,36 @@ def node_spec(workflow: Workflow, node: Node, runtime_id: str, handler_version: 
         models=node.models,
         dispatch=node.dispatch,
         batch=node.batch,
+        hand_over=_hand_over(workflow, node, stream),
+    )
+
+
+def fused_node(workflow: Workflow, node: Node, runtime_id: str, handler_version: str) -> FusedNode:
+    """Return what the process of a chain is told about a node behind its first one."""
+    stream = stream_of(workflow, runtime_id)
+    spec = node_spec(workflow, node, runtime_id, handler_version)
+    return FusedNode(
+        node=node.name,
+        handler=node.handler,
+        input=subject_of(node.sources[0], stream),
+        output=names.node_subject(stream, node.name),
+        configuration=scopes_of(workflow, node, runtime_id)[-1],
+        object_store=object_store_of(workflow, node.object_store, runtime_id) if node.object_store else "",
+        spec=spec.model_copy(update={"fused_with": workflow.chain_of(node)[0].name}),
+    )
+
+
+def _hand_over(workflow: Workflow, node: Node, stream: str) -> HandOver | None:
+    """Return what the node hands on inside of its process, None where it has that to itself."""
+    chain = workflow.chain_of(node)
+    if node == chain[-1]:
+        return HandOver() if len(chain) > 1 else None
+    output = Source(node=node.name)
+    subject, partitions = subject_of(output, stream), workflow.partitions_of(output)
+    parts = range(partitions.count if partitions else 0)
+    return HandOver(
+        subjects=(subject, *(names.partition_subject(subject, number) for number in parts)),
+        stored=output == workflow.output or len(workflow.readers_of(output)) > 1,
     )
 
 

@@ -37,7 +37,7 @@ from runtime.spec import names
 from runtime.spec.batch import BatchSpec
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ManagerSpec
-from runtime.spec.node import NodeSpec
+from runtime.spec.node import FusedNode, NodeSpec
 
 # Kinds of processes that send no requests to a workflow; all others, as drivers, do.
 _ANSWERING = ("manager", "writer", "node", "algorithms")
@@ -223,10 +223,21 @@ def _node(node: str, environment: Mapping[str, str], senders: Sequence[str]) -> 
     allowed += [f"$KV.{bucket}.>" for bucket in own]
     if store := environment.get("KRT_NATS_OBJECT_STORE", ""):
         allowed += [*owns(f"OBJ_{store}"), f"$O.{store}.>"]
+    for behind in spec.behind:
+        allowed += _fused(stream, behind)
     allowed += calls_models(spec.models.cluster) if spec.models else []
     allowed += calls_algorithms() if spec.dispatch else []
     allowed += _runs_models(stream, node, spec.batch) if spec.batch else []
     return [*allowed, *presence(stream, names.NODE, node)]
+
+
+def _fused(stream: str, node: FusedNode) -> list[str]:
+    """Return what a node behind the first one of its chain needs on top, in the process of that one."""
+    allowed = [node.output, f"{node.output}.>", names.dead_letter_subject(stream, node.node)]
+    allowed += [*reads(f"KV_{node.configuration}"), f"$KV.{node.configuration}.>"]
+    if node.object_store:
+        allowed += [*owns(f"OBJ_{node.object_store}"), f"$O.{node.object_store}.>"]
+    return [*allowed, *presence(stream, names.NODE, node.node)]
 
 
 def _runs_models(stream: str, node: str, spec: BatchSpec) -> list[str]:

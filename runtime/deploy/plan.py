@@ -16,7 +16,7 @@ from pathlib import Path
 from runtime.deploy.drivers import driver_process, driver_spec, process_name
 from runtime.deploy.gpus import with_gpu_variables
 from runtime.deploy.manager_spec import manager_spec
-from runtime.deploy.node_spec import node_spec
+from runtime.deploy.node_spec import fused_node, node_spec
 from runtime.deploy.process import Process
 from runtime.deploy.wiring import inputs_of, object_store_of, scopes_of, stream_of
 from runtime.errors import ConfigError
@@ -24,6 +24,7 @@ from runtime.settings import DEFAULT_GRACE_S
 from runtime.spec import names
 from runtime.spec.driver import LOOPBACK
 from runtime.spec.model import AlgorithmRunner, Driver, Node, Workflow
+from runtime.spec.node import NodeSpec
 
 # Names of the runtime's own processes; the dot keeps them apart from nodes, whose names hold none.
 MANAGER = "krt.manager"
@@ -73,7 +74,7 @@ def plan(workflow: Workflow, target: Target) -> list[Process]:
         _manager(workflow, target),
         _writer(workflow, target),
         *(_runner(workflow, runner, target) for runner in workflow.algorithms),
-        *(_node(workflow, node, target) for node in workflow.nodes),
+        *(_node(workflow, chain[0], target) for chain in workflow.chains),
         *(_driver(workflow, driver, target) for driver in workflow.drivers),
     ]
     return with_gpu_variables(processes)
@@ -105,12 +106,13 @@ def _writer(workflow: Workflow, target: Target) -> Process:
 
 
 def _node(workflow: Workflow, node: Node, target: Target) -> Process:
+    """Return the process of a node, which those that are fused with it share."""
     common = _common(target, node.name, stream_of(workflow, target.runtime_id))
     return Process(
         name=node.name,
         arguments=("node",),
         environment={
-            **_own(node, target),
+            **{name: value for each in workflow.chain_of(node) for name, value in _own(each, target).items()},
             **common,
             **_documents(target),
             **_node_variables(workflow, node, target),
@@ -188,7 +190,7 @@ def _measurements(target: Target) -> dict[str, str]:
 def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str, str]:
     stream = stream_of(workflow, target.runtime_id)
     project, of_workflow, of_node = scopes_of(workflow, node, target.runtime_id)
-    spec = node_spec(workflow, node, target.runtime_id, target.handler_versions.get(node.name, ""))
+    spec = _node_spec(workflow, node, target)
     return {
         "KRT_WORKFLOW_NAME": workflow.name,
         # KRE gives versions an id beside their name; ours have only the name.
@@ -209,6 +211,17 @@ def _node_variables(workflow: Workflow, node: Node, target: Target) -> dict[str,
         **_object_store_variable(workflow, node, target),
         "KRT_NODE_SPEC": spec.model_dump_json(),
     }
+
+
+def _node_spec(workflow: Workflow, node: Node, target: Target) -> NodeSpec:
+    """Return what a process is told about its node, and about those that are fused with it."""
+    versions = target.handler_versions
+    spec = node_spec(workflow, node, target.runtime_id, versions.get(node.name, ""))
+    behind = (
+        fused_node(workflow, each, target.runtime_id, versions.get(each.name, ""))
+        for each in workflow.chain_of(node)[1:]
+    )
+    return spec.model_copy(update={"behind": tuple(behind)})
 
 
 def _object_store_variable(workflow: Workflow, node: Node, target: Target) -> dict[str, str]:

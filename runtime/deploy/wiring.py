@@ -45,13 +45,21 @@ def error_source(workflow: Workflow, node: Node) -> Source:
 def inputs_of(workflow: Workflow, node: Node, stream: str) -> tuple[str, ...]:
     """Return the subjects of the node's sources, and for each the one on which its dead letters are redriven.
 
-    Of an output that is in partitions for another node's sake, an unordered node reads all partitions together.
+    Of an output that is in partitions for another node's sake, an unordered node reads all partitions together. The
+    first node of a fused chain also takes what is redriven to the others, whose inputs come no other way.
     """
     subjects = [subject_of(source, stream) for source in node.sources]
     if node.partitions is None:
         shared = [source for source in node.sources if workflow.partitions_of(source)]
         subjects += [names.partition_subject(subject_of(source, stream), "*") for source in shared]
-    return (*subjects, *(names.redrive_subject(node.name, subject) for subject in subjects))
+    own = (*subjects, *(names.redrive_subject(node.name, subject) for subject in subjects))
+    head, *behind = workflow.chain_of(node)
+    return (*own, *(redriven_input(each, stream) for each in behind)) if node == head else own
+
+
+def redriven_input(node: Node, stream: str) -> str:
+    """Return the subject on which the dead letters of a fused node are redriven, which reads one plain output."""
+    return names.redrive_subject(node.name, subject_of(node.sources[0], stream))
 
 
 def subject_of(source: Source, stream: str) -> str:

@@ -14,7 +14,7 @@ from runtime.bus.subjects import matches
 from runtime.deadletter import Attempt, DeadLetter, attempts_to_header
 from runtime.errors import NotFoundError
 from runtime.inspection.letters import Letter, drop, input_of
-from runtime.spec import names
+from runtime.spec import hops, names
 
 # Seconds to try to store one message in a stream that is full, before giving up: somebody is waiting at a terminal.
 GIVE_UP_S = 10.0
@@ -78,7 +78,7 @@ class Redriver:
         await self._publisher.publish(
             way.subject,
             data,
-            message_id=names.redrive_id(died.node, origin_of(died), died.redrive + 1),
+            message_id=names.redrive_id(died.node, origin_of(died), died.redrive + 1, died.path),
             confirm=stored,
             headers=_headers(died, self._publisher.limit_bytes - len(data)),
         )
@@ -107,7 +107,7 @@ def _headers(died: DeadLetter, room_bytes: int) -> dict[str, str]:
     own = {name: value for name, value in died.headers.items() if not _is_replaced(name)}
     headers = {
         **own,
-        names.ORIGIN_HEADER: str(origin_of(died)),
+        names.ORIGIN_HEADER: hops.place(origin_of(died), died.path),
         names.REDRIVE_HEADER: str(died.redrive + 1),
     }
     room_bytes -= HEADER_BYTES + sum(len(name) + len(value) for name, value in own.items())

@@ -23,6 +23,7 @@ from runtime.node.configuration import Configuration
 from runtime.node.object_store import ObjectStore
 from runtime.node.work import Outputs, Work
 from runtime.payload import encode_result
+from runtime.spec import hops
 from runtime.stores.base import DocumentStore, PointStore
 from runtime.stores.documents import DocumentClient, derive_id
 from runtime.stores.measurement import PRECISION_MS, PRECISION_NS, PRECISION_S, PRECISION_US, build_point
@@ -226,7 +227,8 @@ class Context:
         work = self._current("derive_id")
         part = f"{purpose}\0{work.redrive}"
         services = self._services
-        return derive_id(services.outputs.stream, work.origin, work.message.request_id, services.node, part)
+        place = hops.place(work.origin, work.path)
+        return derive_id(services.outputs.stream, place, work.message.request_id, services.node, part)
 
     def progress(self, note: str | None = None) -> None:
         """Say that the work goes on: the node's timeout and the ack wait start anew. Thread-safe."""
@@ -315,9 +317,8 @@ class Database:
             return await self._services.document_client.save(coll, data, what=what)
         part: int | str = f"key {key}" if key else work.saves
         work.saves += not key
-        own_id = derive_id(
-            self._services.outputs.stream, work.origin, work.message.request_id, self._services.node, part
-        )
+        place = hops.place(work.origin, work.path)
+        own_id = derive_id(self._services.outputs.stream, place, work.message.request_id, self._services.node, part)
         return await self._services.document_client.save(coll, data, document_id=own_id, what=what)
 
 

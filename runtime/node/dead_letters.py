@@ -64,10 +64,11 @@ class DeadLetters:
             attempts=(*attempts_from_header(earlier), *(replace(each, redrive=work.redrive) for each in attempts)),
             handler_version=self._handler_version,
             headers=headers,
-            origin=work.origin if work.redrive else 0,
+            origin=work.origin if work.redrive or work.path else 0,
             redrive=work.redrive,
+            path=work.path,
         )
-        message_id = names.dead_letter_id(self._node, work.origin, work.redrive)
+        message_id = names.dead_letter_id(self._node, work.origin, work.redrive, work.path)
         await store_dead_letter(self._publisher, subject, delivery.data, letter, message_id=message_id)
 
 

@@ -9,9 +9,11 @@ import json
 import logging
 from dataclasses import asdict, dataclass, field
 
-from runtime.bus.base import Delivery, KeyValue
+from runtime.bus.base import KeyValue
 from runtime.deadletter import Attempt
 from runtime.errors import BusError, NotFoundError
+from runtime.node.work import Work
+from runtime.spec import hops
 
 log = logging.getLogger(__name__)
 
@@ -55,31 +57,31 @@ class History:
         self._node = node
         self._bucket = bucket
 
-    async def read(self, delivery: Delivery) -> Record:
+    async def read(self, work: Work) -> Record:
         """Return what failed before this delivery. Raises BusUnavailableError."""
-        if self._bucket is None or delivery.attempt == 1:
+        if self._bucket is None or work.delivery.attempt == 1:
             return Record()
         try:
-            entry = await self._bucket.get(self._key(delivery))
+            entry = await self._bucket.get(self._key(work))
         except NotFoundError:
             return Record()
         fields = json.loads(entry.value)
         attempts = [Attempt(**attempt) for attempt in fields["attempts"]]
         return Record(fields["failures"], attempts, fields.get("waiting_since_s", 0.0))
 
-    async def write(self, delivery: Delivery, record: Record) -> None:
+    async def write(self, work: Work, record: Record) -> None:
         """Keep the record of a message that is about to be given back. Raises BusUnavailableError."""
         if self._bucket is not None:
-            await self._bucket.put(self._key(delivery), json.dumps(asdict(record)).encode())
+            await self._bucket.put(self._key(work), json.dumps(asdict(record)).encode())
 
-    async def forget(self, delivery: Delivery) -> None:
+    async def forget(self, work: Work) -> None:
         """Remove the record of a message that is done; what cannot be removed now is only untidy."""
         if self._bucket is None:
             return
         try:
-            await self._bucket.delete(self._key(delivery))
+            await self._bucket.delete(self._key(work))
         except BusError as error:
-            log.debug("the attempts of message %d stay recorded: %s", delivery.sequence, error)
+            log.debug("the attempts of message %d stay recorded: %s", work.delivery.sequence, error)
 
-    def _key(self, delivery: Delivery) -> str:
-        return f"{self._node}/{delivery.sequence}"
+    def _key(self, work: Work) -> str:
+        return f"{self._node}/{hops.place(work.delivery.sequence, work.path)}"

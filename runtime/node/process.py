@@ -1,25 +1,20 @@
-"""A node's process from its settings to its end: connect, load, `init`, run, stop in order.
+"""A node from its settings to its end: what its runner is made of, `init`, run, stop in order.
 
-Start: load and check the handler, connect, open stores and buckets, `init` to its end, bind the consumers, ready. A
-failure anywhere ends the process with a non-zero code, never as a live process that does nothing.
+Start: open buckets, `init` to its end, bind the consumers. What is around it, from loading the handler to the exit
+code, is in `run.py`.
 """
 
 import asyncio
-import contextlib
-import gc
 import json
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import pydantic
 
-from runtime import log as logs
 from runtime.bus.base import Bus, ConsumerConfig, Reader
-from runtime.bus.presence import Heartbeat, ServiceRecord
 from runtime.clock import Clock, SystemClock
-from runtime.errors import AccessError, ConfigError, DriftError, SettingsError
+from runtime.errors import SettingsError
 from runtime.node import bare
 from runtime.node.atomic import AtomicGate, AtomicOutputs
 from runtime.node.batching import Batcher
@@ -32,7 +27,6 @@ from runtime.node.handler import HandlerFunction, LoadedHandler
 from runtime.node.handler_types import told_schemas
 from runtime.node.history import History
 from runtime.node.join import Joins, parts_decoder, without_decoding
-from runtime.node.kinds import prepare_handler
 from runtime.node.object_store import ObjectStore
 from runtime.node.parts import Parts
 from runtime.node.runner import Runner
@@ -50,11 +44,6 @@ from runtime.threads import HandlerThreads
 
 log = logging.getLogger(__name__)
 
-# Exit codes of the process: everything in order; failed; wrong configuration or handler, which a restart cannot help.
-EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
-# New objects, and younger collections, before a collection of each generation; Python's own are 700, 10, 10.
-GC_THRESHOLDS = (50_000, 20, 50)
-
 
 @dataclass(frozen=True, slots=True)
 class Stores:
@@ -68,9 +57,17 @@ class NodeProcess:
     """One runner with everything that it needs; made by `start`, ended by `stop`."""
 
     def __init__(
-        self, settings: NodeSettings, bus: Bus, stores: Stores, handler: LoadedHandler, clock: Clock | None = None
+        self,
+        settings: NodeSettings,
+        bus: Bus,
+        stores: Stores,
+        handler: LoadedHandler,
+        clock: Clock | None = None,
+        reader: Reader | None = None,
     ) -> None:
+        """reader: of a fused node, which has no consumer of its own."""
         self._settings = settings
+        self._reader = reader
         self._bus = bus
         self._stores = stores
         self._handler = handler
@@ -84,6 +81,7 @@ class NodeProcess:
             self._version = second_version(
                 settings, self.spec, channels, bus, self._publisher, stores.points, self._clock
             )
+        self.outputs = self._version.outputs
         self.metrics = self._version.metrics
         self._cancellations = Cancellations(self._clock, self.metrics.counts, self.spec.join)
         self._dead_letter_publisher = bus.publisher(names.dead_letter_stream(settings.stream))
@@ -95,6 +93,15 @@ class NodeProcess:
         self._initialised = False
         # What runs beside the messages, where the handler has that.
         self._beside: asyncio.Task[None] | None = None
+
+    @property
+    def settings(self) -> NodeSettings:
+        return self._settings
+
+    @property
+    def nodes(self) -> Sequence["NodeProcess"]:
+        """The nodes that run here; more than this one in a `fusion.FusedProcess`."""
+        return (self,)
 
     @property
     def failed(self) -> asyncio.Future[None]:
@@ -130,6 +137,8 @@ class NodeProcess:
         if self._handler.beside is not None:
             self._beside = asyncio.create_task(self._call(self._handler.beside), name=f"{settings.node} beside")
         self._readers = [self._bus.reader(config, create=not self._planned) for config in consumers]
+        if self._reader is not None:
+            self._readers = [self._reader]
         self._runner = Runner(
             Parts(
                 spec=spec,
@@ -313,93 +322,11 @@ def read_spec(settings: NodeSettings) -> NodeSpec:
         raise SettingsError([f"the 'KRT_NODE_SPEC' env var is wrong at {fault}" for fault in faults]) from error
 
 
-async def run_node(settings: NodeSettings, stop: asyncio.Event) -> int:
-    """Run one node until `stop` is set; returns the exit code."""
-    from runtime.bus.nats import NatsBus
+def open_stores(settings: NodeSettings) -> Stores:
+    """Open the stores of one node. Raises ConfigError."""
     from runtime.stores.open import open_documents, open_points
 
-    try:
-        make_handler = prepare_handler(settings, read_spec(settings))
-        points = open_points(
-            settings.influx_uri,
-            token=settings.influx_token,
-            org=settings.influx_org,
-            bucket=settings.influx_bucket,
-        )
-        stores = Stores(open_documents(settings.mongo_uri, settings.mongo_database), points)
-    except ConfigError as error:
-        log.error("%s", error, extra={"action": "refused"})
-        return EXIT_CONFIG
-    bus = await NatsBus.of(settings.nats, f"{settings.workflow}/{settings.node}/{settings.replica}")
-    try:
-        return await _run_until(
-            NodeProcess(settings, bus, stores, make_handler(bus, SystemClock())), bus, settings, stop
-        )
-    finally:
-        await bus.close()
-
-
-def _calm_garbage_collector() -> None:
-    """Leave what the start has made out of every later collection, and collect less often.
-
-    A message makes a few dozen objects that die at once by themselves; looking through them all the time takes a tenth
-    of the node's time. What a handler leaves in cycles is still found.
-    """
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
-
-
-def _presence(
-    process: NodeProcess, bus: Bus, settings: NodeSettings
-) -> contextlib.AbstractAsyncContextManager[Heartbeat | None]:
-    """Return what tells others that this replica takes messages, and what it has counted.
-
-    A bare runner tells nobody: it makes no bucket on a NATS that is not ours.
-    """
-    if not settings.node_spec:
-        return contextlib.nullcontext()
-    record = ServiceRecord.of_this_process(
-        names.NODE, settings.node, workflow=settings.workflow, replica=settings.replica
+    points = open_points(
+        settings.influx_uri, token=settings.influx_token, org=settings.influx_org, bucket=settings.influx_bucket
     )
-    record = replace(record, metadata={names.SCHEMAS: process.told_schemas()})
-    key = names.presence_key(names.NODE, settings.stream, settings.node, record.instance)
-    return Heartbeat(
-        bus, names.PRESENCE_BUCKET, key, lambda: replace(record, counters=process.metrics.totals()), SystemClock()
-    )
-
-
-async def _run_until(process: NodeProcess, bus: Bus, settings: NodeSettings, stop: asyncio.Event) -> int:
-    """Start, be ready, wait for the end of anything, stop. A stop while starting is one, too: `init` may take long."""
-    closed = asyncio.create_task(bus.wait_closed(), name="bus closed")
-    stopped = asyncio.create_task(stop.wait(), name="stop")
-    starting = asyncio.create_task(process.start(), name="start")
-    code = EXIT_OK
-    try:
-        await asyncio.wait({starting, closed, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if starting.done():
-            starting.result()
-            _calm_garbage_collector()
-            logs.tell_ready(settings.ready_fd)
-            log.info("ready", extra={"action": "ready"})
-            ends: list[asyncio.Future[Any]] = [closed, stopped, process.failed]
-            async with _presence(process, bus, settings):
-                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
-            if process.failed.done():
-                process.failed.result()
-        if closed.done():
-            code = EXIT_FAILED
-    except (ConfigError, DriftError, AccessError) as error:
-        log.error("%s", error, extra={"action": "refused"})
-        code = EXIT_CONFIG
-    except Exception:  # the edge of the process: say why, and end
-        log.exception("the node has failed", extra={"action": "failed"})
-        code = EXIT_FAILED
-    finally:
-        log.info("stopping", extra={"action": "stopping"})
-        starting.cancel()
-        await asyncio.gather(starting, return_exceptions=True)
-        await process.stop()
-        closed.cancel()
-        stopped.cancel()
-    return code
+    return Stores(open_documents(settings.mongo_uri, settings.mongo_database), points)

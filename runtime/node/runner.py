@@ -302,7 +302,7 @@ class Runner:
         """End a delivery that failed, or one that failed before; never leaves it without an end."""
         try:
             if work.failure is None:
-                await self._parts.history.forget(work.delivery)
+                await self._parts.history.forget(work)
                 return
             await self._decide_and_settle(work, work.failure)
         except Exception as error:  # the bus is away, or a defect of ours: the message must come again
@@ -314,7 +314,7 @@ class Runner:
             work.reader.nak(work.delivery, UNSETTLED_DELAY_S)
 
     async def _decide_and_settle(self, work: Work, failure: BaseException) -> None:
-        record = await self._parts.history.read(work.delivery)
+        record = await self._parts.history.read(work)
         now_s = self._clock.time_ns() / 1e9
         decision = decide(
             failure,
@@ -334,12 +334,12 @@ class Runner:
         else:
             await self._bury(work, failure, decision, record)
         if decision.action != "retry" and work.delivery.attempt > 1:
-            await self._parts.history.forget(work.delivery)
+            await self._parts.history.forget(work)
 
     async def _retry(self, work: Work, failure: BaseException, decision: Decision, record: Record) -> None:
         # Written down before it is given back: in the other order another replica might not count this failure.
         if decision.counts or (decision.waits and record.begin_wait(self._clock.time_ns() / 1e9)):
-            await self._parts.history.write(work.delivery, record)
+            await self._parts.history.write(work, record)
         log.log(
             logging.DEBUG if isinstance(failure, Wait) else logging.WARNING,
             "message %d failed (%s), again in %.2f s", work.delivery.sequence, describe(failure), decision.delay_s,

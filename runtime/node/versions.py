@@ -9,6 +9,7 @@ from runtime.bus.base import Bus, Publisher
 from runtime.clock import Clock
 from runtime.message import Message
 from runtime.node.atomic import AtomicOutputs
+from runtime.node.link import FusedOutputs
 from runtime.node.metrics import NodeMetrics
 from runtime.node.metrics_v1 import FirstVersionMetrics
 from runtime.node.ordered import OrderedOutputs
@@ -83,6 +84,8 @@ def second_version(
 
 
 def _way_out(spec: NodeSpec) -> type[Outputs]:
+    if spec.hand_over is not None:  # a fused node is neither of the others
+        return FusedOutputs
     if spec.atomic:  # a batch keeps its order anyway
         return AtomicOutputs
     return OrderedOutputs if spec.partitions or spec.join else Outputs

@@ -4,7 +4,7 @@
 and when, is decided in `runner.py`.
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ from runtime.bus.base import Bus, Confirm, Delivery, Publisher, Reader
 from runtime.errors import BusError, ContextError, DecodeError
 from runtime.message import Message, MessageType, Payload, ReplyOutcome
 from runtime.node.settle import describe
-from runtime.spec import names
+from runtime.spec import hops, names
 from runtime.spec.node import Partitions
 
 # Mark in the message id, so that an early reply and an output of the same number differ.
@@ -55,6 +55,7 @@ class Work:
         "outputs",
         "outstanding",
         "overdue",
+        "path",
         "reader",
         "redrive",
         "replied",
@@ -71,8 +72,10 @@ class Work:
         self.reader = reader
         self.message = _UNREAD
         self.on_finished = on_finished
-        # The first input's sequence and the number of redrives: what ids of outputs and documents are made from.
+        # The first input's sequence, the path behind it in a fused chain (see `spec/hops.py`), and the number of
+        # redrives: what ids of outputs and documents are made from.
         self.origin = delivery.sequence
+        self.path = ""
         self.redrive = 0
         self.outputs = 0
         self.saves = 0
@@ -106,7 +109,7 @@ class Work:
     def _read_redrive(self) -> None:
         headers = self.delivery.headers or {}
         try:
-            self.origin = int(headers.get(names.ORIGIN_HEADER, self.origin))
+            self.origin, self.path = hops.read_place(headers.get(names.ORIGIN_HEADER, str(self.origin)))
             self.redrive = int(headers[names.REDRIVE_HEADER])
         except ValueError:
             self.failure = DecodeError(f"the headers of a redriven message are no numbers: {headers}", reason="headers")
@@ -288,16 +291,24 @@ class Outputs:
         number = 0 if kind is MessageType.ERROR else work.outputs
         work.outputs += 1
         mark = "" if kind is _OK else _MARKS[kind]
-        message_id = names.message_id(self.node, work.origin, number, mark=mark, redrive=work.redrive)
+        message_id = names.message_id(
+            self.node, work.origin, number, mark=mark, redrive=work.redrive, path=work.path
+        )
         confirm: Confirm = work.confirmed
         if answers or stored is not None:
             confirm = self._answering(work, data if answers else None, closes, stored)
         work.outstanding += 1
         try:
-            await self._publisher.publish(subject, data, message_id=message_id, confirm=confirm)
+            await self._hand_over(work, subject, data, kind, message_id, confirm)
         except BaseException:
             work.outstanding -= 1
             raise
+
+    def _hand_over(
+        self, work: Work, subject: str, data: bytes, kind: MessageType, message_id: str, confirm: Confirm
+    ) -> Coroutine[Any, Any, None]:
+        """Let one output go to its readers; `confirm` as of `Publisher.publish`."""
+        return self._publisher.publish(subject, data, message_id=message_id, confirm=confirm)
 
     def _answering(self, work: Work, reply: bytes | None, closes: bool, stored: Confirm | None) -> Confirm:
         """Return the confirm of an output that the caller is to see: he gets it once it is stored, not before."""

@@ -11,6 +11,7 @@ from runtime.spec.algorithms import AlgorithmRunners
 from runtime.spec.batch_keys import BATCH, OfKinds
 from runtime.spec.batching_keys import BATCHING_FIELD
 from runtime.spec.drivers import Drivers
+from runtime.spec.fuse import Chains
 from runtime.spec.kinds import DISPATCH, MODELS
 from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, ObjectStore, Order, State
 from runtime.spec.record import Field, Record
@@ -397,6 +398,7 @@ WORKFLOW = Record(
             type=OneSource(),
             description="node or node.channel whose messages answer the callers; the last node by default",
         ),
+        "fuse": Field(type=Chains(), description="Chains of nodes, each of which runs in one process, hop by hop"),
         "defaults": Field(type=NodeDefaults(), description="Keys of every node, mappings merged key by key"),
         "config": Field(type=Configuration(), description="Values of the workflow's configuration scope"),
         "objects": Field(type=Objects(), description="Object stores by their names, for ctx.object_store"),

@@ -23,6 +23,7 @@ from runtime.spec.algorithms import RunnerDraft, check_adapters
 from runtime.spec.batch import batch_spec
 from runtime.spec.drivers import DriverDraft, check_drivers
 from runtime.spec.fields import NODE, NODE_KINDS, WORKFLOW, node_title
+from runtime.spec.fuse import WrittenChain, check_chains
 from runtime.spec.kinds import check_kinds, dispatch_spec, models_spec
 from runtime.spec.model import MAX_DEDUP_WINDOW_S, Join, Node, Source, Stream, Workflow
 from runtime.spec.node import RetryPolicy
@@ -157,12 +158,14 @@ class _Loader:
         defaults: Mapping | None = values.pop("defaults", None)
         drivers: tuple[DriverDraft, ...] = values.pop("drivers", ())
         runners: tuple[RunnerDraft, ...] = values.pop("algorithms", ())
+        chains: tuple[WrittenChain, ...] = values.pop("fuse", ())
         _check_merged_size(root, nodes, defaults)
         drafts = tuple(self._draft(with_defaults(node, defaults), n) for n, node in enumerate(nodes, start=1))
         wire(drafts, _driver_names(root), self._report)
         choose_object_stores(drafts, values.get("objects", {}), self._report)
         check_order(drafts, self._report)
         check_kinds(drafts, self._report)
+        check_chains(chains, drafts, self._report)
         check_drivers(drivers, drafts, self._report)
         if self._check_handlers:
             check_adapters(runners, self._file.parent, self._report)
@@ -172,6 +175,7 @@ class _Loader:
             check_output(written, drafts, self._report)
         values["drivers"] = tuple(draft.driver for draft in drivers)
         values["algorithms"] = tuple(draft.runner for draft in runners)
+        values["fuse"] = tuple(tuple(name.text for name in chain) for chain in chains)
         workflow = None if self._report.errors else self._workflow(values, drafts, output)
         if workflow is not None:
             warn_of_order(drafts, workflow, self._report)

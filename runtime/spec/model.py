@@ -202,13 +202,17 @@ class AlgorithmRunner(Frozen):
 
 
 class Workflow(Frozen):
-    """A named, versioned graph of nodes. `path` is its file, `folder` what the handlers' paths are relative to."""
+    """A named, versioned graph of nodes. `path` is its file, `folder` what the handlers' paths are relative to.
+
+    fuse: names of nodes that run in one process, chain by chain, each reading the one before it alone.
+    """
 
     name: str
     version: str = "dev"
     description: str = ""
     nodes: Annotated[tuple[Node, ...], Field(min_length=1)]
     output: Source
+    fuse: tuple[tuple[str, ...], ...] = ()
     drivers: tuple[Driver, ...] = ()
     algorithms: tuple[AlgorithmRunner, ...] = ()
     stream: Stream = Stream()
@@ -224,6 +228,21 @@ class Workflow(Frozen):
                 return node
         known = ", ".join(node.name for node in self.nodes)
         raise errors.ConfigError(f'workflow "{self.name}" has no node "{name}"; it has {known}')
+
+    @property
+    def chains(self) -> tuple[tuple[Node, ...], ...]:
+        """The nodes by the process that they run in, in the order of the file: a fused chain, or one node alone."""
+        behind = {name for chain in self.fuse for name in chain[1:]}
+        return tuple(self.chain_of(node) for node in self.nodes if node.name not in behind)
+
+    def chain_of(self, node: Node) -> tuple[Node, ...]:
+        """Return the nodes that run in the process of this one, in the order of their messages; itself among them."""
+        names_in = next((chain for chain in self.fuse if node.name in chain), (node.name,))
+        return tuple(self.node(name) for name in names_in)
+
+    def unfused(self) -> "Workflow":
+        """Return the same workflow with a process for every node."""
+        return self.model_copy(update={"fuse": ()})
 
     @property
     def secrets(self) -> list[str]:
@@ -245,7 +264,8 @@ class Workflow(Frozen):
     @property
     def dedup_window_s(self) -> float:
         """Seconds in which the stream recognises a repeated publish: the longest that a message may be retried."""
-        longest = max(node.redelivery_span_s for node in self.nodes)
+        # What a fused node has published may be published again when the whole chain is delivered again.
+        longest = max(sum(node.redelivery_span_s for node in chain) for chain in self.chains)
         return min(max(longest, MIN_DEDUP_WINDOW_S), MAX_DEDUP_WINDOW_S)
 
     def __str__(self) -> str:

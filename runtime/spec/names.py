@@ -62,11 +62,13 @@ ENTRYPOINT_METADATA = "krt-entrypoint"
 
 # Header of JetStream's deduplication: the one header on the message path.
 MESSAGE_ID_HEADER = "Nats-Msg-Id"
-# Headers of a redriven message: the stream sequence of its first input, how often it was redriven, and the attempts
-# that failed before, as JSON.
+# Headers of a redriven message: the stream sequence of its first input (and its path, see `hops.py`), how often it was
+# redriven, and the attempts that failed before, as JSON. What is handed on inside of a process has the first two.
 ORIGIN_HEADER = "Krt-Origin"
 REDRIVE_HEADER = "Krt-Redrive"
 ATTEMPTS_HEADER = "Krt-Attempts"
+# Header of what fused nodes have made: those that it has passed in their process, see `hops.py`.
+HOPS_HEADER = "Krt-Hops"
 # Header that carries a document's deterministic `_id` to the writer, whose body stays as KRE's writer reads it.
 DOCUMENT_ID_HEADER = "Krt-Doc-Id"
 
@@ -80,6 +82,8 @@ PRESENCE_BUCKET = "presence"
 OUTPUT_STREAM_HEADER = "Krt-Output"
 # Metadata of a node's service record: the JSON Schemas of what it takes from, and gives to, callers of the workflow.
 SCHEMAS = "schemas"
+# Likewise: the first node of the chain in whose process it runs, "" where that is its own.
+FUSED_WITH = "fused_with"
 # Kinds of processes, as their service records name them.
 NODE, MANAGER, WRITER, DRIVER, MODEL, FLEET = "node", "manager", "writer", "driver", "model", "fleet"
 
@@ -144,6 +148,12 @@ def redrive_subject(node: str, subject: str) -> str:
     """Return the subject on which `node` alone gets a message of `subject` again; its other readers do not see it."""
     stream, _, rest = subject.partition(".")
     return f"{stream}.{REDRIVE}.{node}.{rest}"
+
+
+def redriven_node(subject: str) -> str:
+    """Return the node for which a message is redriven on this subject, "" for any other subject."""
+    tokens = subject.split(".", 3)
+    return tokens[2] if tokens[1:2] == [REDRIVE] and len(tokens) > 3 else ""
 
 
 def source_subject(subject: str) -> str:
@@ -389,24 +399,24 @@ def inbox_prefix(stream: str, process: str) -> str:
     return f"_INBOX.{stream}.{process.replace('.', '_')}"
 
 
-def message_id(node: str, origin: int, number: int, *, mark: str = "", redrive: int = 0) -> str:
+def message_id(node: str, origin: int, number: int, *, mark: str = "", redrive: int = 0, path: str = "") -> str:
     """Return the `Nats-Msg-Id` of an output: the same for every delivery of the same input.
 
-    origin: stream sequence of the (first) input. number: position among the delivery's outputs, from 0.
-    mark: `e` for an ERROR, `r` for an early reply, `x` for an early exit.
+    origin: stream sequence of the (first) input. path: see `hops.path_behind`. number: position among the delivery's
+    outputs, from 0. mark: `e` for an ERROR, `r` for an early reply, `x` for an early exit.
     """
-    base = f"{node}.{origin}.{mark}{number}"
+    base = f"{node}.{origin}{path}.{mark}{number}"
     return f"{base}#r{redrive}" if redrive else base
 
 
-def dead_letter_id(node: str, origin: int, redrive: int = 0) -> str:
+def dead_letter_id(node: str, origin: int, redrive: int = 0, path: str = "") -> str:
     """Return the `Nats-Msg-Id` of a dead letter, so that giving one message up twice stores it once."""
-    return message_id(node, origin, 0, mark="dlq", redrive=redrive)
+    return message_id(node, origin, 0, mark="dlq", redrive=redrive, path=path)
 
 
-def redrive_id(node: str, origin: int, redrive: int) -> str:
+def redrive_id(node: str, origin: int, redrive: int, path: str = "") -> str:
     """Return the `Nats-Msg-Id` of a redriven message: redriving one dead letter twice stores it once."""
-    return message_id(node, origin, 0, mark=REDRIVE_MARK, redrive=redrive)
+    return message_id(node, origin, 0, mark=REDRIVE_MARK, redrive=redrive, path=path)
 
 
 class MessageId(NamedTuple):
@@ -416,9 +426,12 @@ class MessageId(NamedTuple):
     origin: int
     mark: str
     redrive: int
+    path: str = ""
 
 
-_MESSAGE_ID = re.compile(r"(?P<node>[^.]+)\.(?P<origin>\d+)\.(?P<mark>[a-z]*)\d+(?:#r(?P<redrive>\d+))?")
+_MESSAGE_ID = re.compile(
+    r"(?P<node>[^.]+)\.(?P<origin>\d+)(?P<path>(?:-[a-z]*\d+(?:r\d+)?)*)\.(?P<mark>[a-z]*)\d+(?:#r(?P<redrive>\d+))?"
+)
 
 
 def read_message_id(text: str) -> MessageId | None:
@@ -426,4 +439,4 @@ def read_message_id(text: str) -> MessageId | None:
     match = _MESSAGE_ID.fullmatch(text)
     if match is None:
         return None
-    return MessageId(match["node"], int(match["origin"]), match["mark"], int(match["redrive"] or 0))
+    return MessageId(match["node"], int(match["origin"]), match["mark"], int(match["redrive"] or 0), match["path"])

@@ -145,6 +145,17 @@ class DispatchSpec(Frozen):
     wait_for_runner_s: Annotated[float, Field(gt=0)] = DEFAULT_WAIT_FOR_RUNNER_S
 
 
+class HandOver(Frozen):
+    """What a fused node hands to the node behind it in its process; the last one of a chain hands nothing over.
+
+    subjects: of its plain output, partitions included. stored: whether the stream gets it as well, because somebody
+    else reads it, or it answers the callers.
+    """
+
+    subjects: tuple[str, ...] = ()
+    stored: bool = False
+
+
 class NodeSpec(Frozen):
     """One planned runner. Field units stand in their names; `None` for a timeout means no limit."""
 
@@ -176,3 +187,25 @@ class NodeSpec(Frozen):
     batch: BatchSpec | None = None
     # Own outputs that are published in partitions, by their subjects.
     partitioned: dict[str, Partitions] = Field(default_factory=dict)
+    # Set on every node of a fused chain; on the first one, those behind it in their order; on those, its name.
+    hand_over: HandOver | None = None
+    behind: tuple["FusedNode", ...] = ()
+    fused_with: str = ""
+
+
+class FusedNode(Frozen):
+    """A node that runs in the process of the first node of its chain: where it differs from that one's variables.
+
+    input: subject of the output that it reads. configuration: bucket of its own scope. object_store: "" for none.
+    """
+
+    node: str
+    handler: str
+    input: str
+    output: str
+    configuration: str
+    object_store: str = ""
+    spec: NodeSpec
+
+
+NodeSpec.model_rebuild()

@@ -41,6 +41,7 @@ Code = Literal[
     "merge-key",
     "missing-file",
     "missing-key",
+    "not-fusable",
     "not-python",
     "not-shared",
     "not-yet",

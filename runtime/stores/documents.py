@@ -40,10 +40,10 @@ class Request(Protocol):
     async def __call__(self, subject: str, body: bytes, headers: Mapping[str, str], timeout_s: float) -> bytes: ...
 
 
-def derive_id(stream: str, origin: int, request_id: str, node: str, part: int | str) -> str:
+def derive_id(stream: str, origin: int | str, request_id: str, node: str, part: int | str) -> str:
     """Return the id of a document: the same for every delivery of the same input, so that a repeat changes nothing.
 
-    origin: stream sequence of the (first) input. request_id: keeps apart the messages of two streams of one name, when
+    origin: stream sequence of the (first) input, with its path in a fused chain. request_id: keeps apart the messages of two streams of one name, when
     the first was deleted and the documents were kept. part: how many documents this delivery has saved before, or what
     else tells it from them.
     """

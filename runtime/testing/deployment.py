@@ -10,6 +10,8 @@ runs it in real time.
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from functools import partial
+from typing import NamedTuple
 
 from runtime.algorithms import discover
 from runtime.algorithms.discover import adapter_file
@@ -27,16 +29,17 @@ from runtime.deploy.process import Process
 from runtime.deploy.service import WriterDesk
 from runtime.deploy.wiring import stream_of
 from runtime.errors import ConfigError
+from runtime.node.fusion import FusedProcess, Member, chain_settings
 from runtime.node.handler import LoadedHandler
 from runtime.node.kinds import MakeHandler, prepare_handler
+from runtime.node.modules import HandlerModules
 from runtime.node.process import NodeProcess, Stores, read_spec
-from runtime.settings import read_algorithms, read_node
+from runtime.settings import NodeSettings, read_algorithms, read_node
 from runtime.spec import names
 from runtime.spec.edges import JsonSchema
 from runtime.spec.model import Node, Workflow
 from runtime.stores.base import Point
 from runtime.stores.writer import Writer
-from runtime.testing.modules import HandlerModules
 from runtime.testing.stores import Collections, MemoryDocuments, MemoryPoints
 
 # Handlers are given this many seconds of real time to finish at the end.
@@ -67,12 +70,14 @@ class MemoryDeployment:
         *,
         environment: Mapping[str, str] | None = None,
         wrap: Callable[[str, LoadedHandler], LoadedHandler] = lambda _, handler: handler,
+        fused: bool = False,
     ) -> None:
         """Prepare. environment: where the file's `secrets` are found, by default the process's own.
 
-        wrap: called with each node and its handler, for what is to run in the handler's place.
+        wrap: called with each node and its handler, for what is to run in the handler's place. fused: chains are as the
+        file says; by default every output is in the stream, where it can be looked at.
         """
-        self.definition = definition
+        self.definition = definition if fused else definition.unfused()
         self.runtime_id = runtime_id
         self.stream = stream_of(definition, runtime_id)
         self.broker = MemoryBroker(clock)
@@ -99,7 +104,7 @@ class MemoryDeployment:
             modules = HandlerModules(self.definition.folder.absolute())
             stack.callback(modules.close)
             makers = [
-                _prepare(modules, node, process) for node, process in zip(self.definition.nodes, nodes, strict=True)
+                _prepare(modules, chain, process) for chain, process in zip(self.definition.chains, nodes, strict=True)
             ]
             bus = self.connect()
             manager = Manager(bus, manager_spec(self.definition, self.runtime_id), self._clock)
@@ -107,8 +112,8 @@ class MemoryDeployment:
             await self._start_writer(bus)
             for process in runners:
                 await self._start_runner(modules, process)
-            for process, make_handler in zip(nodes, makers, strict=True):
-                await self._start_node(process, make_handler)
+            for chain in makers:
+                await self._start_nodes(chain)
             self._stack = stack.pop_all()
         return manager
 
@@ -166,19 +171,42 @@ class MemoryDeployment:
         self._stack.push_async_callback(runner.stop)
         await runner.start()
 
-    async def _start_node(self, process: Process, make_handler: MakeHandler) -> None:
-        stores = Stores(MemoryDocuments(self.collections), MemoryPoints(self.points))
+    async def _start_nodes(self, chain: "Sequence[_Prepared]") -> None:
+        """Start a node, or those of a fused chain."""
         bus = self.connect()
-        handler = self._wrap(process.name, make_handler(bus, self._clock))
-        node = NodeProcess(read_node(process.environment), bus, stores, handler, self._clock)
-        self._nodes.append(node)
-        self._stack.push_async_callback(node.stop)
-        await node.start()
+        members = [
+            Member(
+                prepared.settings,
+                Stores(MemoryDocuments(self.collections), MemoryPoints(self.points)),
+                self._wrap(prepared.settings.node, prepared.make_handler(bus, self._clock)),
+            )
+            for prepared in chain
+        ]
+        first = members[0]
+        process: FusedProcess | NodeProcess = (
+            FusedProcess(members, bus, self._clock)
+            if len(members) > 1
+            else NodeProcess(first.settings, bus, first.stores, first.handler, self._clock)
+        )
+        self._nodes += process.nodes
+        self._stack.push_async_callback(process.stop)
+        await process.start()
 
 
-def _prepare(modules: HandlerModules, node: Node, process: Process) -> MakeHandler:
-    settings = read_node(process.environment)
-    return modules.alone(node.code_files, lambda: prepare_handler(settings, read_spec(settings)))
+class _Prepared(NamedTuple):
+    """A node whose code is loaded."""
+
+    settings: NodeSettings
+    make_handler: MakeHandler
+
+
+def _prepare(modules: HandlerModules, chain: Sequence[Node], process: Process) -> list[_Prepared]:
+    """Load the code of the nodes of one process."""
+    prepared = []
+    for node, settings in zip(chain, chain_settings(read_node(process.environment)), strict=True):
+        load = partial(prepare_handler, settings, read_spec(settings))
+        prepared.append(_Prepared(settings, modules.alone(node.code_files, load)))
+    return prepared
 
 
 def _restore_variables(before: Mapping[str, str | None]) -> None:
