@@ -21,6 +21,7 @@ from test.bench import (
     artifacts,
     batch,
     documents,
+    fusion,
     http,
     idle,
     latency,
@@ -29,6 +30,7 @@ from test.bench import (
     models,
     rpc,
     soak,
+    stages,
     throughput,
 )
 from test.bench.processes import BenchError, start_node
@@ -85,14 +87,22 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
     """Return what can be measured, by name and in its order."""
     plan = functools.partial(throughput.Plan, seconds=seconds, rounds=rounds)
     comparisons = {
-        "one-200": plan(title="one stage, 200 B", stages=1, size_bytes=200),
+        "one-200": plan(title="one stage, 200 B", stages=1, size_bytes=200, targets=throughput.TARGETS),
         "one-10k": plan(title="one stage, 10 kB", stages=1, size_bytes=10_000),
         "chain-200": plan(title="three stages, 200 B", stages=3, size_bytes=200),
         "chain-10k": plan(title="three stages, 10 kB", stages=3, size_bytes=10_000),
+        "fused": plan(
+            title="three fused, 200 B",
+            stages=3,
+            size_bytes=200,
+            contenders=fusion.CONTENDERS,
+            targets=fusion.TARGETS,
+        ),
     }
     return {
         **{name: functools.partial(throughput.measure, plan=plan) for name, plan in comparisons.items()},
         "machinery": functools.partial(machinery.measure, pairs=MACHINERY_PAIRS * rounds),
+        "profile": functools.partial(stages.measure, rounds=rounds),
         "latency": functools.partial(latency.measure, requests=requests),
         "http": functools.partial(http.measure, requests=requests, seconds=seconds),
         "models": functools.partial(models.measure, requests=requests),
