@@ -7,7 +7,7 @@ import runtime
 from runtime.errors import ConfigError
 
 # Packages of the extras that images do not have.
-LEFT_OUT = {"aiohttp", "boto3", "botocore", "jsonschema", "pandas", "pyarrow"}
+LEFT_OUT = {"aiohttp", "boto3", "botocore", "numpy", "pandas", "pyarrow"}
 
 
 def modules() -> list[str]:
