@@ -15,7 +15,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from runtime.cli.probe import Finding, Wanted
-from runtime.spec.edges import EdgeType, HandlerTypes, compare, part_type
+from runtime.spec.edges import EdgeType, HandlerTypes, compare, item_type, part_type
 from runtime.spec.kind_types import KIND_TYPES
 from runtime.spec.load import Loaded
 from runtime.spec.model import State
@@ -101,7 +101,7 @@ def _wanted(draft: NodeDraft) -> Wanted:
         parts = {str(part.source): part.name for part in written.parts}
         partial = written.values.get("on_timeout") == "partial"
         join = JoinSpec(bucket="", parts=parts, key="", timeout_s=0, partial=partial)
-    return Wanted(state=state.type if state else None, join=join)
+    return Wanted(state=state.type if state else None, join=join, batched="batching" in draft.values)
 
 
 def _environment(draft: NodeDraft) -> dict[str, str]:
@@ -171,7 +171,7 @@ class _Edges:
         if verdict.mismatch:
             types = f"{sent.described()} is sent and {read.described()} is read"
             what = f'"{draft.name}" cannot read what "{written}" sends: {types}; {verdict.mismatch}'
-            raise Fault(written.place, what, f'change one, or convert in "{draft.name}"', "edge-type")
+            raise Fault(written.place, what, _remedy(draft, sent, read), "edge-type")
         # What a kind leaves open, nobody can annotate.
         if not verdict.checked and self._of_kinds.keys().isdisjoint((draft.name, written.node)):
             what = f'whether "{draft.name}" can read what "{written}" sends is not known'
@@ -191,6 +191,14 @@ class _Edges:
         sent = {f'the results of "{draft.name}"': ""} if returns else {}
         sent |= {f'"{draft.name}.{channel}"': channel for channel in types.channels or {}}
         return [shown for shown, channel in sent.items() if (draft.name, channel) not in self._read]
+
+
+def _remedy(draft: NodeDraft, sent: EdgeType, read: EdgeType) -> str:
+    """Say how to put an edge right: a list of what is sent may have been meant as a batch."""
+    item = item_type(read)
+    if "batching" not in draft.values and item is not None and not compare(sent, item).mismatch:
+        return f'write batch: true, if "{draft.name}" takes lists of messages, else change one'
+    return f'change one, or convert in "{draft.name}"'
 
 
 def _types_of_kinds(loaded: Loaded) -> dict[str, HandlerTypes]:

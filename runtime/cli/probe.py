@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from runtime import errors
+from runtime.node.batching_handler import for_batches
 from runtime.node.handler import load_function, load_handler
 from runtime.node.handler_types import handler_types
 from runtime.node.join import parts_decoder
@@ -23,11 +24,14 @@ from runtime.spec.node import Frozen, JoinSpec
 class Wanted(Frozen):
     """What the node asks of its handler beyond a signature. state: class of its states, "" for the default one.
 
+    batched: it takes lists of messages.
+
     function: what is called with two arguments in place of a handler, with the names of both: `vote(results, data)`.
     """
 
     state: str | None = None
     join: JoinSpec | None = None
+    batched: bool = False
     function: str = ""
 
 
@@ -53,6 +57,8 @@ def probe(folder: Path, handler: str, wanted: Wanted = NOTHING_ELSE) -> Finding:
             StateClass.load(wanted.state, loaded)
         if wanted.join is not None:
             parts_decoder(wanted.join, loaded)
+        if wanted.batched:
+            loaded = for_batches(loaded)
     except errors.HandlerLoadError as err:
         return Finding(fault=str(err), code=_code(err, folder / handler))
     return Finding(types=handler_types(loaded))

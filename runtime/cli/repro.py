@@ -163,9 +163,10 @@ async def _call(
     """Decode as a runner does, call `init` and the handler, and return the outputs. Raises what they raise."""
     from runtime.inspection.seen import decode
     from runtime.message import MessageType
+    from runtime.node.batching_handler import for_batches, results_of
     from runtime.node.state import StateClass
     from runtime.payload import encode_value
-    from runtime.testing import RecordingContext, call
+    from runtime.testing import RecordingBatch, RecordingContext, call
 
     message = decode(given.data)
     state = StateClass.load(node.state.type, handler).read(message.state_id, given.state) if node.state else None
@@ -179,13 +180,19 @@ async def _call(
         config=given.config,
         state=state,
     )
+    if node.batching is not None:
+        handler = for_batches(handler)
     function = handler.select(message.from_node)
     if function is None:
         raise errors.DecodeError(f"no handler for messages from node '{message.from_node}'", reason="no-handler")
     data = function.decode(message.payload)
     if handler.init is not None:
         await call(handler.init.function, context)
-    result = await call(function.function, context, data)
+    if function.batched:
+        returned = await call(function.function, RecordingBatch([context]), [data])
+        result = results_of(returned, 1)[0]
+    else:
+        result = await call(function.function, context, data)
     outputs = [] if result is None else result if isinstance(result, list) else [result]
     for output in outputs:
         if isinstance(output, (errors.Retry, errors.Reject)):

@@ -18,6 +18,7 @@ from runtime.clock import Clock, TimerHandle
 from runtime.errors import BatchResultError, BusClosedError, Outcome
 from runtime.node.batching_context import BatchContext
 from runtime.node.batching_gather import Batch, Gathering, Item, Limits, cost_of
+from runtime.node.batching_handler import results_of
 from runtime.node.batching_limit import TimeLimit
 from runtime.node.context import Context, Services
 from runtime.node.handler import CallKind, LoadedHandler
@@ -198,8 +199,8 @@ class Batcher:
             item.work.start(started_s, None)
         try:
             with limit:
-                results = await self._run(context, [item.data for item in items])
-            _hand_out(results, items)
+                returned = await self._run(context, [item.data for item in items])
+            _hand_out(results_of(returned, len(items)), items)
         except asyncio.CancelledError as error:
             task = asyncio.current_task()
             if task is not None and task.cancelling():  # nobody waits any more
@@ -217,22 +218,7 @@ class Batcher:
         return await self._threads.call(self._function.function, context, data)
 
 
-def _hand_out(results: Any, items: Sequence[Item]) -> None:
-    """Give each message its own result. Raises BatchResultError if they do not match, and an outcome meant for all."""
-    if results is None:
-        results = [None] * len(items)
-    if isinstance(results, Outcome):
-        raise results
-    if not isinstance(results, (list, tuple)) and not hasattr(results, "tolist"):  # numpy's arrays have it
-        raise BatchResultError(
-            f"the handler got {len(items)} messages and returned {type(results).__name__}; return a list with one"
-            " result for each message, in their order"
-        )
-    if len(results) != len(items):
-        raise BatchResultError(
-            f"the handler got {len(items)} messages and returned {len(results)} results; return one for each message,"
-            " in their order: None for no output, or Retry, Reject or Drop"
-        )
+def _hand_out(results: Sequence[Any], items: Sequence[Item]) -> None:
     for item, result in zip(items, results, strict=True):
         if item.result.done():  # it has left meanwhile
             continue

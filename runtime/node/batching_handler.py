@@ -1,16 +1,16 @@
-"""A handler for batches, checked when it is loaded: what it takes, and how its results come."""
+"""A handler for batches: what it takes, checked when it is loaded, and what it returns, checked after every call."""
 
-import collections.abc
 import typing
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from runtime.errors import HandlerLoadError
+from runtime.errors import BatchResultError, HandlerLoadError, Outcome
 from runtime.node.handler import CallKind, LoadedHandler
 from runtime.payload import decoder_for
 
 # Annotations of the second parameter of which the items are the messages.
-_LISTS = (list, collections.abc.Sequence)
+_LISTS = (list, Sequence)
 
 
 def for_batches(loaded: LoadedHandler) -> LoadedHandler:
@@ -35,6 +35,29 @@ def for_batches(loaded: LoadedHandler) -> LoadedHandler:
     except TypeError as error:
         raise HandlerLoadError(f"{loaded.path}: the items of 'data': {error}") from error
     return replace(loaded, default=replace(function, decode=decode, annotation=item, batched=True))
+
+
+def results_of(returned: Any, messages: int) -> Sequence[Any]:
+    """Return one result for each message of a call; None for all of them is no output.
+
+    Raises BatchResultError where they do not match, and an outcome that is meant for all.
+    """
+    if returned is None:
+        return [None] * messages
+    if isinstance(returned, Outcome):
+        raise returned
+    if not isinstance(returned, (list, tuple)) and not hasattr(returned, "tolist"):  # numpy's arrays have it
+        raise BatchResultError(
+            f"the handler got {messages} messages and returned {type(returned).__name__}; return a list with one"
+            " result for each message, in their order"
+        )
+    if len(returned) != messages:
+        raise BatchResultError(
+            f"the handler got {messages} messages and returned {len(returned)} results; return one for each message,"
+            " in their order: None for no output, or Retry, Reject or Drop"
+        )
+    results: Sequence[Any] = returned
+    return results
 
 
 def _item_annotation(annotation: Any, loaded: LoadedHandler) -> Any:

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from runtime.spec.batching import MAX_MESSAGES, BatchingSpec
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Report
-from runtime.spec.tree import Value
-from runtime.spec.values import Duration, JsonSchema, Number, Spot, WholeNumber, expect_text
+from runtime.spec.tree import Mapping, Text, Value
+from runtime.spec.values import Duration, JsonSchema, Number, Spot, WholeNumber, expect_text, wrong_type
 from runtime.spec.wiring import NodeDraft
 
 # Most messages that the calls of one replica may hold: each is a task and a delivery in hand.
@@ -63,19 +63,24 @@ _BATCHING = Record(
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """How messages are grouped for the handler."""
+    """`true`, or a mapping: messages are grouped for the handler."""
 
     def read(self, value: Value, spot: Spot, report: Report) -> BatchingSpec:
+        if isinstance(value, Text) and value.text == "true":
+            return BatchingSpec()
+        if not isinstance(value, Mapping):
+            raise wrong_type(value, spot, "true or {max: 64, wait: 8ms}")
         read = _BATCHING.read(value, spot, report)
-        if ("by" in read) != ("max_cost" in read):
-            given, missing = ("by", "max_cost") if "by" in read else ("max_cost", "by")
-            raise Fault(
-                value.place, f'{spot} has "{given}" and no "{missing}"', f'add it, or remove "{given}"', "missing-key"
-            )
+        given = [key for key in ("by", "max_cost") if value.get(key) is not None]
+        if len(given) == 1:
+            missing = "max_cost" if given == ["by"] else "by"
+            remedy = f'add it, or remove "{given[0]}"'
+            raise Fault(value.place, f'{spot} has "{given[0]}" and no "{missing}"', remedy, "missing-key")
         return BatchingSpec(**read)
 
     def schema(self) -> JsonSchema:
-        return {**_BATCHING.schema(), "dependentRequired": {"by": ["max_cost"], "max_cost": ["by"]}}
+        pair = {"by": ["max_cost"], "max_cost": ["by"]}
+        return {"anyOf": [{"const": True}, {**_BATCHING.schema(), "dependentRequired": pair}]}
 
 
 BATCHING_FIELD = Field(

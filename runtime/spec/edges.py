@@ -59,6 +59,14 @@ def part_type(whole: EdgeType, name: str) -> EdgeType:
     return EdgeType(kind="json", json_schema={**field_schema, "$defs": whole.json_schema.get("$defs", {})})
 
 
+def item_type(whole: EdgeType) -> EdgeType | None:
+    """Return the type of the items of a list, None for anything else, and where nothing is known of them."""
+    items = whole.json_schema.get("items")
+    if whole.kind != "json" or not isinstance(items, dict):
+        return None
+    return EdgeType(kind="json", json_schema={**items, "$defs": whole.json_schema.get("$defs", {})})
+
+
 class HandlerTypes(Frozen):
     """What one handler module declares, as the probe of `krt check` finds it.
 

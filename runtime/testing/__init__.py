@@ -11,10 +11,11 @@
 | a workflow in a plain test | `with run_workflow(path) as workflow:` |
 | a workflow in an `async def` test | `async with Workflow(path) as workflow:`, the same members, some to be awaited |
 | one handler | `await call(handler, RecordingContext(), data)` |
+| one that takes batches | `await call(handler, RecordingBatch([RecordingContext()]), [data])` |
 """
 
-from runtime.testing.handler import RecordingContext, Sent, call
+from runtime.testing.handler import RecordingBatch, RecordingContext, Sent, call
 from runtime.testing.sync import SyncWorkflow, run_workflow
 from runtime.testing.workflow import Workflow
 
-__all__ = ["RecordingContext", "Sent", "SyncWorkflow", "Workflow", "call", "run_workflow"]
+__all__ = ["RecordingBatch", "RecordingContext", "Sent", "SyncWorkflow", "Workflow", "call", "run_workflow"]

@@ -90,6 +90,11 @@ class MemoryDeployment:
         self._nodes: list[NodeProcess] = []
         self._stack = AsyncExitStack()
 
+    @property
+    def gathering(self) -> int:
+        """Messages that nodes have in hand until their batch goes."""
+        return sum(node.gathering for node in self._nodes)
+
     async def start(self) -> Manager:
         """Start in the order of a deployment. Returns the manager, which has nothing to close.
 

@@ -24,6 +24,8 @@ from runtime.bus.memory_reader import MemoryReader
 from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import FakeClock
 from runtime.message import Message, MessageType, Payload
+from runtime.node.batching_context import BatchContext
+from runtime.node.batching_limit import TimeLimit
 from runtime.node.configuration import Configuration, Scope
 from runtime.node.context import Context, Services
 from runtime.node.object_store import ObjectStore
@@ -166,14 +168,22 @@ class RecordingContext(Context):
         return self._record.objects.contents()
 
 
-async def call(function: Callable[..., Any], ctx: RecordingContext, *data: Any) -> Any:
+class RecordingBatch(BatchContext):
+    """The context of a call with several messages, for `call`. `items`: a `RecordingContext` for each."""
+
+    def __init__(self, items: Sequence[RecordingContext]) -> None:
+        services = items[0]._services
+        super().__init__(services, items, TimeLimit(services.clock, None))
+
+
+async def call(function: Callable[..., Any], ctx: RecordingContext | RecordingBatch, *data: Any) -> Any:
     """Call a handler with its data as it is, or `init` and `teardown` without data, and return what it returns.
 
     A plain `def` runs in a thread, as in a runner; a generator's items are returned as a list. Raises what it raises.
     """
-    services = replace(ctx._services, loop=asyncio.get_running_loop())
-    vars(ctx)["_services"] = services
-    context = ctx if data else Context(services, None)
+    for each in (ctx, *ctx.items) if isinstance(ctx, RecordingBatch) else (ctx,):
+        vars(each)["_services"] = replace(each._services, loop=asyncio.get_running_loop())
+    context = ctx if data else Context(ctx._services, None)
     if inspect.isasyncgenfunction(function):
         return [item async for item in function(context, *data)]
     if inspect.isgeneratorfunction(function):

@@ -223,7 +223,8 @@ class Workflow:
         stream = self._broker.streams.stream(self._stream)
         in_hand = sum(reader.in_hand for connection in self._deployment.connections for reader in connection.readers)
         waiting = sum(consumer.state().pending for consumer in stream.consumers.values())
-        return in_hand, waiting, stream.state().last_sequence
+        # What waits for others of its batch is moved on by the clock, as a message that waits for a retry is.
+        return in_hand - self._deployment.gathering, waiting, stream.state().last_sequence
 
     def _opened(self) -> client.Workflow:
         if self._client is None:

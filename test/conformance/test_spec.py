@@ -66,5 +66,5 @@ def test_load_raises_every_problem_at_once() -> None:
     with pytest.raises(WorkflowError) as caught:
         load(file)
 
-    assert len(caught.value.problems) == 21
+    assert len(caught.value.problems) == 24
     assert str(caught.value).count("\n") == 20
