@@ -39,6 +39,7 @@ class NodeSettings:
 
     node_spec: JSON of a `spec.node.NodeSpec`, "" for a bare runner. wire: KRE's wire version, `v1` or `v2`.
     entrypoint: subject of answers on v1. is_last: whether this node is the last of a workflow on v1.
+    gpu_share: of each GPU that it was given, 0 without any.
     """
 
     workflow: str
@@ -64,6 +65,7 @@ class NodeSettings:
     max_ack_pending: int | None
     node_spec: str
     replica: int
+    gpu_share: float
     log: LogSettings
     wire: str
     entrypoint: str
@@ -204,6 +206,7 @@ def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
         max_ack_pending=read.max_ack_pending(),
         node_spec=read.text("KRT_NODE_SPEC", default=""),
         replica=read.number("KRT_REPLICA", int, "a whole number, 0 or more", 0, low=0),
+        gpu_share=read.number("KRT_GPU_SHARE", float, "a number, 0 to 1", 0.0, low=0.0, high=1.0),
         log=read.log(),
         wire=read.wire(),
         entrypoint=read.text(

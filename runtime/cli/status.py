@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,7 +52,7 @@ def status(
 
     Replicas are live/planned; one that was killed counts for up to 12 s. The rate is of messages handled, retries and
     dead letters included, over one second. The lines below are about manager, writer and measurements, with what the
-    live processes have counted since their start.
+    live processes have counted since their start, and about the GPUs of the nodes that have some.
 
     Exit codes: 0 shown, 2 wrong arguments, 5 not running or not reachable, 130 ended by Ctrl-C.
 
@@ -147,7 +147,16 @@ def _as_json(found: Statuses) -> dict[str, Any]:
 def _tables(found: Statuses) -> "RenderableType":
     from rich.console import Group
 
-    return Group(*(part for name, workflow in found.items() for part in (_table(name, workflow), *_lines(workflow))))
+    return Group(*(part for name, workflow in found.items() for part in _parts(name, workflow)))
+
+
+def _parts(name: str, workflow: "WorkflowStatus") -> "Iterator[RenderableType]":
+    from runtime.cli.status_gpus import gpu_table
+
+    yield _table(name, workflow)
+    yield from _lines(workflow)
+    if workflow.gpus:
+        yield gpu_table(workflow.gpus)
 
 
 def _table(name: str, workflow: "WorkflowStatus") -> "RenderableType":

@@ -8,6 +8,7 @@ from runtime import errors
 from runtime.bus.base import Bus, ConsumerState, StreamPlacement, StreamState
 from runtime.bus.presence import ServiceRecord
 from runtime.cli.monitoring import sync_interval
+from runtime.cli.status_gpus import GpuStatus, gpus_of
 from runtime.cli.target import Target
 from runtime.spec import names
 from runtime.stores.base import PointCounts
@@ -39,13 +40,15 @@ class NodeStatus:
 class WorkflowStatus:
     """One workflow: its nodes, planned ones first in their order, and the managers and writers that are alive.
 
-    placement: of its stream. sync: how often the server forces its files to the disk, in words.
+    placement: of its stream. sync: how often the server forces its files to the disk, in words. gpus: that its
+    processes were given.
     """
 
     nodes: tuple[NodeStatus, ...]
     services: tuple[ServiceRecord, ...]
     placement: StreamPlacement
     sync: str
+    gpus: tuple[GpuStatus, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +96,7 @@ def compare(now: Look, before: Look | None = None) -> WorkflowStatus:
         services=tuple(record for record in now.live if record.kind != names.NODE),
         placement=now.placement,
         sync=now.sync,
+        gpus=gpus_of(now.live),
     )
 
 

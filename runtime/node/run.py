@@ -17,6 +17,7 @@ from runtime.bus.presence import Heartbeat, ServiceRecord
 from runtime.clock import SystemClock
 from runtime.errors import AccessError, ConfigError, DriftError, WorkerEndedError
 from runtime.node.fusion import FusedProcess, prepare_chain
+from runtime.node.gpu_watch import GpuWatch
 from runtime.node.kinds import open_handler
 from runtime.node.process import NodeProcess, open_stores, read_spec
 from runtime.settings import NodeSettings
@@ -71,7 +72,7 @@ def _calm_garbage_collector() -> None:
     gc.set_threshold(*GC_THRESHOLDS)
 
 
-def _presence(node: NodeProcess, bus: Bus) -> contextlib.AbstractAsyncContextManager[Heartbeat | None]:
+def _presence(node: NodeProcess, bus: Bus, gpus: GpuWatch) -> contextlib.AbstractAsyncContextManager[Heartbeat | None]:
     """Return what tells others that this replica takes messages, and what it has counted.
 
     A bare runner tells nobody: it makes no bucket on a NATS that is not ours.
@@ -83,11 +84,12 @@ def _presence(node: NodeProcess, bus: Bus) -> contextlib.AbstractAsyncContextMan
         names.NODE, settings.node, workflow=settings.workflow, replica=settings.replica
     )
     metadata = {names.SCHEMAS: node.told_schemas(), names.FUSED_WITH: node.spec.fused_with}
-    record = replace(record, metadata=metadata)
+
+    def told() -> ServiceRecord:
+        return replace(record, counters=node.metrics.totals(), metadata={**metadata, **gpus.told()})
+
     key = names.presence_key(names.NODE, settings.stream, settings.node, record.instance)
-    return Heartbeat(
-        bus, names.PRESENCE_BUCKET, key, lambda: replace(record, counters=node.metrics.totals()), SystemClock()
-    )
+    return Heartbeat(bus, names.PRESENCE_BUCKET, key, told, SystemClock())
 
 
 async def _run_until(process: NodeProcess | FusedProcess, bus: Bus, settings: NodeSettings, stop: asyncio.Event) -> int:
@@ -105,8 +107,9 @@ async def _run_until(process: NodeProcess | FusedProcess, bus: Bus, settings: No
             log.info("ready", extra={"action": "ready"})
             ends: list[asyncio.Future[Any]] = [closed, stopped, process.failed]
             async with contextlib.AsyncExitStack() as present:
+                gpus = await present.enter_async_context(GpuWatch(settings.gpu_share))
                 for node in process.nodes:
-                    await present.enter_async_context(_presence(node, bus))
+                    await present.enter_async_context(_presence(node, bus, gpus))
                 await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
             if process.failed.done():
                 process.failed.result()

@@ -82,6 +82,8 @@ PRESENCE_BUCKET = "presence"
 OUTPUT_STREAM_HEADER = "Krt-Output"
 # Metadata of a node's service record: the JSON Schemas of what it takes from, and gives to, callers of the workflow.
 SCHEMAS = "schemas"
+# Likewise: the GPUs that its process was given, with their use, and the share of each that is its own.
+GPUS, GPU_SHARE = "gpus", "gpu_share"
 # Likewise: the first node of the chain in whose process it runs, "" where that is its own.
 FUSED_WITH = "fused_with"
 # Kinds of processes, as their service records name them.

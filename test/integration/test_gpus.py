@@ -12,10 +12,13 @@ from pathlib import Path
 import pytest
 
 from runtime import gpus
+from runtime.clock import settle
 from runtime.deploy.gpus import GpuPool
 from runtime.deploy.process import Process, Readiness, RestartPolicy
 from runtime.deploy.supervisor import Supervisor
 from runtime.gpus import FoundGpus, read_gpus
+from runtime.node import gpu_watch
+from runtime.node.gpu_watch import GpuWatch
 from runtime.spec.resources import ProcessResources
 from test.support.nvidia_smi import UUIDS, install, install_script
 
@@ -152,6 +155,54 @@ async def test_a_removed_process_gives_its_gpu_back(pool: GpuPool) -> None:
         await children.until(lambda: len(children.told) == 2)
 
     assert children.told[1] == ("new", "0 1")
+
+
+async def test_a_node_tells_the_gpus_that_it_was_given_and_its_share(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, gpus=2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
+    answered = asyncio.Event()
+
+    async def read() -> FoundGpus:
+        answered.set()
+        return await read_gpus()
+
+    monkeypatch.setattr(gpu_watch, "read_gpus", read)
+    monkeypatch.setattr(gpu_watch, "ASK_EVERY_S", 0.0)
+    async with GpuWatch(0.5) as watch, asyncio.timeout(TIMEOUT_S):
+        for _ in range(2):  # by the second question the first one is answered
+            answered.clear()
+            await answered.wait()
+        told = watch.told()
+
+    figures = {"total_mib": 143771, "used_mib": 1024, "utilisation": 10}
+    assert told == {"gpus": [{"index": 1, "uuid": UUIDS[1], "name": "NVIDIA H200", **figures}], "gpu_share": 0.5}
+
+
+async def test_a_node_that_was_given_none_asks_nobody_and_tells_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = tmp_path / "asked"
+    install_script(tmp_path, monkeypatch, [f"touch {asked}"])
+
+    async with GpuWatch(0) as watch:
+        await settle()
+
+        assert watch.told() == {}
+    assert not asked.exists()
+
+
+async def test_a_node_that_finds_no_gpu_says_so_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+
+    async with GpuWatch(1) as watch:
+        await settle()
+
+        assert watch.told() == {}
+    assert caplog.messages == ["no GPU here (CUDA_VISIBLE_DEVICES is ''): the node works on the CPU"]
 
 
 @pytest.mark.gpu
