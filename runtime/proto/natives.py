@@ -133,11 +133,12 @@ def read_file(payload: bytes) -> FileFields | None:
 def _aligned(head: bytes, before: bytes, number: int, data: memoryview) -> Payload:
     """Return the payload of a message that ends with a field of padding, with this number, and one with the data."""
     after = field(number + 1, len(data))
-    # The longest padding is reckoned with: where its bytes change the length's own length, the data lies askew.
-    longest = len(before) + 2 + ALIGNMENT + len(after) + len(data)
-    padding = -(len(head) + len(varint(longest)) + len(before) + 2 + len(after)) % ALIGNMENT
-    start = before + field(number, padding) + bytes(padding) + after
-    return head, varint(len(start) + len(data)), start, data
+    size = len(before) + 2 + len(after) + len(data)
+    padding = 0
+    # The message's length stands before it, and may grow by a byte with the padding.
+    while (len(head) + len(varint(size + padding)) + len(before) + 2 + padding + len(after)) % ALIGNMENT:
+        padding += 1
+    return head, varint(size + padding), before + field(number, padding) + bytes(padding) + after, data
 
 
 def _text(payload: bytes, begin: int, end: int) -> str:
