@@ -29,6 +29,8 @@ THREE = """
         await ctx.send_output([data, 1])
         return [[data, 2]]
 """
+# Seconds that the server may take for a batch that it has begun to store, on a loaded machine.
+STORING_LIMIT_S = 5.0
 
 
 def atomic(**changes: Any) -> NodeSpec:
@@ -50,6 +52,14 @@ async def incomplete(bench: Workbench) -> dict[int, int]:
     return {origin: count for origin, count in counts.items() if count != 3}
 
 
+async def no_part_is_left(bench: Workbench) -> None:
+    """Fail when the stream keeps a part of a delivery; the server may still be storing what the victim has sent."""
+    async with asyncio.timeout(STORING_LIMIT_S):
+        while await incomplete(bench):  # noqa: ASYNC110
+            await asyncio.sleep(0.02)
+
+
+@pytest.mark.attack
 @pytest.mark.timeout(40)
 @pytest.mark.parametrize("point", [*ATOMIC_POINTS, *(each for each in NODE_POINTS if "publish" not in each)])
 async def test_a_kill_at_any_point_leaves_three_outputs_or_none(open_workbench: OpenWorkbench, point: str) -> None:
@@ -58,7 +68,7 @@ async def test_a_kill_at_any_point_leaves_three_outputs_or_none(open_workbench: 
     await victim.ready()
     await bench.feed(range(6))
     assert await victim.exit_code() == -signal.SIGKILL
-    assert await incomplete(bench) == {}
+    await no_part_is_left(bench)
 
     await bench.start_child(atomic())
 
@@ -84,6 +94,7 @@ async def test_the_outputs_of_one_delivery_stand_side_by_side_under_load(open_wo
     assert await bench.dead_letters() == 0
 
 
+@pytest.mark.attack
 @pytest.mark.timeout(60)
 async def test_a_server_that_is_killed_under_load_keeps_no_part_of_a_delivery(
     open_workbench: OpenWorkbench, nats_server: EmbeddedServer
@@ -103,6 +114,7 @@ async def test_a_server_that_is_killed_under_load_keeps_no_part_of_a_delivery(
     assert await bench.dead_letters() == 0
 
 
+@pytest.mark.attack
 @pytest.mark.timeout(90)
 async def test_batches_are_stored_whole_and_once_when_the_leader_of_a_cluster_is_killed(
     nats_server_binary: Path, tmp_path: Path

@@ -54,6 +54,7 @@ async def open_two_nodes(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Open
 # --- a leader is lost under load ---
 
 
+@pytest.mark.attack
 async def test_nothing_is_lost_or_doubled_when_a_leader_is_killed(
     cluster: Cluster, open_two_nodes: OpenTwoNodes, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -73,6 +74,7 @@ async def test_nothing_is_lost_or_doubled_when_a_leader_is_killed(
     assert await flow.finish() == sorted(flow.fed)
 
 
+@pytest.mark.attack
 async def test_two_nodes_go_on_when_a_follower_is_killed(cluster: Cluster, open_two_nodes: OpenTwoNodes) -> None:
     flow = await open_two_nodes()
     victim = (await cluster.leader_of(flow.bus, flow.stream) + 1) % SIZE
@@ -86,6 +88,7 @@ async def test_two_nodes_go_on_when_a_follower_is_killed(cluster: Cluster, open_
     assert await flow.finish() == sorted(flow.fed)
 
 
+@pytest.mark.attack
 async def test_a_leader_that_is_cut_off_loses_nothing_and_the_partition_heals(
     cluster: Cluster, open_two_nodes: OpenTwoNodes
 ) -> None:
@@ -103,6 +106,7 @@ async def test_a_leader_that_is_cut_off_loses_nothing_and_the_partition_heals(
     assert await flow.finish() == sorted(flow.fed)
 
 
+@pytest.mark.attack
 async def test_a_leader_that_is_frozen_and_thawed_doubles_nothing(
     cluster: Cluster, open_two_nodes: OpenTwoNodes
 ) -> None:
@@ -119,6 +123,7 @@ async def test_a_leader_that_is_frozen_and_thawed_doubles_nothing(
     assert await flow.finish() == sorted(flow.fed)
 
 
+@pytest.mark.attack
 async def test_with_two_of_three_servers_down_nothing_is_confirmed_and_work_resumes(
     cluster: Cluster, open_two_nodes: OpenTwoNodes
 ) -> None:

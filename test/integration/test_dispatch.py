@@ -50,6 +50,7 @@ async def begun(flag: Path) -> None:
     await asyncio.to_thread(look)
 
 
+@pytest.mark.attack
 @pytest.mark.timeout(120)
 async def test_dispatchers_and_runners_killed_under_load_lose_no_job(open_workbench: OpenWorkbench) -> None:
     workbench = await open_workbench("", ack_wait_s=2.0)
@@ -77,6 +78,7 @@ async def test_dispatchers_and_runners_killed_under_load_lose_no_job(open_workbe
     assert await workbench.dead_letters() == 0
 
 
+@pytest.mark.attack
 @pytest.mark.timeout(60)
 async def test_a_job_whose_runner_dies_with_it_is_done_by_another(open_workbench: OpenWorkbench) -> None:
     workbench = await open_workbench("", ack_wait_s=2.0)
@@ -95,6 +97,7 @@ async def test_a_job_whose_runner_dies_with_it_is_done_by_another(open_workbench
     assert await workbench.dead_letters() == 0
 
 
+@pytest.mark.attack
 @pytest.mark.timeout(60)
 async def test_a_job_whose_dispatcher_dies_is_done_by_another(open_workbench: OpenWorkbench) -> None:
     workbench = await open_workbench("", ack_wait_s=2.0)

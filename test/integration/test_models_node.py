@@ -79,6 +79,7 @@ async def test_every_model_is_called_for_each_message(open_workbench: OpenWorkbe
     assert told(outputs[1]["predict"])["m1"] == {"count": 2, "horizon": 1}
 
 
+@pytest.mark.attack
 @pytest.mark.timeout(60)
 async def test_a_node_killed_behind_its_calls_ticks_no_model_twice(
     open_workbench: OpenWorkbench, start_host: StartHost
