@@ -38,8 +38,8 @@ class NodeSettings:
     """What one runner needs.
 
     node_spec: JSON of a `spec.node.NodeSpec`, "" for a bare runner. wire: KRE's wire version, `v1` or `v2`.
-    entrypoint: subject of answers on v1. is_last: whether this node is the last of a workflow on v1.
-    gpu_share: of each GPU that it was given, 0 without any.
+    entrypoint: subject of answers on v1. is_last: whether this node is the last of a workflow on v1. max_claim_bytes:
+    of one payload in an object store. gpu_share: of each GPU that it was given, 0 without any.
     """
 
     workflow: str
@@ -72,6 +72,7 @@ class NodeSettings:
     is_last: bool
     is_exit: bool
     max_inflated_bytes: int
+    max_claim_bytes: int
     grace_s: float
     ready_fd: int | None
 
@@ -119,6 +120,7 @@ class DriverSettings:
     spec: str = field(repr=False)
     base_path: Path | None
     advertise_address: str
+    max_claim_bytes: int
     log: LogSettings
     ready_fd: int | None
     subjects_file: Path | None = None
@@ -215,6 +217,7 @@ def read_node(environ: Mapping[str, str] = os.environ) -> NodeSettings:
         is_last=read.boolean("KRT_IS_LAST_NODE"),
         is_exit=read.boolean("KRT_IS_EXITPOINT"),
         max_inflated_bytes=read.max_inflated_bytes(),
+        max_claim_bytes=read.max_claim_bytes(),
         grace_s=read.grace(),
         ready_fd=read.ready_fd(),
     )
@@ -274,6 +277,7 @@ def read_driver(environ: Mapping[str, str] = os.environ) -> DriverSettings:
         spec=read.text("KRT_DRIVER_SPEC", "JSON, as `krt run` makes it", "" if subjects else None),
         base_path=Path(folder) if folder else None,
         advertise_address=read.text("KRT_ADVERTISE_ADDRESS", default=""),
+        max_claim_bytes=read.max_claim_bytes(),
         log=read.log(),
         ready_fd=read.ready_fd(),
         subjects_file=Path(subjects) if subjects else None,

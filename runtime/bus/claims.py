@@ -10,6 +10,7 @@ import asyncio
 import hashlib
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 
 from runtime import wire
 from runtime.bus.base import GIVE_UP_S, Bus
@@ -140,6 +141,16 @@ async def fetch_claim(bus: Bus, store: str, claim: Claim, *, max_bytes: int, kep
     if len(data) != claim.size or await asyncio.to_thread(digest_of, data) != claim.sha256.lower():
         raise _unclaimed(f"object {claim.object!r} of object store {store} is not what was claimed")
     return data
+
+
+async def copy_claim(bus: Bus, data: bytes, claim: Claim, store: str, other_store: str, name: str) -> bytes:
+    """Copy what an envelope claims from one store to another; returns the envelope with a claim of the copy.
+
+    Raises NotFoundError, CorruptObjectError when there is nothing to copy, StreamFullError, BusUnavailableError.
+    """
+    objects = await bus.object_store(store)
+    await (await bus.object_store(other_store)).put_stream(name, objects.get_stream(claim.object))
+    return wire.with_claim(data, replace(claim, object=name))
 
 
 def digest_of(data: bytes) -> str:

@@ -12,8 +12,10 @@ from dataclasses import replace
 from runtime.bus.base import Bus, ConsumerConfig, ConsumerState, KeyValue, StreamConfig, StreamState
 from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import Clock
+from runtime.deploy.claims import ClaimKeeper
 from runtime.deploy.retention import done_sequence, first_within_share, is_pressed, slowest
 from runtime.errors import BusClosedError, BusError, DriftError, NotFoundError
+from runtime.spec.claims import CLAIMS_METADATA
 from runtime.spec.manager import ConsumerSpec, ManagerSpec, ObjectStoreSpec
 from runtime.spec.names import ENTRYPOINT_METADATA
 
@@ -33,6 +35,7 @@ class Manager:
         self._bus = bus
         self._spec = spec
         self._clock = clock
+        self._claims = ClaimKeeper(bus, spec.stream, spec.claims, clock) if spec.claims else None
         # Until when the stream is looked at often; and that its pressure was told, because nothing could be purged.
         self._pressed_until_s = -math.inf
         self._stuck = False
@@ -79,9 +82,23 @@ class Manager:
             return 0
         if await self._restore_missing(consumers):
             return 0
-        purged = await self._purge(state, done_sequence(state.last_sequence, consumers))
+        done = done_sequence(state.last_sequence, consumers)
+        # Before the purge: which message a payload belongs to is read from the stream.
+        await self._look_after_claims(state, done)
+        purged = await self._purge(state, done)
         self._note_pressure(state, consumers, purged)
         return purged
+
+    async def _look_after_claims(self, state: StreamState, done: int) -> None:
+        if self._claims is None:
+            return
+        try:
+            if await self._claims.look(state, done):
+                self._pressed_until_s = self._clock.monotonic() + PRESSED_FOR_S
+        except NotFoundError:
+            log.error("the object store of large payloads is gone, with all of them; it is made anew")
+            for store in self._spec.object_stores:
+                await self._apply_object_store(store)
 
     # --- what there is ---
 
@@ -94,7 +111,7 @@ class Manager:
             replicas=spec.replicas,
             max_bytes=spec.max_bytes,
             duplicate_window_s=spec.duplicate_window_s,
-            metadata={ENTRYPOINT_METADATA: spec.entrypoint.model_dump_json()} if spec.entrypoint else {},
+            metadata=self._metadata(),
             atomic=spec.atomic,
         )
         if dead is None:
@@ -109,6 +126,11 @@ class Manager:
             duplicate_window_s=min(spec.duplicate_window_s, dead.keep_s),
         )
         return [dead_letters, main]
+
+    def _metadata(self) -> dict[str, str]:
+        """Return what senders of requests read."""
+        told = {ENTRYPOINT_METADATA: self._spec.entrypoint, CLAIMS_METADATA: self._spec.claims}
+        return {key: value.model_dump_json() for key, value in told.items() if value is not None}
 
     async def _apply_consumer(self, consumer: ConsumerSpec) -> None:
         config = ConsumerConfig(

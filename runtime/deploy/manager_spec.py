@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 from runtime.deploy.batch import artifact_stores, runs_buckets
+from runtime.deploy.claims_spec import claim_stores, claims_of_requests
 from runtime.deploy.wiring import durable_of, inputs_of, object_store_of, scopes_of, stream_of
 from runtime.spec import names
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
@@ -19,6 +20,7 @@ JOIN_MEMORY_S = 2 * 3600.0
 def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
     """Return what the workflow has on NATS."""
     stream = stream_of(workflow, runtime_id)
+    dead_letters = _dead_letters(workflow, stream)
     return ManagerSpec(
         stream=stream,
         subjects=tuple(names.stream_subjects(stream)),
@@ -29,7 +31,7 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
         duplicate_window_s=workflow.dedup_window_s,
         # One for each process: what a fused node reads of another one in its process comes without a consumer.
         consumers=tuple(consumer for chain in workflow.chains for consumer in _consumers(workflow, chain[0], stream)),
-        dead_letters=_dead_letters(workflow, stream),
+        dead_letters=dead_letters,
         buckets=_buckets(workflow, stream, runtime_id),
         applied_bucket=names.applied_bucket(stream),
         object_stores=tuple(
@@ -38,10 +40,12 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
             )
             for name, store in workflow.objects.items()
         )
-        + artifact_stores(workflow, stream),
+        + artifact_stores(workflow, stream)
+        + claim_stores(workflow, stream, dead_letters.keep_s if dead_letters else None),
         aging_buckets=_aging_buckets(workflow, stream),
         entrypoint=workflow.partitions_of(entrypoint()),
         atomic=any(node.atomic for node in workflow.nodes),
+        claims=claims_of_requests(workflow, stream),
     )
 
 

@@ -1,5 +1,6 @@
 """What a runner is told about its node. Pure."""
 
+from runtime.deploy.claims_spec import claims_of_node
 from runtime.deploy.wiring import durable_of, error_source, object_store_of, scopes_of, stream_of, subject_of
 from runtime.spec import names
 from runtime.spec.model import Node, Source, Workflow
@@ -26,6 +27,7 @@ def node_spec(workflow: Workflow, node: Node, runtime_id: str, handler_version: 
         state=StateSpec(bucket=names.state_bucket(stream, node.name), type=node.state.type) if node.state else None,
         partitioned=_partitioned(workflow, node, stream),
         join=_join(node, stream),
+        claims=claims_of_node(workflow, node, stream),
         atomic=node.atomic,
         models=node.models,
         dispatch=node.dispatch,

@@ -25,6 +25,7 @@ from runtime.deploy.rights import (
     asks_for_runs,
     calls_algorithms,
     calls_models,
+    carries_claims,
     makes,
     owns,
     presence,
@@ -35,6 +36,7 @@ from runtime.deploy.rights import (
 )
 from runtime.spec import names
 from runtime.spec.batch import BatchSpec
+from runtime.spec.claims import letter_claims_store
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ManagerSpec
 from runtime.spec.node import FusedNode, NodeSpec
@@ -139,6 +141,7 @@ def _driver(process: Process, spec: ManagerSpec) -> Permissions:
     driver = DriverSpec.model_validate_json(process.environment["KRT_DRIVER_SPEC"])
     stream = spec.stream
     allowed = [*_ask(spec), *presence(stream, names.DRIVER), names.dead_letter_subject(stream, driver.ref)]
+    allowed += carries_claims(letter_claims_store(stream))
     allowed += [f"$JS.API.{operation}.{stream}.>" for operation in (*MAKE_CONSUMERS, "CONSUMER.MSG.NEXT")]
     allowed += [*reads(stream), f"$JS.API.CONSUMER.CREATE.{stream}"]
     allowed += [
@@ -223,6 +226,8 @@ def _node(node: str, environment: Mapping[str, str], senders: Sequence[str]) -> 
     allowed += [f"$KV.{bucket}.>" for bucket in own]
     if store := environment.get("KRT_NATS_OBJECT_STORE", ""):
         allowed += [*owns(f"OBJ_{store}"), f"$O.{store}.>"]
+    for store in (spec.claims.store, letter_claims_store(stream)) if spec.claims else ():
+        allowed += carries_claims(store)
     for behind in spec.behind:
         allowed += _fused(stream, behind)
     allowed += calls_models(spec.models.cluster) if spec.models else []
@@ -260,6 +265,7 @@ def _ask(spec: ManagerSpec) -> list[str]:
     looks = [f"$JS.API.{operation}.{stream}" for stream in streams for operation in ("STREAM.INFO", "CONSUMER.LIST")]
     asks = [names.driver_host_subject(spec.stream, "*"), names.driver_subject(spec.stream, "*", ">")]
     asks += _asks_for_runs(spec) if _has_runs(spec) else []
+    asks += carries_claims(spec.claims.store) if spec.claims else []
     return [entrypoint, f"{entrypoint}.>", names.cancel_subject(spec.stream), *looks, *asks, *watches_presence()]
 
 

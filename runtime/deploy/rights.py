@@ -53,6 +53,13 @@ def carries_bodies(store: str) -> list[str]:
     return [*makes(f"OBJ_{store}"), *watches(f"OBJ_{store}"), f"$O.{store}.>"]
 
 
+def carries_claims(store: str) -> list[str]:
+    """Return what putting and fetching payloads takes that are larger than a message, in a store that others make."""
+    stream = f"OBJ_{store}"
+    # Purging: whoever replaces an object, or breaks off, removes what it had stored.
+    return [*reads(stream), f"$JS.API.STREAM.PURGE.{stream}", f"$O.{store}.>"]
+
+
 def calls_models(cluster: str) -> list[str]:
     """Return what seeing the models of a cluster, and asking all of them, takes."""
     # Names and infos are the owner's to change.

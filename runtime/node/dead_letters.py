@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from runtime.bus.base import Publisher
-from runtime.bus.dead_letters import store_dead_letter
+from runtime.bus.dead_letters import LetterClaims, store_dead_letter
 from runtime.deadletter import Attempt, DeadLetter, attempts_from_header
 from runtime.node.settle import describe, text_of
 from runtime.node.work import Work
@@ -30,12 +30,23 @@ class RemoteTraceback(Exception):
 class DeadLetters:
     """Stores dead letters in the workflow's own stream for them; with `keep` False it only logs."""
 
-    def __init__(self, publisher: Publisher, *, stream: str, node: str, handler_version: str, keep: bool) -> None:
+    def __init__(
+        self,
+        publisher: Publisher,
+        *,
+        stream: str,
+        node: str,
+        handler_version: str,
+        keep: bool,
+        claims: LetterClaims | None = None,
+    ) -> None:
+        """claims: keeps payloads that are larger than a message; without it they are left out."""
         self._publisher = publisher
         self._stream = stream
         self._node = node
         self._handler_version = handler_version
         self._keep = keep
+        self._claims = claims
 
     async def store(self, work: Work, reason: str, failure: BaseException, attempts: list[Attempt]) -> None:
         """Store one message with everything about its end; returns once it is stored. Raises BusError."""
@@ -69,7 +80,9 @@ class DeadLetters:
             path=work.path,
         )
         message_id = names.dead_letter_id(self._node, work.origin, work.redrive, work.path)
-        await store_dead_letter(self._publisher, subject, delivery.data, letter, message_id=message_id)
+        await store_dead_letter(
+            self._publisher, subject, delivery.data, letter, message_id=message_id, claims=self._claims
+        )
 
 
 def user_traceback(failure: BaseException) -> str:

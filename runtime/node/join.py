@@ -121,6 +121,12 @@ class Joins:
         return message.headers[header]
 
     def _part_of(self, work: Work) -> Part:
+        """Return the delivery as a part. Raises MessageTooLargeError for one that no entry of the bucket could hold."""
+        if (claim := work.message.claim) is not None:
+            raise MessageTooLargeError(
+                f"a part has {claim.size:,} bytes, and all parts of a set together have to fit into one message; send"
+                " less, or the key of an object"
+            )
         subject = names.unpartitioned_subject(names.source_subject(work.delivery.subject))
         return Part(
             name=self._spec.parts[subject],

@@ -270,6 +270,11 @@ class FusedOutputs(Outputs):
         self._handed = frozenset(hand_over.subjects)
         self._stored = hand_over.stored
 
+    async def _claim(self, subject: str, data: bytes, kind: MessageType, message_id: str, *, is_answer: bool) -> bytes:
+        if self._link is not None and subject in self._handed and not self._stored and kind not in _EARLY:
+            return data  # which does not leave this process
+        return await super()._claim(subject, data, kind, message_id, is_answer=is_answer)
+
     async def _hand_over(
         self, work: Work, subject: str, data: bytes, kind: MessageType, message_id: str, confirm: Confirm
     ) -> None:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from runtime.bus.base import Publisher, Reader
+from runtime.bus.claims import Claims
 from runtime.clock import Clock
 from runtime.message import Message
 from runtime.node.cancellations import Cancellations
@@ -23,7 +24,8 @@ class Parts:
     """What a runner works with; `process.py` puts it together, and tests do with the memory bus.
 
     error_subject: where an ERROR goes so that it reaches the exit node. forward_subject: the node's own output.
-    decode: reads an envelope of the runner's wire version.
+    decode: reads an envelope of the runner's wire version. claims: for payloads that lie in an object store; None where
+    `decode` refuses them.
     """
 
     spec: NodeSpec
@@ -42,4 +44,5 @@ class Parts:
     error_subject: str
     forward_subject: str
     decode: Callable[[bytes], Message]
+    claims: Claims | None
     clock: Clock

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import pydantic
 
 from runtime.bus.base import Bus, ConsumerConfig, Reader
+from runtime.bus.dead_letters import LetterClaims
 from runtime.clock import Clock, SystemClock
 from runtime.errors import SettingsError
 from runtime.node import bare
@@ -36,6 +37,7 @@ from runtime.node.work import Outputs
 from runtime.settings import NodeSettings
 from runtime.spec import names
 from runtime.spec.batching import BatchingSpec
+from runtime.spec.claims import letter_claims_store
 from runtime.spec.edges import JsonSchema
 from runtime.spec.node import DEFAULT_ASYNC_CONCURRENCY, NodeSpec
 from runtime.stores.base import DocumentStore, PointStore
@@ -153,6 +155,7 @@ class NodeProcess:
                     node=settings.node,
                     handler_version=spec.handler_version or settings.version_id,
                     keep=spec.keep_dead_letters,
+                    claims=self._letter_claims(),
                 ),
                 history=await self._open_history(),
                 gate=gate,
@@ -163,6 +166,7 @@ class NodeProcess:
                 error_subject=self._version.error_subject,
                 forward_subject=settings.output,
                 decode=self._version.decode,
+                claims=self._version.claims,
                 clock=self._clock,
             )
         )
@@ -259,6 +263,12 @@ class NodeProcess:
             outputs=outputs,
             logger=logging.getLogger(f"{settings.version}-{settings.node}"),
         )
+
+    def _letter_claims(self) -> LetterClaims | None:
+        claims = self.spec.claims
+        if claims is None:
+            return None
+        return LetterClaims(self._bus, claims.store, letter_claims_store(self._settings.stream), self._clock)
 
     async def _open_history(self) -> History:
         """Planned runners share their record of failed attempts, and of waits; a bare one has neither."""

@@ -1,7 +1,7 @@
 """One message, from subscribe to ack. The numbered steps are those of `docs/architecture.md`.
 
     1. take     a free slot waits for a delivery                         _slot
-    2. decode   a failure is a dead letter, never a retry                _decode
+    2. decode   a failure is a dead letter, never a retry                _read, _decode
     3. handle   under the node's timeout, one fresh context each         _handle
     4. publish  every output under its deterministic id                  _emit
     5. settle   when the last PubAck is in: exactly one of ack,          _finish, _settle_failure
@@ -140,6 +140,9 @@ class Runner:
         work = Work(delivery, reader, self._finish)
         failure: BaseException | None = None
         try:
+            self._read(work)
+            if work.message.claim is not None:
+                await self._fetch_payload(work, slot)
             call = self._decode(work)
             if call is None:
                 await self._pass_along(work)
@@ -165,8 +168,8 @@ class Runner:
 
     # --- 2. decode ---
 
-    def _decode(self, work: Work) -> tuple[HandlerFunction, Any] | None:
-        """Return the function to call and its data, None for a message that only passes. Raises DecodeError, Drop."""
+    def _read(self, work: Work) -> None:
+        """Read the envelope. Raises DecodeError, and Drop for a request that was cancelled."""
         if work.failure is not None:
             raise work.failure
         work.message = message = self._parts.decode(work.delivery.data)
@@ -176,6 +179,20 @@ class Runner:
             work.message = message = message._replace(deadline_ms=0)
         if self._parts.cancellations:
             self._parts.cancellations.check(work)
+
+    async def _fetch_payload(self, work: Work, slot: asyncio.Task[None]) -> None:
+        """Get a payload that lies in an object store, within the handler's time. Raises as `Claims.fetch` does."""
+        assert self._parts.claims is not None and work.message.claim is not None, "read by `decode` of the parts"
+        work.start(self._clock.monotonic(), self._timeout_s)
+        self._running[slot] = work
+        try:
+            work.message = work.message._replace(payload=await self._parts.claims.fetch(work.message.claim))
+        finally:
+            self._running[slot] = None
+
+    def _decode(self, work: Work) -> tuple[HandlerFunction, Any] | None:
+        """Return the function to call and its data, None for a message that only passes. Raises DecodeError."""
+        message = work.message
         if message.type is not _OK and self._passes(message):
             return None
         function = self._parts.handler.select(message.from_node)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from runtime import wire, wire_v1
 from runtime.bus.base import Bus, Publisher
+from runtime.bus.claims import Claims
 from runtime.clock import Clock
 from runtime.message import Message
 from runtime.node.atomic import AtomicOutputs
@@ -22,9 +23,14 @@ from runtime.stores.base import PointStore
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WireVersion:
-    """The parts of one runner for its wire version. error_subject: where an ERROR goes that is to reach the caller."""
+    """The parts of one runner for its wire version.
+
+    error_subject: where an ERROR goes that is to reach the caller. claims: for payloads that are larger than a message,
+    None where there is nothing for them.
+    """
 
     decode: Callable[[bytes], Message]
+    claims: Claims | None
     outputs: Outputs
     metrics: NodeMetrics
     error_subject: str
@@ -40,6 +46,7 @@ def first_version(
 
     return WireVersion(
         decode=decode,
+        claims=None,
         outputs=FirstVersionOutputs(
             bus,
             publisher,
@@ -65,8 +72,13 @@ def second_version(
     clock: Clock,
 ) -> WireVersion:
     """Return the parts for KRE's second version, which is ours. channels: the declared ones, None for any."""
+    claims = _claims(settings, spec, bus, clock)
+    decode = functools.partial(
+        wire.decode, max_inflated_bytes=settings.max_inflated_bytes, takes_claims=claims is not None
+    )
     return WireVersion(
-        decode=functools.partial(wire.decode, max_inflated_bytes=settings.max_inflated_bytes),
+        decode=decode,
+        claims=claims,
         outputs=_way_out(spec)(
             bus,
             publisher,
@@ -77,10 +89,18 @@ def second_version(
             channels=channels,
             own_fields=bool(settings.node_spec),
             partitioned=spec.partitioned,
+            claims=claims,
         ),
         metrics=NodeMetrics(points, clock, _tags(settings), every_call=not settings.node_spec),
         error_subject=spec.error_subject or settings.output,
     )
+
+
+def _claims(settings: NodeSettings, spec: NodeSpec, bus: Bus, clock: Clock) -> Claims | None:
+    if spec.claims is None:  # among KRE's programs, which would see an empty payload
+        return None
+    room_bytes = spec.claims.room_bytes
+    return Claims(bus, spec.claims.store, clock, room_bytes=room_bytes, max_bytes=settings.max_claim_bytes)
 
 
 def _way_out(spec: NodeSpec) -> type[Outputs]:

@@ -10,10 +10,12 @@ from typing import Any, NamedTuple, Protocol
 
 from runtime import wire
 from runtime.bus.base import Bus, Confirm, Delivery, Publisher, Reader
+from runtime.bus.claims import Claims
 from runtime.errors import BusError, ContextError, DecodeError
 from runtime.message import Message, MessageType, Payload, ReplyOutcome
 from runtime.node.settle import describe
 from runtime.spec import hops, names
+from runtime.spec.claims import claim_object
 from runtime.spec.node import Partitions
 
 # Mark in the message id, so that an early reply and an output of the same number differ.
@@ -61,8 +63,8 @@ class Work:
         "replied",
         "run_s",
         "saves",
-        "state",
         "started_s",
+        "state",
         "timeout_s",
         "wait_s",
     )
@@ -116,13 +118,10 @@ class Work:
 
     def start(self, now_s: float, timeout_s: float | None) -> None:
         """The handler begins, and has `timeout_s` seconds (None: no limit)."""
+        self.started_s = now_s
         self.timeout_s = timeout_s
         self.ends_s = None if timeout_s is None else now_s + timeout_s
 
-        self.started_s = now_s
-    def progress(self, now_s: float) -> None:
-        """The handler says that it goes on: ack wait and timeout start anew. Nothing once it was given up."""
-        if self.handled:
     def begin_again(self) -> None:
         """The handler is called anew within this delivery: what it sends and saves has the ids of the call before."""
         self.outputs = self.saves = 0
@@ -130,6 +129,9 @@ class Work:
         if self.held is not None:
             self.held.clear()
 
+    def progress(self, now_s: float) -> None:
+        """The handler says that it goes on: ack wait and timeout start anew. Nothing once it was given up."""
+        if self.handled:
             return
         self.reader.keep_alive(self.delivery)
         if self.timeout_s is not None:
@@ -175,10 +177,12 @@ class Outputs:
         channels: frozenset[str] | None,
         own_fields: bool = True,
         partitioned: Mapping[str, Partitions] = NO_PARTITIONS,
+        claims: Claims | None = None,
     ) -> None:
         """own_fields: False among KRE's programs, for which an output has no field of ours that its input had not.
 
-        partitioned: by subject, the outputs that somebody reads in order.
+        partitioned: by subject, the outputs that somebody reads in order. claims: for payloads that are larger than a
+        message; without it they are refused.
         """
         self.node = node
         self.stream = stream
@@ -189,6 +193,7 @@ class Outputs:
         self._channels = channels
         self._own_fields = own_fields
         self._partitioned = partitioned
+        self._claims = claims
 
     @property
     def is_exit(self) -> bool:
@@ -261,7 +266,10 @@ class Outputs:
     def forward(self, work: Work, subject: str) -> Awaitable[None]:
         """Publish the input's bytes unchanged: an ERROR or an early answer on its way to the exit node."""
         answers = self.is_exit and bool(work.message.reply_to)
-        return self._publish(work, subject, work.delivery.data, work.message.type, answers=answers, closes=True)
+        data = work.delivery.data
+        if work.message.claim is not None:  # each message has an object of its own, which goes when it is done
+            data = wire.encode(work.message._replace(claim=None))
+        return self._publish(work, subject, data, work.message.type, answers=answers, closes=True)
 
     def close_reply(self, work: Work) -> None:
         """Tell a caller who has not been told the outcome yet that there is nothing more to come."""
@@ -286,7 +294,10 @@ class Outputs:
         """answers: the caller gets the output, too. closes: it is the last thing that he hears of."""
         if self._partitioned and (partitions := self._partitioned.get(subject)):
             subject = partitions.subject(subject, work.message.state_id, work.message.request_id)
-        data = self._fit(data, self._publisher.limit_bytes)
+        limit_bytes = self._publisher.limit_bytes
+        is_claimed = self._claims is not None and len(data) > limit_bytes - wire.HEADER_ROOM_BYTES
+        if not is_claimed:
+            data = self._fit(data, limit_bytes)
         # One ERROR ends a message, however many outputs the attempt before it had sent.
         number = 0 if kind is MessageType.ERROR else work.outputs
         work.outputs += 1
@@ -294,15 +305,26 @@ class Outputs:
         message_id = names.message_id(
             self.node, work.origin, number, mark=mark, redrive=work.redrive, path=work.path
         )
-        confirm: Confirm = work.confirmed
-        if answers or stored is not None:
-            confirm = self._answering(work, data if answers else None, closes, stored)
         work.outstanding += 1
         try:
+            if is_claimed:
+                data = await self._claim(subject, data, kind, message_id, is_answer=answers)
+            confirm: Confirm = work.confirmed
+            if answers or stored is not None:
+                confirm = self._answering(work, data if answers else None, closes, stored)
             await self._hand_over(work, subject, data, kind, message_id, confirm)
         except BaseException:
             work.outstanding -= 1
             raise
+
+    async def _claim(self, subject: str, data: bytes, kind: MessageType, message_id: str, *, is_answer: bool) -> bytes:
+        """Return what to publish for an envelope that is too large. Raises as `Claims.fit` does."""
+        assert self._claims is not None, "asked before"
+        return await self._claims.fit(
+            data,
+            self._publisher.limit_bytes,
+            lambda digest: claim_object(subject, message_id, digest, is_answer=is_answer),
+        )
 
     def _hand_over(
         self, work: Work, subject: str, data: bytes, kind: MessageType, message_id: str, confirm: Confirm

@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from runtime.spec.claims import ClaimsSpec
 from runtime.spec.node import Frozen, Partitions
 
 
@@ -45,7 +46,8 @@ class ManagerSpec(Frozen):
     any. buckets: each bucket with the values that the workflow file has for it. applied_bucket: see
     `names.applied_bucket`. aging_buckets: of states and joins, each with the seconds that an entry is kept after it
     was written last, 0 for ever. entrypoint: how requests are to be published, None for one without partitions.
-    atomic: some node publishes in batches.
+    atomic: some node publishes in batches. claims: what senders of requests are told of large payloads; those of done
+    messages are removed.
     """
 
     stream: str
@@ -63,3 +65,4 @@ class ManagerSpec(Frozen):
     entrypoint: Partitions | None = None
     object_stores: tuple[ObjectStoreSpec, ...] = ()
     atomic: bool = False
+    claims: ClaimsSpec | None = None

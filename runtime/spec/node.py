@@ -12,6 +12,7 @@ from pydantic import Field
 from runtime.spec import names
 from runtime.spec.batch import BatchSpec
 from runtime.spec.batching import BatchingSpec
+from runtime.spec.claims import ClaimsSpec
 from runtime.spec.frozen import Frozen as Frozen
 
 # Seconds that one delivery may take on a node that says nothing about `timeout`.
@@ -179,6 +180,8 @@ class NodeSpec(Frozen):
     # The handler gets lists of messages; `concurrency` counts calls.
     batching: BatchingSpec | None = None
     join: JoinSpec | None = None
+    # Where payloads lie that are larger than a message; None for a node that neither sends nor takes any.
+    claims: ClaimsSpec | None = None
     # All outputs of one delivery are stored together, or none.
     atomic: bool = False
     # Set on a node of such a kind, which has no handler of the user's.

@@ -14,6 +14,7 @@ from runtime.deploy.plan import Target, handler_versions, plan
 from runtime.deploy.process import Process
 from runtime.deploy.wiring import error_source
 from runtime.errors import ConfigError
+from runtime.spec.claims import ClaimsSpec
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
 from runtime.spec.model import AlgorithmRunner, Driver, Node, ObjectStore, Order, Source, State, Stream, Workflow
@@ -115,6 +116,7 @@ def test_the_node_spec_carries_what_the_file_says() -> None:
         error_subject="local_v1_triage.score",
         keep_dead_letters=False,
         handler_version="abc123",
+        claims=ClaimsSpec(store="local_v1_triage_claims", room_bytes=1024**3),
     )
 
 
@@ -206,6 +208,11 @@ def test_the_manager_is_told_all_that_the_workflow_has_on_nats() -> None:
             "key-store_local_v1_triage_score": {"threshold": "0.7"},
         },
         applied_bucket="applied_local_v1_triage",
+        object_stores=(
+            ObjectStoreSpec(name="local_v1_triage_claims", keep_s=0, max_bytes=5000),
+            ObjectStoreSpec(name="local_v1_triage_dlq_claims", keep_s=90, max_bytes=0),
+        ),
+        claims=ClaimsSpec(store="local_v1_triage_claims", room_bytes=2500),
     )
 
 
@@ -224,7 +231,7 @@ def test_a_node_is_told_its_object_store_and_the_manager_all_of_them() -> None:
 
     stores = [settings_of(flow, name).object_store for name in ("clean", "ocr", "label")]
     assert stores == ["", "local_v1_triage_pages", "local_v1_weights"]
-    assert spec.object_stores == (
+    assert spec.object_stores[:2] == (
         ObjectStoreSpec(name="local_v1_triage_pages", keep_s=60, max_bytes=5000),
         ObjectStoreSpec(name="local_v1_weights", keep_s=0, max_bytes=1024**3),
     )
