@@ -190,6 +190,14 @@ def native_kind(annotation: Any) -> Native | None:
     return next((native for found, native in _loaded_classes() if found is kind), None)
 
 
+def annotated_dtype(annotation: Any) -> str:
+    """Return the name of the dtype that an annotation asks for, `float32`; "" for several, and for no array."""
+    if native_kind(annotation) is not Native.ARRAY:
+        return ""
+    name: str = _codec(Native.ARRAY).dtype_name(annotation)
+    return name
+
+
 def describe(payload: bytes) -> str:
     """Return a line about a native value: `Array float32 (3, 224, 224), 602,112 bytes`; "" for any other payload.
 

@@ -88,6 +88,14 @@ def scalar_types(annotation: Any) -> tuple[type, ...]:
     return known if len(known) == len(kinds) else ()
 
 
+def dtype_name(annotation: Any) -> str:
+    """Return the name of the one dtype that an annotation allows, `float32`; "" for several."""
+    kinds = scalar_types(annotation)
+    if len(kinds) != 1 or kinds[0].__subclasses__():  # numpy.floating stands for all of its kind
+        return ""
+    return str(numpy.dtype(kinds[0]).name)
+
+
 def json_form(array: "numpy.ndarray[Any, Any]") -> Any:
     """Return an array as lists, times as texts. Raises TypeError for one without a form in JSON: complex, bytes."""
     if array.dtype.kind not in _JSON_KINDS:

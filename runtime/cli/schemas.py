@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from runtime.spec.edges import EdgeType, HandlerTypes, JsonSchema
+from runtime.spec.edges import HandlerTypes, edge_schema
 from runtime.spec.model import Workflow
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
@@ -29,12 +29,3 @@ def _node(types: HandlerTypes | None) -> dict[str, Any]:
         **({"requests": requests} if requests else {}),
         **({"channels": channels} if channels else {}),
     }
-
-
-def edge_schema(edge: EdgeType) -> JsonSchema:
-    """Return the schema of one side of an edge. Bytes and protobuf messages are no JSON, and are named."""
-    if edge.kind == "bytes":
-        return {"type": "string", "format": "binary"}
-    if edge.kind == "protobuf":
-        return {"title": edge.message, "description": "A protobuf message", "format": "protobuf"}
-    return edge.json_schema

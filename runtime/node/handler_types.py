@@ -17,8 +17,9 @@ from google.protobuf.message import Message
 
 from runtime import errors
 from runtime.node.handler import LoadedHandler
+from runtime.payload import annotated_dtype, native_kind
 from runtime.spec import names
-from runtime.spec.edges import EdgeType, HandlerTypes, JsonSchema
+from runtime.spec.edges import NATIVE_KINDS, EdgeType, HandlerTypes, JsonSchema, edge_schema
 from runtime.spec.type_schema import type_schema
 
 UNKNOWN = EdgeType(kind="unknown")
@@ -59,7 +60,7 @@ def handler_types(loaded: LoadedHandler) -> HandlerTypes:
 def told_schemas(loaded: LoadedHandler, *, takes_requests: bool, exit_channel: str | None) -> dict[str, JsonSchema]:
     """Return what a node tells drivers: the JSON Schemas `inputs`, if it takes requests, and `outputs`, if it answers.
 
-    One that says nothing, or takes something else than JSON, is left out.
+    One that says nothing, or takes bytes or protobuf messages, is left out.
     """
     declared = handler_types(loaded)
     told = {"inputs": declared.input_from(names.ENTRYPOINT)} if takes_requests else {}
@@ -67,7 +68,7 @@ def told_schemas(loaded: LoadedHandler, *, takes_requests: bool, exit_channel: s
         told["outputs"] = declared.output or UNKNOWN
     elif exit_channel is not None:
         told["outputs"] = (declared.channels or {}).get(exit_channel, UNKNOWN)
-    return {what: edge.json_schema for what, edge in told.items() if edge.json_schema}
+    return {what: edge_schema(edge) for what, edge in told.items() if edge.json_schema or edge.kind in NATIVE_KINDS}
 
 
 def input_type(function: Callable[..., Any]) -> EdgeType:
@@ -104,6 +105,8 @@ def edge_type(annotation: Any, mode: Literal["validation", "serialization"]) -> 
         return EdgeType(kind="protobuf", message=annotation.DESCRIPTOR.full_name)
     if annotation is bytes:
         return EdgeType(kind="bytes")
+    if (native := native_kind(annotation)) is not None:
+        return EdgeType(kind=native.value, dtype=annotated_dtype(annotation))
     with contextlib.suppress(pydantic.errors.PydanticUserError, TypeError):
         return EdgeType(kind="json", json_schema=type_schema(annotation, mode))
     return UNKNOWN

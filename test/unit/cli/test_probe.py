@@ -5,12 +5,16 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
 import pytest
 from google.protobuf import any_pb2, struct_pb2
 from google.protobuf.message import Message
 from pydantic import BaseModel, Field
 
-from runtime import errors
+from runtime import File, errors
 from runtime.cli.probe import Wanted, probe
 from runtime.node.handler_types import input_type, output_type
 from runtime.spec.edges import EdgeType
@@ -45,6 +49,14 @@ def returning(annotation: Any) -> Callable[..., Any]:
         (str, TEXT),
         ("str", TEXT),
         (bytes, EdgeType(kind="bytes")),
+        (np.ndarray, EdgeType(kind="array")),
+        (npt.NDArray[np.float32], EdgeType(kind="array", dtype="float32")),
+        (npt.NDArray[np.floating], EdgeType(kind="array")),
+        (npt.NDArray[np.uint8 | np.int8], EdgeType(kind="array")),
+        (pa.Table, EdgeType(kind="table")),
+        (pa.RecordBatch, EdgeType(kind="table")),
+        (pd.DataFrame, EdgeType(kind="table")),
+        (File, EdgeType(kind="file")),
         (struct_pb2.Struct, EdgeType(kind="protobuf", message="google.protobuf.Struct")),
         (any_pb2.Any, EdgeType(kind="raw")),
         (Message, EdgeType(kind="raw")),
@@ -64,6 +76,8 @@ def test_input_is_the_annotation_of_the_second_parameter(annotation: Any, expect
         (str | None, TEXT),
         (str | errors.Reject | errors.Drop | errors.Retry, TEXT),
         (list[str], TEXT),
+        (list[npt.NDArray[np.float32]], EdgeType(kind="array", dtype="float32")),
+        (File | None, EdgeType(kind="file")),
         (Iterator[str], TEXT),
         (AsyncIterator[str] | None, TEXT),
         (None, None),

@@ -5,7 +5,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, ConfigDict, TypeAdapter
 
-from runtime.spec.edges import EdgeType, HandlerTypes, Verdict, compare, part_type
+from runtime.spec.edges import EdgeType, HandlerTypes, Verdict, compare, edge_schema, part_type
 
 
 class Full(BaseModel):
@@ -127,10 +127,44 @@ def test_a_mapping_without_known_fields_is_unchecked() -> None:
         ("bytes", "bytes", Verdict()),
         ("json", "bytes", Verdict("it is JSON and bytes here")),
         ("bytes", "json", Verdict("it is bytes and JSON here")),
+        ("array", "json", Verdict("it is an array and JSON here")),
+        ("json", "table", Verdict("it is JSON and a table here")),
+        ("file", "bytes", Verdict("it is a file and bytes here")),
+        ("bytes", "file", Verdict()),
+        ("array", "array", Verdict()),
+        ("table", "table", Verdict()),
+        ("file", "unknown", Verdict(checked=False)),
     ],
 )
 def test_kinds(sent: Any, read: Any, expected: Verdict) -> None:
     assert compare(EdgeType(kind=sent), EdgeType(kind=read)) == expected
+
+
+@pytest.mark.parametrize(
+    ("sent", "read", "expected"),
+    [
+        ("float32", "float32", Verdict()),
+        ("float32", "", Verdict()),
+        ("", "float32", Verdict(checked=False)),
+        ("float64", "float32", Verdict("it is an array of float64 and an array of float32 here")),
+    ],
+)
+def test_arrays_fit_by_their_dtype(sent: str, read: str, expected: Verdict) -> None:
+    assert compare(EdgeType(kind="array", dtype=sent), EdgeType(kind="array", dtype=read)) == expected
+
+
+@pytest.mark.parametrize(
+    ("edge", "expected"),
+    [
+        (EdgeType(kind="array", dtype="uint8"), {"description": "An array of uint8", "format": "array"}),
+        (EdgeType(kind="table"), {"description": "A table", "format": "table"}),
+        (EdgeType(kind="file"), {"description": "A file", "format": "file"}),
+        (EdgeType(kind="bytes"), {"type": "string", "format": "binary"}),
+        (EdgeType(kind="unknown"), {}),
+    ],
+)
+def test_what_is_no_json_is_named_in_schemas(edge: EdgeType, expected: Any) -> None:
+    assert edge_schema(edge) == expected
 
 
 def test_protobuf_messages_fit_by_their_full_name() -> None:
