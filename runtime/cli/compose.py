@@ -8,6 +8,9 @@ import typer
 
 from runtime.cli.options import PickOption
 
+# What docker/Dockerfile and Dockerfile.cuda are built as: docs/images.md.
+IMAGE, CUDA_IMAGE = "krt", "krt:cuda"
+
 HEADER = "# Printed by `krt compose`: print it anew instead of editing it."
 
 
@@ -19,7 +22,16 @@ def register(app: typer.Typer) -> None:
 def compose(
     path: Annotated[Path, typer.Argument(metavar="[DIR]", help="A workflow's folder, or its file.")] = Path("."),
     workflow: PickOption = "",
-    image: Annotated[str, typer.Option("--image", metavar="NAME", help="Image of the processes.")] = "krt",
+    image: Annotated[str, typer.Option("--image", metavar="NAME", help="Image of the processes. [krt]")] = "",
+    gpu_image: Annotated[
+        str,
+        typer.Option("--gpu-image", metavar="NAME", help="Of those with GPUs. [that of --image, else krt:cuda]"),
+    ] = "",
+    gpus: Annotated[
+        str,
+        typer.Option("--gpus", metavar="IDS", help="GPUs to give out: 0,1 or UUIDs, or none. [from 0 on]"),
+    ] = "",
+    share_gpus: Annotated[bool, typer.Option("--share-gpus", help="Let processes share too few GPUs.")] = False,
     runtime_id: Annotated[str, typer.Option("--runtime", metavar="NAME", help="First part of the names.")] = "local",
     mongo_uri: Annotated[
         str, typer.Option("--mongo-uri", metavar="URI", help="Keep documents in this MongoDB, not in one of the file.")
@@ -50,7 +62,10 @@ def compose(
     for problem in loaded.report.problems:
         typer.echo(str(problem), err=True)
     options = ComposeOptions(
-        image=image,
+        image=image or IMAGE,
+        gpu_image=gpu_image or image or CUDA_IMAGE,
+        gpus=gpus.strip(),
+        share_gpus=share_gpus,
         folder=_from_here(loaded.workflow.folder),
         runtime_id=runtime_id,
         mongo_uri=mongo_uri,

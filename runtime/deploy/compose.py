@@ -6,13 +6,14 @@ A text of the file in which compose finds `$` is a reference to a variable; ever
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
 from runtime.deploy import compose_servers
 from runtime.deploy.compose_drivers import ADVERTISED, ALL_ADDRESSES, driver_keys, with_ports
+from runtime.deploy.compose_resources import Devices, containers_of, resource_keys
 from runtime.deploy.compose_servers import INFLUX, MONGO, NATS
 from runtime.deploy.drivers import process_name
 from runtime.deploy.plan import SERVICE_STAGE, Target, plan, runner_process_name
@@ -48,11 +49,15 @@ class ComposeOptions:
 
     folder: the workflow's, relative to the compose file. mongo_uri, influx_uri: "" for a server in the file; a server
     that runs elsewhere, perhaps with references (`${NAME}`); or a SQLite file below `DATA_FOLDER`, which all containers
-    share.
+    share. gpu_image: of processes with GPUs, "" for `image`. gpus: ids of those that the engine has, "" for 0, 1 and so
+    on, or `none`. share_gpus: let processes share too few.
     """
 
     image: str
     folder: str
+    gpu_image: str = ""
+    gpus: str = ""
+    share_gpus: bool = False
     runtime_id: str = "local"
     mongo_uri: str = ""
     influx_uri: str = ""
@@ -70,12 +75,17 @@ def compose_file(workflow: Workflow, options: ComposeOptions) -> dict[str, Any]:
     secrets = {chain[0].name: frozenset(name for node in chain for name in node.secrets) for chain in workflow.chains}
     secrets |= {name: frozenset(driver.secrets) for name, driver in drivers.items()}
     secrets |= {runner_process_name(runner.name): frozenset(runner.secrets) for runner in workflow.algorithms}
-    for process in plan(workflow, _target(workflow, options)):
+    processes = plan(workflow, _target(workflow, options))
+    devices = Devices(processes, options.gpus, sharing=options.share_gpus)
+    for process in processes:
         needs = [server for server in waited_for if VARIABLES[server] in process.environment]
-        services[process.name] = _service(process, options, secrets.get(process.name, frozenset()), needs)
-        if driver := drivers.get(process.name):
-            services[process.name] |= driver_keys(driver)
-            services[process.name]["environment"]["KRT_ADVERTISE_ADDRESS"] = ADVERTISED
+        for container in containers_of(process):
+            gpus = devices.take(container)
+            service = _service(container, options, secrets.get(process.name, frozenset()), needs, gpus)
+            if driver := drivers.get(process.name):
+                service |= driver_keys(driver)
+                service["environment"]["KRT_ADVERTISE_ADDRESS"] = ADVERTISED
+            _add(services, container.name, service)
     return {"name": workflow.name, "services": services, "volumes": _named_volumes(services)}
 
 
@@ -83,6 +93,12 @@ def _check_names(workflow: Workflow, servers: Collection[str]) -> None:
     for node in workflow.nodes:
         if node.name in servers:
             raise ConfigError(f'node "{node.name}" is called like a server of the compose file; give it another name')
+
+
+def _add(services: dict[str, Any], name: str, service: dict[str, Any]) -> None:
+    if name in services:
+        raise ConfigError(f'two services of the compose file are called "{name}"; give the node another name')
+    services[name] = service
 
 
 def _check_uri(option: str, uri: str, schemes: tuple[str, ...]) -> None:
@@ -134,11 +150,11 @@ def _servers(options: ComposeOptions) -> dict[str, Any]:
 
 
 def _service(
-    process: Process, options: ComposeOptions, secrets: Collection[str], needs: Collection[str]
+    process: Process, options: ComposeOptions, secrets: Collection[str], needs: Collection[str], gpus: Sequence[str]
 ) -> dict[str, Any]:
-    """Return the container of a process. needs: the servers of the file that it uses."""
+    """Return the container of a process. needs: the servers of the file that it uses. gpus: ids of its own."""
     service: dict[str, Any] = {
-        "image": options.image,
+        "image": options.gpu_image if gpus and options.gpu_image else options.image,
         "command": list(process.arguments),
         "environment": _variables(process, secrets),
         # For a quiet start only: every process waits for its servers by itself, whenever they are away.
@@ -150,6 +166,8 @@ def _service(
         service["volumes"] = volumes
     if process.replicas > 1:
         service["scale"] = process.replicas
+    if resources := resource_keys(process.resources, gpus):
+        service["deploy"] = {"resources": resources}
     return service
 
 

@@ -50,7 +50,7 @@ class GpuPool:
         if self._sharing or not self._gpus:
             return
         trial, wanted = GpuPool(self.found), _amounts(processes)
-        if all(trial._try_to_lend(name, amount) for name, amount in wanted.items()):
+        if all(trial._try_to_take(name, amount) for name, amount in wanted.items()):
             return
         listed = ", ".join(f"{name} {amount:g}" for name, amount in wanted.items())
         raise ConfigError(
@@ -64,14 +64,17 @@ class GpuPool:
             return {}
         if not self._gpus:
             return {**dict.fromkeys(GPU_VARIABLES, ""), SHARE_VARIABLE: "0"}
-        if not self._try_to_lend(replica, amount):
+        visible = ",".join(str(gpu.index) for gpu in self.take(replica, amount))
+        return {**ORDER, CUDA_VARIABLE: visible, SHARE_VARIABLE: share_of_each(amount)}
+
+    def take(self, replica: str, amount: float) -> tuple[Gpu, ...]:
+        """Return the GPUs that a replica has from now on."""
+        if not self._try_to_take(replica, amount):
             if not self._sharing:
                 # Enough in sum, as `check` has found, but what goes on running has split it up.
                 log.warning("%s shares its GPU with others until the next start", replica, extra={"action": "gpu"})
-            self._lend_least_used(replica, amount)
-        gpus, part = self._loans[replica]
-        shown = ",".join(str(gpu.index) for gpu in gpus)
-        return {**ORDER, CUDA_VARIABLE: shown, SHARE_VARIABLE: f"{part / WHOLE:g}"}
+            self._take_least_used(replica, amount)
+        return self._loans[replica].gpus
 
     def give_back(self, replica: str) -> None:
         """Take back what a replica has, if it has anything."""
@@ -91,8 +94,8 @@ class GpuPool:
     def _gpus(self) -> tuple[Gpu, ...]:
         return self.found.gpus if self.found else ()
 
-    def _try_to_lend(self, replica: str, amount: float) -> bool:
-        """Lend the first GPUs that have as much room, if there are enough."""
+    def _try_to_take(self, replica: str, amount: float) -> bool:
+        """Take the first GPUs that have as much room, if there are enough."""
         count, part = _whole_and_part(amount)
         with_room = [gpu for gpu in self._gpus if self._used(gpu) + part <= WHOLE]
         if len(with_room) < count:
@@ -100,7 +103,7 @@ class GpuPool:
         self._loans[replica] = _Loan(tuple(with_room[:count]), part)
         return True
 
-    def _lend_least_used(self, replica: str, amount: float) -> None:
+    def _take_least_used(self, replica: str, amount: float) -> None:
         count, part = _whole_and_part(amount)
         self._loans[replica] = _Loan(tuple(sorted(self._gpus, key=self._used)[:count]), part)
 
@@ -148,7 +151,12 @@ def with_gpu_variables(processes: Sequence[Process]) -> list[Process]:
 def _variables(process: Process) -> dict[str, str]:
     if not process.resources.gpu:
         return dict.fromkeys(GPU_VARIABLES, "")
-    return {SHARE_VARIABLE: f"{min(process.resources.gpu, 1):g}"}
+    return {SHARE_VARIABLE: share_of_each(process.resources.gpu)}
+
+
+def share_of_each(amount: float) -> str:
+    """Return what part of each of its GPUs belongs to a process that asks for so much."""
+    return f"{min(amount, 1):g}"
 
 
 def _whole_and_part(amount: float) -> tuple[int, int]:

@@ -45,6 +45,25 @@ def test_the_image_and_the_runtime_are_those_of_the_options(folder: Path) -> Non
     assert greet["environment"]["KRT_NATS_STREAM"] == "prod_dev_hello"
 
 
+@pytest.mark.parametrize(
+    ("options", "images"),
+    [
+        ([], ("krt", "krt:cuda")),
+        (["--image", "flows:2"], ("flows:2", "flows:2")),
+        (["--image", "flows:2", "--gpu-image", "flows:2-cuda"], ("flows:2", "flows:2-cuda")),
+        (["--gpus", "none"], ("krt", "krt")),
+    ],
+)
+def test_processes_with_gpus_have_the_image_for_them(folder: Path, options: list[str], images: tuple[str, str]) -> None:
+    ocr = ", {name: ocr, handler: handler.py, resources: {gpu: 1}}]"
+    (folder / "workflow.yaml").write_text(WORKFLOW.replace("]", ocr))
+
+    result = CliRunner().invoke(app, ["compose", str(folder), *options])
+
+    services = yaml.safe_load(result.stdout)["services"]
+    assert (services["greet"]["image"], services["ocr"]["image"]) == images
+
+
 def test_warnings_do_not_get_into_the_file(folder: Path) -> None:
     (folder / "workflow.yaml").write_text(WORKFLOW.replace("handler.py}", "handler.py, retry: {attempts: 50}}"))
 
