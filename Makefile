@@ -4,7 +4,8 @@
 # The first interpreter on PATH that is a Python 3.11, or the one given: make PYTHON=/path/to/python3.11
 PYTHON ?= $(shell for python in python3.11 python3 python; do \
 	$$python -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null && echo $$python && break; done)
-# Processes that the tests are spread over, one test file at a time each; 0 runs them in pytest's own process.
+# Processes that the tests are spread over, one test file at a time each, those of the slow layers first, so that all of
+# them end together; 0 runs them in pytest's own process.
 WORKERS ?= 2
 # Passed on to pytest or the benchmark as it is: make test ARGS="-k 'nak or ack' -x"
 ARGS ?=
@@ -31,14 +32,14 @@ all: lint test
 run: $(READY)  ## run the example workflow and send it a few requests
 	$(KRT) run workflows/digits --demo
 
-PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile
+PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test: $(READY)
 	$(PYTEST) --ignore=test/bench --ignore=test/container --ignore=test/browser -m "not attack" $(ARGS)
 
 # Processes and servers that are killed, frozen and filled up at every step of their work.
 attack: $(READY)
-	$(PYTEST) test/integration test/acceptance -m attack $(ARGS)
+	$(PYTEST) test/acceptance test/integration -m attack $(ARGS)
 
 # On the servers of test/docker-compose.yaml where Docker runs, or those that KRT_TEST_* name; it says which.
 integration: $(READY)
