@@ -52,7 +52,7 @@ def probe(folder: Path, handler: str, wanted: Wanted = NOTHING_ELSE) -> Finding:
         if wanted.function:
             load_function(folder, handler, wanted.function)
             return Finding()
-        loaded = load_handler(folder, handler)
+        loaded = load_handler(folder, handler, batched=wanted.batched)
         if wanted.state is not None:
             StateClass.load(wanted.state, loaded)
         if wanted.join is not None:

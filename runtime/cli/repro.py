@@ -131,7 +131,7 @@ def _reproduce(folder: Path, given: _Input, *, debug: bool) -> int:
         raise errors.ConfigError(f'node "{node.name}" (kind {node.kind}) has no handler to run; redrive the message')
     os.environ.update(node.env)
     # Left in place until the end: the debugger imports what the handler does.
-    handler = HandlerModules(workflow.folder.absolute()).load(node.handler)
+    handler = HandlerModules(workflow.folder.absolute()).load(node.handler, batched=node.batching is not None)
     typer.echo(f"{node.name} ({node.handler}) on message {died.sequence} of {died.stream}", err=True)
     started_s = time.perf_counter()
     result = target.run(lambda: _attempt(node, handler, given, workflow.folder))

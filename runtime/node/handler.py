@@ -93,18 +93,24 @@ class LoadedHandler:
 
 
 def load_handler(
-    base: Path, handler_path: str, *, use_annotations: bool = True, first_version: bool = False
+    base: Path,
+    handler_path: str,
+    *,
+    use_annotations: bool = True,
+    first_version: bool = False,
+    batched: bool = False,
 ) -> LoadedHandler:
     """Import and check the module at `base / handler_path`, or a built-in one.
 
     The file's folder becomes the first entry of `sys.path` and `base` the second; the current folder leaves it.
     use_annotations: False for bare runners, whose handlers get the raw `Any` whatever they wrote. first_version: on
     KRE's first wire version `handler` is taken where there are handlers by sender, too, and no handler gets an ERROR.
+    batched: `for_batches` is to read what the handler takes, a list of which no single payload may be.
     Raises HandlerLoadError with file, line and what was expected; nothing of the module is left behind then.
     """
     module, path = load_module(base, handler_path)
     try:
-        return _check(path, module, use_annotations, first_version)
+        return _check(path, module, use_annotations, first_version, batched)
     except HandlerLoadError:
         sys.modules.pop(module.__name__, None)
         raise
@@ -193,8 +199,8 @@ def _describe_import_error(path: Path, error: BaseException) -> str:
 # --- checking ---
 
 
-def _check(path: Path, module: ModuleType, use_annotations: bool, first_version: bool) -> LoadedHandler:
-    make = functools.partial(_function, path, use_annotations=use_annotations)
+def _check(path: Path, module: ModuleType, use_annotations: bool, first_version: bool, batched: bool) -> LoadedHandler:
+    make = functools.partial(_function, path, use_annotations=use_annotations, batched=batched)
     plain = getattr(module, "handler", None)
     default = getattr(module, "default_handler", None)
     custom = getattr(module, "custom_handlers", None)
@@ -234,7 +240,9 @@ def _no_handler(path: Path, module: ModuleType) -> str:
     )
 
 
-def _function(path: Path, name: str, function: Any, arguments: int, *, use_annotations: bool) -> HandlerFunction:
+def _function(
+    path: Path, name: str, function: Any, arguments: int, *, use_annotations: bool, batched: bool
+) -> HandlerFunction:
     where = f"{path}:{_line(function)}"
     expected = f"{name}(ctx, data)" if arguments == 2 else f"{name}(ctx)"
     if not callable(function):
@@ -249,7 +257,7 @@ def _function(path: Path, name: str, function: Any, arguments: int, *, use_annot
     if arguments == 2 and use_annotations:
         annotation = _second_annotation(where, name, function, signature)
         try:
-            decode = decoder_for(annotation)
+            decode = decode_any if batched else decoder_for(annotation)
         except TypeError as error:
             raise HandlerLoadError(f"{where}: the second argument of '{name}': {error}") from error
     return HandlerFunction(function, _kind(function), decode, annotation)

@@ -78,7 +78,7 @@ class _Child:
         root = logging.getLogger()
         root.addHandler(LogForwarder(self._calls))
         root.setLevel(head["log_level"])
-        handler = load_handler(Path(head["base_path"]), head["handler_path"])
+        handler = load_handler(Path(head["base_path"]), head["handler_path"], batched=head["batched"])
         self._handler = handler = for_batches(handler) if head["batched"] else handler
         return {
             "has_default": handler.default is not None,

@@ -37,6 +37,7 @@ def prepare_handler(settings: NodeSettings, spec: NodeSpec) -> MakeHandler:
         settings.handler_path,
         use_annotations=bool(settings.node_spec),
         first_version=settings.wire == "v1",
+        batched=spec.batching is not None,
     )
     if spec.batching is not None:
         handler = for_batches(handler)

@@ -24,9 +24,9 @@ class HandlerModules:
         self._folders: list[str] = []
         self._kept: dict[str, ModuleType] = {}
 
-    def load(self, handler: str) -> LoadedHandler:
+    def load(self, handler: str, *, batched: bool = False) -> LoadedHandler:
         """Import one handler, its path being relative to the folder. Raises HandlerLoadError."""
-        return self.alone([handler], lambda: load_handler(self._folder, handler))
+        return self.alone([handler], lambda: load_handler(self._folder, handler, batched=batched))
 
     def alone(self, files: Sequence[str], load: Callable[[], T]) -> T:
         """Call what loads the code of one node. files: those that it loads, relative to the folder."""

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy
 import pytest
 from google.protobuf import any_pb2, wrappers_pb2
 
 from runtime.errors import DecodeError, HandlerLoadError
+from runtime.node.batching_handler import for_batches
 from runtime.node.handler import CallKind, LoadedHandler, load_handler
 from runtime.payload import encode_value
 from test.support.node import write_handler
@@ -184,6 +186,17 @@ def test_a_bare_runner_ignores_annotations(load: Any) -> None:
     loaded = load("def handler(ctx, data: int): ...", use_annotations=False)
 
     assert isinstance(loaded.default.decode(encode_value(wrappers_pb2.StringValue(value="x"))), any_pb2.Any)
+
+
+def test_a_list_that_no_single_payload_is_can_be_a_batch(load: Any) -> None:
+    source = "import numpy\ndef handler(ctx, data: list[numpy.ndarray]): ..."
+
+    alone = refusal(load, source)
+    function = for_batches(load(source, batched=True)).select("any")
+
+    assert "no payload can be read as list[numpy.ndarray]" in alone
+    assert function is not None
+    assert function.decode(encode_value(numpy.array([1.5, 2.0]))).tolist() == [1.5, 2.0]
 
 
 def test_handlers_are_chosen_by_their_source(load: Any) -> None:
