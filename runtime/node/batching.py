@@ -20,9 +20,12 @@ from runtime.node.batching_context import BatchContext
 from runtime.node.batching_gather import Batch, Gathering, Item, Limits, cost_of
 from runtime.node.batching_handler import results_of
 from runtime.node.batching_limit import TimeLimit
+from runtime.node.batching_tuning import Tuning
 from runtime.node.context import Context, Services
 from runtime.node.handler import CallKind, LoadedHandler
 from runtime.node.metrics import NodeMetrics
+from runtime.node.work import Work
+from runtime.payload import decode_value
 from runtime.spec.batching import BatchingSpec
 from runtime.threads import HandlerThreads
 
@@ -50,6 +53,7 @@ class Batcher:
         """timeout_s: of one call, None for no limit."""
         assert handler.default is not None, "checked when it was loaded"
         self.limits = Limits(spec)
+        self._tuning = Tuning(self.limits, services.configuration, clock)
         self._by = spec.by
         self._handler = handler
         self._function = handler.default
@@ -80,6 +84,10 @@ class Batcher:
         """Messages that wait for others, or for a free call."""
         return self._gathering.waiting
 
+    async def open(self) -> None:
+        """Take the limits that the configuration has, before the first message."""
+        await self._tuning.read()
+
     async def submit(self, context: Context, data: Any) -> Any:
         """Return the result of one message: its value, None for no output, or an outcome; or raise what it fails with.
 
@@ -97,6 +105,7 @@ class Batcher:
 
     def hurry(self) -> None:
         """Let go what has been gathered, and everything from now on: the node takes no more messages."""
+        self._tuning.close()
         self._gathering.hurry()
         self._start_what_is_due(self._clock.monotonic())
 
@@ -109,8 +118,13 @@ class Batcher:
         deadline_s = float("inf")
         if work.message.deadline_ms:
             deadline_s = now_s + work.message.deadline_ms / 1e3 - self._clock.time_ns() / 1e9
-        cost = cost_of(data, self._by) if self._by else 0.0
+        cost = self._cost(work, data) if self._by else 0.0
         return Item(context, work, data, cost=cost, now_s=now_s, deadline_s=deadline_s)
+
+    def _cost(self, work: Work, data: Any) -> float:
+        """Return what a message costs. Data that nobody has read yet is looked at as JSON."""
+        is_raw = self._function.annotation is Any
+        return cost_of(decode_value(work.message.payload) if is_raw else data, self._by)
 
     def _leave(self, item: Item) -> None:
         self._gathering.discard(item)
@@ -160,6 +174,7 @@ class Batcher:
     async def _settle_all(self, items: Sequence[Item]) -> None:
         now_s = self._clock.monotonic()
         self._metrics.observe_batch(len(items), now_s - items[0].arrived_s)
+        self._tuning.look()
         await self._settle(items)
 
     async def _settle(self, items: Sequence[Item], *, is_part: bool = False) -> None:

@@ -129,6 +129,7 @@ class NodeProcess:
         handler = without_decoding(self._handler) if spec.join else self._handler
         if spec.batching is not None:
             self._batcher = self._open_batcher(spec.batching, self._threads, self._services, calls=concurrency)
+            await self._batcher.open()
             handler, concurrency = self._batcher.handler, self._batcher.slots
             spec = spec.model_copy(update={"timeout_s": None})  # which is that of a call, not of waiting for one
         gate = await self._open_gate()

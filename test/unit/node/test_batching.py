@@ -624,3 +624,39 @@ async def test_progress_lets_the_time_of_the_call_start_anew(start_node: StartNo
     await node.settled()
 
     assert node.outputs() == [round(began_s + 3.5, 1)]
+
+
+async def test_data_that_nobody_has_read_has_a_cost_if_it_is_json(start_node: StartNode) -> None:
+    node = await start_node(
+        """
+        calls = []
+
+        def handler(ctx, data):
+            calls.append(len(data))
+        """,
+        spec=batching(10, wait_s=0.5, by="tokens", max_cost=4),
+    )
+
+    for tokens in (2, 2, 1):
+        await node.send({"tokens": tokens})
+    await settle()
+    await node.clock.advance(1)
+    await node.settled()
+
+    assert node.module.calls == [2, 1]
+
+
+async def test_batches_are_counted_and_measured(start_node: StartNode) -> None:
+    node = await start_node(DOUBLE, spec=batching(2, wait_s=0.5))
+    saved: list[Any] = []
+    node.process._stores.points.save = saved.append  # type: ignore[method-assign]  # what the node measures
+
+    await send_all(node, range(3))
+    await node.until(lambda: node.process.metrics.counts.ok == 2)
+    await node.clock.advance(0.5)
+    await node.until(lambda: node.process.metrics.counts.ok == 3)
+    await node.clock.advance(0.7)
+
+    assert node.process.metrics.totals()["batches"] == 2
+    (point,) = (point for point in saved if point.measurement == "node_batch")
+    assert point.fields == {"batches": 2, "messages": 3, "largest": 2, "wait_ms": pytest.approx(125)}
