@@ -16,27 +16,28 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from runtime import payload, wire
 from runtime.bus.base import GIVE_UP_S, Bus, CoreMessage, Publisher, Subscription
-from runtime.clock import Clock, SystemClock, TimerHandle
+from runtime.bus.claims import Claims
+from runtime.client.request import EveryAnswer, FirstAnswer, Reply, Request, outcome_of
+from runtime.clock import Clock, SystemClock
 from runtime.errors import (
     BusClosedError,
     BusUnavailableError,
     DecodeError,
     KrtError,
-    MessageError,
-    MessageTooLargeError,
     NotFoundError,
     PredictionError,
-    StreamFullError,
+    RevisionError,
 )
-from runtime.message import Message, MessageType, ReplyOutcome, new_request_id
+from runtime.message import Claim, Message, MessageType, ReplyOutcome, new_request_id
 from runtime.spec import names
+from runtime.spec.claims import CLAIMS_METADATA, ClaimsSpec, claim_object
 from runtime.spec.node import Partitions
 
 log = logging.getLogger(__name__)
@@ -45,17 +46,8 @@ log = logging.getLogger(__name__)
 TRACE_HEADER = "traceparent"
 # Seconds that a request may take when the caller does not say.
 DEFAULT_TIMEOUT_S = 30.0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Reply:
-    """One answer to a request. outcome: "" unless the sender knew that it is the last."""
-
-    value: Any
-    type: MessageType
-    from_node: str
-    outcome: str
-    headers: Mapping[str, str]
+# Seconds before an answer in an object store is asked for again, when NATS was away.
+FETCH_AGAIN_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,8 +75,13 @@ class Workflow:
         clock: Clock | None = None,
         give_up_s: float = GIVE_UP_S,
         route: Route | None = None,
+        max_claim_bytes: int = wire.MAX_CLAIM_BYTES,
     ) -> None:
-        """Prepare; nothing is sent. give_up_s: how long a request is retried that the stream does not take."""
+        """Prepare; nothing is sent.
+
+        give_up_s: how long a request is retried that the stream does not take. max_claim_bytes: of a request, or an
+        answer, that is larger than a message and lies in an object store.
+        """
         self.stream = stream
         # Answers that came after their request had ended: second answers, and those after a timeout or a cancel.
         self.late_answers = 0
@@ -96,17 +93,22 @@ class Workflow:
         # Nodes of others do not listen there.
         self._cancel_subject = "" if route else names.cancel_subject(stream)
         self._encode = route.encode if route else wire.encode
-        self._decode = route.decode if route else wire.decode
+        self._decode = route.decode if route else partial(wire.decode, takes_claims=True)
+        self._max_claim_bytes = max_claim_bytes
+        # How requests are to be published, and what is too large for a message; read at the start.
         self._partitions: Partitions | None = None
+        self._claims: Claims | None = None
         self._inbox = ""
-        self._pending: dict[str, _Request] = {}
-        self._outbox: asyncio.Queue[_Request] = asyncio.Queue()
+        self._pending: dict[str, Request] = {}
+        self._outbox: asyncio.Queue[Request] = asyncio.Queue()
         # State id -> requests that wait until the one before them is stored. Sent together, a retried publish could
         # be overtaken, and the state would see the calls in another order.
-        self._lanes: dict[str, deque[_Request]] = {}
+        self._lanes: dict[str, deque[Request]] = {}
         self._publisher: Publisher | None = None
         self._subscription: Subscription | None = None
         self._sender: asyncio.Task[None] | None = None
+        # What is being put or fetched, each beside the others: a large request holds up no small one.
+        self._carrying: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         return f"<Workflow {self.stream} in_flight={self.in_flight} late_answers={self.late_answers}>"
@@ -133,7 +135,7 @@ class Workflow:
 
         How the entrypoint is partitioned is read here, so a client is to be started again after that was changed.
         """
-        self._partitions = await self._find_partitions()
+        await self._read_metadata()
         self._inbox = self._answers or self._bus.new_inbox()
         self._subscription = await self._bus.subscribe(self._inbox, self._on_answer)
         self._publisher = self._bus.publisher(self.stream, give_up_s=self._give_up_s)
@@ -146,8 +148,10 @@ class Workflow:
         if publisher is None or self._subscription is None or self._sender is None:
             return
         self._fail_all("the client was closed before the answer came")
-        self._sender.cancel()
-        await asyncio.gather(self._sender, return_exceptions=True)
+        working = [self._sender, *self._carrying]
+        for task in working:
+            task.cancel()
+        await asyncio.gather(*working, return_exceptions=True)
         await self._subscription.unsubscribe()
         await publisher.close()
 
@@ -173,7 +177,7 @@ class Workflow:
         Raises at once, with nothing sent: EncodeError, MessageTooLargeError; BusClosedError when the client is not
         open; ValueError for a wrong argument, or for a request_id that is in flight.
         """
-        first = _FirstAnswer()
+        first = FirstAnswer()
         request = self._register(first, inputs, state_id, timeout_s, request_id, headers)
         first.future.add_done_callback(lambda _: self._abandon(request))
         return first.future
@@ -194,7 +198,7 @@ class Workflow:
         Leaving the iteration early cancels the request, unless it `comes_again` under its id: then it is forgotten.
         Arguments and errors are those of `predict`; they are raised from the iteration.
         """
-        every = _EveryAnswer()
+        every = EveryAnswer()
         request = self._register(every, inputs, state_id, timeout_s, request_id, headers)
         try:
             while (item := await every.queue.get()) is not None:
@@ -209,28 +213,39 @@ class Workflow:
 
     # --- sending ---
 
-    async def _find_partitions(self) -> Partitions | None:
-        """Return how requests are to be published, None for a workflow whose first node takes them as they come."""
+    async def _read_metadata(self) -> None:
+        """Find out how requests are to be published; a workflow that says nothing takes them as they come."""
         try:
-            written = (await self._bus.stream_state(self.stream)).metadata.get(names.ENTRYPOINT_METADATA)
+            written = (await self._bus.stream_state(self.stream)).metadata
         except NotFoundError:  # not deployed yet: its first partition reads what has none
-            return None
-        return Partitions.model_validate_json(written) if written else None
+            return
+        if text := written.get(names.ENTRYPOINT_METADATA):
+            self._partitions = Partitions.model_validate_json(text)
+        if text := written.get(CLAIMS_METADATA):
+            spec = ClaimsSpec.model_validate_json(text)
+            self._claims = Claims(
+                self._bus,
+                spec.store,
+                self._clock,
+                room_bytes=spec.room_bytes,
+                max_bytes=self._max_claim_bytes,
+                give_up_s=self._give_up_s,
+            )
 
-    def _subject_of(self, request: "_Request") -> str:
+    def _subject_of(self, request: Request) -> str:
         if self._partitions is None:
             return self._subject
         return self._partitions.subject(self._subject, request.state_id, request.request_id)
 
     def _register(
         self,
-        receiver: "_FirstAnswer | _EveryAnswer",
+        receiver: FirstAnswer | EveryAnswer,
         inputs: Any,
         state_id: str,
         timeout_s: float,
         request_id: str | None,
         headers: Mapping[str, str] | None,
-    ) -> "_Request":
+    ) -> Request:
         """Put a new request into the table, then into the outbox: an answer must never come before its entry."""
         if self._publisher is None or self._sender is None or self._sender.done():
             raise BusClosedError(f"the client of {self.stream} is not open; use it inside `async with`")
@@ -248,13 +263,24 @@ class Workflow:
             traceparent=passed.pop(TRACE_HEADER, ""),
             headers=passed,
         )
-        data = wire.fit(self._encode(message), self._publisher.limit_bytes)
-        request = _Request(request_id, state_id, timeout_s, data, receiver)
+        request = Request(request_id, state_id, timeout_s, self._fitted(self._encode(message)), receiver)
         self._pending[request_id] = request
         # The loop keeps its timers in one heap: no task and no table of our own.
         request.timer = self._clock.call_later(timeout_s, partial(self._expire, request))
         self._enqueue(request)
         return request
+
+    def _fitted(self, data: bytes) -> bytes:
+        """Return an envelope that is sent, or claimed later, as it is. Raises MessageTooLargeError."""
+        assert self._publisher is not None, "looked at by _register"
+        if self._claims is None or not self._is_large(data):
+            return wire.fit(data, self._publisher.limit_bytes)
+        self._claims.check(len(data))
+        return data
+
+    def _is_large(self, data: bytes) -> bool:
+        assert self._publisher is not None, "looked at by _register"
+        return len(data) > self._publisher.limit_bytes - wire.HEADER_ROOM_BYTES
 
     def _checked_id(self, request_id: str) -> str:
         if not request_id or not request_id.isprintable():  # it becomes the value of a header
@@ -263,7 +289,7 @@ class Workflow:
             raise ValueError(f"request {request_id} is in flight; give each request an id of its own")
         return request_id
 
-    def _enqueue(self, request: "_Request") -> None:
+    def _enqueue(self, request: Request) -> None:
         if request.state_id:
             if (lane := self._lanes.get(request.state_id)) is not None:
                 lane.append(request)
@@ -279,14 +305,32 @@ class Workflow:
                 self._on_confirm(request, None)
                 continue
             data, request.data = request.data, b""
-            confirm = partial(self._on_confirm, request)
-            try:
-                subject = self._subject_of(request)
-                await publisher.publish(subject, data, message_id=request.request_id, confirm=confirm)
-            except KrtError as error:
-                self._on_confirm(request, error)
+            if self._claims is not None and self._is_large(data):
+                self._carry(self._publish(publisher, request, data, self._claims), f"put {request.request_id}")
+            else:
+                await self._publish(publisher, request, data)
 
-    def _on_confirm(self, request: "_Request", error: KrtError | None) -> None:
+    async def _publish(self, publisher: Publisher, request: Request, data: bytes, claims: Claims | None = None) -> None:
+        """Hand one request to the publisher. claims: where its payload goes first."""
+        confirm = partial(self._on_confirm, request)
+        try:
+            subject = self._subject_of(request)
+            if claims is not None:
+                data = await claims.fit(data, publisher.limit_bytes, partial(claim_object, subject, request.request_id))
+                if self._pending.get(request.request_id) is not request:  # nobody waits for it any more
+                    confirm(None)
+                    return
+            await publisher.publish(subject, data, message_id=request.request_id, confirm=confirm)
+        except KrtError as error:
+            confirm(error)
+
+    def _carry(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=f"{self.stream} {name}")
+        self._carrying.add(task)
+        task.add_done_callback(self._carrying.discard)
+        task.add_done_callback(self._on_sender_end)
+
+    def _on_confirm(self, request: Request, error: KrtError | None) -> None:
         """Note what became of a publish, and let the next request of the same state id go."""
         request.is_stored = error is None
         if request.state_id:
@@ -296,7 +340,7 @@ class Workflow:
             else:
                 del self._lanes[request.state_id]
         if error is not None:
-            self._fail(request, str(error), _outcome_of(error))
+            self._fail(request, str(error), outcome_of(error))
 
     def _on_sender_end(self, sender: "asyncio.Task[None]") -> None:
         if sender.cancelled() or (error := sender.exception()) is None:
@@ -307,12 +351,39 @@ class Workflow:
     # --- ends of a request ---
 
     def _on_answer(self, answer: CoreMessage) -> None:
-        message = Message()
         try:
             message = self._decode(answer.data)
-            self._hand_over(message)
         except DecodeError as error:
-            self._on_unreadable(error, message)
+            self._on_unreadable(error, Message())
+            return
+        request = self._pending.get(message.request_id)
+        if request is None or (message.claim is None and not request.unread):
+            self._hand_over(message)
+            return
+        request.unread.append(message)
+        if len(request.unread) == 1:
+            self._carry(self._read_claimed(request), f"fetch {request.request_id}")
+
+    async def _read_claimed(self, request: Request) -> None:
+        """Fetch answers that lie in an object store, and hand over all that came meanwhile in their order."""
+        while request.unread and self._pending.get(request.request_id) is request:
+            message = request.unread[0]
+            try:
+                if message.claim is not None:
+                    message = message._replace(payload=await self._fetch(message.claim))
+            except (BusUnavailableError, RevisionError):
+                await self._clock.sleep(FETCH_AGAIN_S)
+                continue
+            except KrtError as error:
+                self._on_unreadable(error, message)
+                return
+            self._hand_over(message)
+            request.unread.popleft()
+
+    async def _fetch(self, claim: Claim) -> bytes:
+        if self._claims is None:
+            raise DecodeError(f"stream {self.stream} names no object store for large payloads", reason="claim")
+        return await self._claims.fetch(claim)
 
     def _hand_over(self, message: Message) -> None:
         request = self._pending.get(message.request_id)
@@ -321,18 +392,23 @@ class Workflow:
         elif message.type is MessageType.ERROR:
             detail = message.error or "the workflow answered with an error without a text"
             self._fail(request, detail, message.outcome or ReplyOutcome.FAILED, message.from_node)
-        elif request.receiver.answer(message):
-            self._forget(request)
+        else:
+            try:
+                if request.receiver.answer(message):
+                    self._forget(request)
+            except DecodeError as error:
+                self._on_unreadable(error, message)
 
-    def _on_unreadable(self, error: DecodeError, message: Message) -> None:
+    def _on_unreadable(self, error: KrtError, message: Message) -> None:
         """Fail the request that the answer belongs to; the envelope or the payload in it cannot be read."""
-        request = self._pending.get(message.request_id or error.request_id)
+        request_id = message.request_id or (error.request_id if isinstance(error, DecodeError) else "")
+        request = self._pending.get(request_id)
         if request is None:
             log.warning("an answer cannot be read: %s", error, extra={"action": "unreadable"})
             return
         self._fail(request, f"the answer cannot be read: {error}", ReplyOutcome.FAILED, message.from_node)
 
-    def _expire(self, request: "_Request") -> None:
+    def _expire(self, request: Request) -> None:
         detail = f"no answer within {request.timeout_s:g} s"
         if not request.is_stored:
             detail += "; it is not known to be stored, because NATS is away or the stream is full"
@@ -342,17 +418,17 @@ class Workflow:
         for request in list(self._pending.values()):
             self._fail(request, detail, ReplyOutcome.UNAVAILABLE)
 
-    def _fail(self, request: "_Request", detail: str, outcome: str, node: str = "") -> None:
+    def _fail(self, request: Request, detail: str, outcome: str, node: str = "") -> None:
         if self._forget(request):
             error = PredictionError(detail, outcome=str(outcome), request_id=request.request_id, node=node)
             request.receiver.fail(error)
 
-    def _abandon(self, request: "_Request") -> None:
+    def _abandon(self, request: Request) -> None:
         """Forget a request that nobody waits for any more; if it has not ended and was sent, tell the nodes."""
         if self._forget(request) and not request.data and self._cancel_subject:
             self._bus.send(self._cancel_subject, request.request_id.encode())
 
-    def _forget(self, request: "_Request") -> bool:
+    def _forget(self, request: Request) -> bool:
         """Take the request out of the table; False if it had ended before."""
         if self._pending.get(request.request_id) is not request:
             return False
@@ -360,70 +436,3 @@ class Workflow:
         if request.timer is not None:
             request.timer.cancel()
         return True
-
-
-class _FirstAnswer:
-    """Receives for `predict`."""
-
-    def __init__(self) -> None:
-        self.future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-
-    def answer(self, message: Message) -> bool:
-        """Take an answer; returns whether it ends the request. Raises DecodeError."""
-        value = payload.decode_value(message.payload)
-        if not self.future.done():
-            self.future.set_result(value)
-        return True
-
-    def fail(self, error: PredictionError) -> None:
-        if not self.future.done():
-            self.future.set_exception(error)
-
-
-class _EveryAnswer:
-    """Receives for `predict_all`. None in the queue is its end."""
-
-    def __init__(self) -> None:
-        self.queue: asyncio.Queue[Reply | PredictionError | None] = asyncio.Queue()
-
-    def answer(self, message: Message) -> bool:
-        """Take an answer; returns whether it ends the request. Raises DecodeError."""
-        value = payload.decode_value(message.payload)
-        is_last = bool(message.outcome)
-        if message.payload or not is_last:
-            kind, node, outcome = message.type, message.from_node, message.outcome
-            self.queue.put_nowait(
-                Reply(value=value, type=kind, from_node=node, outcome=outcome, headers=message.headers)
-            )
-        if is_last:
-            self.queue.put_nowait(None)
-        return is_last
-
-    def fail(self, error: PredictionError) -> None:
-        self.queue.put_nowait(error)
-
-
-class _Request:
-    """A request in flight. data: the envelope until it is handed to the publisher."""
-
-    __slots__ = ("data", "is_stored", "receiver", "request_id", "state_id", "timeout_s", "timer")
-
-    def __init__(
-        self, request_id: str, state_id: str, timeout_s: float, data: bytes, receiver: _FirstAnswer | _EveryAnswer
-    ) -> None:
-        self.request_id = request_id
-        self.state_id = state_id
-        self.timeout_s = timeout_s
-        self.data = data
-        self.receiver = receiver
-        self.timer: TimerHandle | None = None
-        self.is_stored = False
-
-
-def _outcome_of(error: KrtError) -> ReplyOutcome:
-    """Return how a request ended that the stream did not take."""
-    if isinstance(error, (StreamFullError, BusUnavailableError, BusClosedError)):
-        return ReplyOutcome.UNAVAILABLE
-    if isinstance(error, MessageTooLargeError):
-        return ReplyOutcome.TOO_LARGE
-    return ReplyOutcome.INVALID if isinstance(error, MessageError) else ReplyOutcome.FAILED
