@@ -168,7 +168,7 @@ def _table(name: str, workflow: "WorkflowStatus") -> "RenderableType":
         table.add_column(heading, justify="right")
     for node in workflow.nodes:
         counts = (node.pending, node.in_flight, node.redelivered, node.dead_letters)
-        table.add_row(node.node, _replicas(node), *(f"{count:,}" for count in counts), _rate(node))
+        table.add_row(_name(node), _replicas(node), *(f"{count:,}" for count in counts), _rate(node))
     return table
 
 
@@ -204,6 +204,10 @@ def _counted(counters: "list[Mapping[str, int]]") -> str:
     """Return the sums of some counters that are not zero: `5,000 stored, 3 refused`."""
     totals: Counter[str] = sum(map(Counter, counters), Counter())
     return ", ".join(f"{count:,} {name}" for name, count in totals.items())
+
+
+def _name(node: "NodeStatus") -> str:
+    return f"{node.node} (fused with {node.fused_with})" if node.fused_with else node.node
 
 
 def _replicas(node: "NodeStatus") -> str:

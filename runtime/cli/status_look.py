@@ -23,6 +23,7 @@ class NodeStatus:
 
     pending: not delivered yet. in_flight: delivered and not settled. redelivered: of those in flight, delivered before.
     points: measurements of the live replicas since their start. rate: messages handled per second, None if unknown.
+    fused_with: the first node of its chain, which takes its messages; "" for any other node.
     """
 
     node: str
@@ -34,6 +35,7 @@ class NodeStatus:
     redelivered: int
     dead_letters: int
     rate: float | None = None
+    fused_with: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,9 @@ def compare(now: Look, before: Look | None = None) -> WorkflowStatus:
     for consumer in now.consumers:
         # A consumer that is no node's stands under its own name.
         durables.setdefault(names.node_of(consumer.name) or consumer.name, consumer.name)
+    for record in now.live:
+        if record.metadata.get(names.FUSED_WITH):  # it has no consumer
+            durables.setdefault(record.name, "")
     nodes = [_status(node, now, before, found.get(durable), earlier.get(durable)) for node, durable in durables.items()]
     return WorkflowStatus(
         nodes=tuple(nodes),
@@ -142,17 +147,25 @@ def _status(
     run = now.target.run
     planned = run.nodes[node].replicas if run and node in run.nodes else None
     live = tuple(record for record in now.live if record.kind == names.NODE and record.name == node)
+    fused_with = next((first for record in live if (first := record.metadata.get(names.FUSED_WITH, ""))), "")
     return NodeStatus(
         node=node,
         live=live,
         planned=planned,
         points=PointCounts(*(sum(record.counters.get(name, 0) for record in live) for name in _POINT_COUNTERS)),
         pending=consumer.pending if consumer else 0,
-        in_flight=consumer.ack_pending if consumer else 0,
+        in_flight=consumer.ack_pending if consumer else sum(_in_work(record) for record in live if fused_with),
         redelivered=consumer.redelivered if consumer else 0,
         dead_letters=now.dead_letters.get(names.dead_letter_subject(now.target.stream, node), 0),
         rate=_rate(now, before, consumer, earlier) if before and consumer and earlier else None,
+        fused_with=fused_with,
     )
+
+
+def _in_work(record: ServiceRecord) -> int:
+    """Return how many messages a fused node had taken at its last beat and not ended."""
+    counted = record.counters
+    return max(0, counted.get("taken", 0) - sum(counted.get(end, 0) for end in ("ok", "retried", "dead")))
 
 
 def _rate(now: Look, before: Look, consumer: ConsumerState, earlier: ConsumerState) -> float | None:

@@ -122,7 +122,8 @@ def _message_branch(seen: "Trace", message: "Seen") -> _Branch:
 
 def _step_branch(seen: "Trace", step: "Step") -> _Branch:
     led_to = [*step.outputs, *([step.redriven] if step.redriven else [])]
-    return _Branch(_step_line(step), [_message_branch(seen, message) for message in led_to])
+    fused = [_step_branch(seen, inner) for inner in step.inner]
+    return _Branch(_step_line(step), [*(_message_branch(seen, message) for message in led_to), *fused])
 
 
 def _lines(branches: Sequence[_Branch]) -> Iterator[str]:
@@ -154,6 +155,9 @@ def _step_line(step: "Step") -> str:
         parts.append(f"{died.reason} after {len(died.attempts)} attempts: {died.error}")
     if step.wait_s is not None and step.run_s is not None:
         parts.append(f"waited {span(step.wait_s)}, ran {span(step.run_s)}")
+    elif step.run_s is not None:
+        parts.append(f"ran {span(step.run_s)}")
+        parts += [f"{span(step.took_s)} with all that is fused with it"] if step.took_s is not None else []
     elif step.took_s is not None:
         parts.append(f"waited and ran {span(step.took_s)}")
     return ", ".join(parts)
@@ -187,4 +191,5 @@ def _step_record(step: "Step") -> dict[str, Any]:
         "outputs": [output.sequence for output in step.outputs],
         "dead_letter": step.letter.id if step.letter else None,
         "redriven": step.redriven.sequence if step.redriven else None,
+        "fused": [_step_record(inner) for inner in step.inner],
     }

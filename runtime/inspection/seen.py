@@ -8,6 +8,7 @@ from runtime.bus.stored import StoredMessage
 from runtime.errors import DecodeError
 from runtime.message import Message, MessageType
 from runtime.spec import names
+from runtime.spec.hops import Hop, read_hops
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,7 +17,8 @@ class Seen:
 
     stored_ns: unix time in nanoseconds. redrive: how often the message itself was redriven. payload_type: full name of
     the protobuf message that holds the value. value: as `payload.decode_value` gives it. run_s: how long the handler
-    ran that sent it, None where the message does not say.
+    ran that sent it, None where the message does not say. hops: the nodes of a fused chain that led to it before the
+    sender, without a message of their own.
     """
 
     sequence: int
@@ -33,6 +35,7 @@ class Seen:
     payload_type: str
     value: Any
     fault: str
+    hops: tuple[Hop, ...] = ()
 
 
 def see(stored: StoredMessage) -> Seen:
@@ -59,6 +62,7 @@ def see(stored: StoredMessage) -> Seen:
         payload_type=_type_of(message.payload),
         value=value,
         fault=fault,
+        hops=read_hops(stored.headers.get(names.HOPS_HEADER, "")),
     )
 
 

@@ -1,18 +1,19 @@
 """One request on its way through a workflow, put together from what the streams keep.
 
 A node writes nothing for this: the id of each output says which input it was made from (`names.message_id`), so the
-messages of a request form a tree. What has no output yet is told by the node's consumer.
+messages of a request form a tree (`places.py`). What has no output yet is told by the node's consumer.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from runtime.bus.base import Bus
 from runtime.bus.stored import ConsumerState, StoredMessage
 from runtime.errors import NotFoundError
 from runtime.inspection.letters import Letter, Wanted, find
+from runtime.inspection.places import Place, Places, is_redriven_input, place_of_letter
 from runtime.inspection.redrive import reads
 from runtime.inspection.seen import Seen, see
 from runtime.message import MessageType
@@ -45,6 +46,9 @@ class Step:
     outputs: messages that it sent, in their order. redriven: the same input, given back after a dead letter. took_s:
     from the storing of the input to that of the last output or dead letter, None while there is none. run_s: how long
     the handler ran, as its last output says, None without such an output; the attempts before are not in it.
+
+    inner: steps of the nodes that are fused with it, on what it handed to them; `took_s` has them, too, and is None for
+    themselves. One that sent nothing leaves no trace.
     """
 
     node: str
@@ -54,11 +58,14 @@ class Step:
     redriven: Seen | None
     took_s: float | None
     run_s: float | None
+    inner: tuple["Step", ...] = ()
 
     @property
     def wait_s(self) -> float | None:
         """Time of `took_s` in which this handler did not run: waiting for its turn, earlier attempts, storing."""
-        return None if self.took_s is None or self.run_s is None else max(self.took_s - self.run_s, 0.0)
+        if self.took_s is None or self.run_s is None or self.inner:
+            return None
+        return max(self.took_s - self.run_s, 0.0)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,71 +164,78 @@ class _Tree:
 
     def __init__(self, messages: Sequence[Seen], letters: Sequence[Letter], consumers: Sequence[ConsumerState]) -> None:
         self._consumers = consumers
-        self._outputs: dict[tuple[str, int], list[Seen]] = defaultdict(list)
-        self._redriven: dict[tuple[str, int], Seen] = {}
-        self._letters = {(each.letter.node, each.letter.sequence): each for each in letters}
+        self._places = Places(messages, (each.letter for each in letters))
+        self._outputs: dict[Place, list[Seen]] = defaultdict(list)
+        self._redriven: dict[Place, Seen] = {}
+        self._letters = {place_of_letter(each.letter): each for each in letters}
         # Sequences of messages whose input is among the messages.
         self.led_to: set[int] = set()
-        present = {message.sequence for message in messages}
-        inputs = _redriven_inputs(messages)
         for message in messages:
-            made = names.read_message_id(message.message_id)
-            if made is None:
-                continue
-            is_input = made.mark == names.REDRIVE_MARK
-            redrive = made.redrive - is_input
-            source = inputs.get((made.node, made.origin, redrive)) if redrive else made.origin
-            if source is None or source not in present:
+            place = self._places.of(message)
+            if place is None:
                 continue
             self.led_to.add(message.sequence)
-            if is_input:
-                self._redriven[made.node, source] = message
+            if is_redriven_input(message):
+                self._redriven[place] = message
             else:
-                self._outputs[made.node, source].append(message)
+                self._outputs[place].append(message)
 
     def steps(self, message: Seen) -> tuple[Step, ...]:
         """Return what the nodes have made of a message that read it, or still will."""
-        readers = {names.node_of(each.name): each for each in self._consumers if reads(each, message.subject)}
-        makers = {
-            node for node, source in [*self._outputs, *self._redriven, *self._letters] if source == message.sequence
-        }
-        return tuple(self._step(node, message, readers.get(node)) for node in sorted({*readers, *makers}))
+        readers = {_reader(each, message): each for each in self._consumers if reads(each, message.subject)}
+        places = {place.node: place for place in self._places.taken(message.sequence)}
+        for node in readers:
+            places.setdefault(node, Place(node, message.sequence))
+        return tuple(self._step(places[node], message, readers.get(node)) for node in sorted(places))
 
-    def _step(self, node: str, message: Seen, consumer: ConsumerState | None) -> Step:
-        place = node, message.sequence
+    def _step(self, place: Place, message: Seen, consumer: ConsumerState | None) -> Step:
+        """Return the step of the node that took a message from the stream, which tells how long all of it took."""
+        step = self._inner_step(place, _state(consumer, message.sequence))
+        ends_ns = list(_ends_ns(step))
+        return replace(step, took_s=(max(ends_ns) - message.stored_ns) / 1e9 if ends_ns else None)
+
+    def _inner_step(self, place: Place, state: Fate = Fate.UNKNOWN) -> Step:
         outputs = tuple(self._outputs.get(place, ()))
+        inner = tuple(self._inner_step(behind) for behind in self._places.behind(place))
         letter, redriven = self._letters.get(place), self._redriven.get(place)
-        ends_ns = [output.stored_ns for output in outputs] + ([letter.died_ns] if letter else [])
-        own = [output for output in outputs if output.from_node == node]
+        own = [output for output in outputs if output.from_node == place.node]
+        told_s = [output.run_s for output in own if output.run_s is not None]
         return Step(
-            node=node,
-            fate=_fate(own, letter, redriven, _state(consumer, message.sequence)),
+            node=place.node,
+            fate=_fate(own, inner, letter, redriven, state),
             outputs=outputs,
             letter=letter,
             redriven=redriven,
-            took_s=(max(ends_ns) - message.stored_ns) / 1e9 if ends_ns else None,
-            run_s=max((output.run_s for output in own if output.run_s is not None), default=None),
+            took_s=None,
+            run_s=max(told_s, default=self._places.ran_s.get(place)),
+            inner=inner,
         )
 
 
-def _redriven_inputs(messages: Sequence[Seen]) -> dict[tuple[str, int, int], int]:
-    """Return the sequence of each redriven input by node, origin and number of the redrive."""
-    inputs = {}
-    for message in messages:
-        made = names.read_message_id(message.message_id)
-        if made is not None and made.mark == names.REDRIVE_MARK:
-            inputs[made.node, made.origin, made.redrive] = message.sequence
-    return inputs
+def _reader(consumer: ConsumerState, message: Seen) -> str:
+    """Return the node that reads a message by a consumer; that of a chain takes what is redriven to each."""
+    return names.redriven_node(message.subject) or names.node_of(consumer.name)
 
 
-def _fate(own: Sequence[Seen], letter: Letter | None, redriven: Seen | None, state: Fate) -> Fate:
+def _ends_ns(step: Step) -> Iterator[int]:
+    """Yield when the outputs and dead letters of a step were stored, with those of the steps inside of it."""
+    yield from (output.stored_ns for output in step.outputs)
+    if step.letter:
+        yield step.letter.died_ns
+    for inner in step.inner:
+        yield from _ends_ns(inner)
+
+
+def _fate(
+    own: Sequence[Seen], inner: Sequence[Step], letter: Letter | None, redriven: Seen | None, state: Fate
+) -> Fate:
     if redriven is not None:
         return Fate.REDRIVEN
     if letter is not None:
         return Fate.DEAD
     if any(output.type == MessageType.ERROR.name for output in own):  # one of somebody else's is only passed on
         return Fate.FAILED
-    return Fate.DONE if own and state is Fate.UNKNOWN else state
+    return Fate.DONE if (own or inner) and state is Fate.UNKNOWN else state
 
 
 def _state(consumer: ConsumerState | None, sequence: int) -> Fate:
