@@ -159,6 +159,7 @@ async def test_a_frozen_model_costs_its_own_entry_alone(
     assert 0.5 <= took_s < 1.5
 
 
+@pytest.mark.attack
 async def test_models_are_back_after_a_restart_of_nats(
     nats_server: EmbeddedServer, start_host: StartHost, start_coordinator: StartCoordinator
 ) -> None:
