@@ -35,6 +35,11 @@ class TimeLimit:
         self._ends_s = self._clock.monotonic() + self._limit_s
         self._timer = self._clock.call_later(self._limit_s, self._end)
 
+    def pause(self) -> None:
+        """Let no time pass until `restart`."""
+        if self._timer is not None:
+            self._timer.cancel()
+
     def _end(self) -> None:
         if self._task is not None:
             self._is_over = True

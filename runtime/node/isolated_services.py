@@ -22,7 +22,7 @@ from runtime.node.configuration import Configuration, Scope
 from runtime.node.context import Services
 from runtime.node.isolated_calls import NodeCalls
 from runtime.node.isolation_frames import Call, Head
-from runtime.node.object_store import Keys, ObjectStore
+from runtime.node.object_store import Keys, ObjectStore, check_payload
 from runtime.node.work import Outputs, Work
 from runtime.spec import names
 from runtime.stores.base import Document, Insert, Point, PointCounts
@@ -196,6 +196,7 @@ class _ObjectStore(ObjectStore):
         self._calls = calls
 
     async def save(self, key: str, payload: bytes) -> None:
+        check_payload(payload)
         await self._calls.call(Call.OBJECT_SAVE, memoryview(payload).cast("B"), key=key)
 
     async def save_stream(self, key: str, chunks: AsyncIterable[bytes]) -> None:

@@ -73,7 +73,7 @@ class WorkerPool:
 
     async def start(self) -> None:
         """Start all workers."""
-        await _together([self._start(number) for number in range(self._count)])
+        await _together([self._start(number) for number in range(1, self._count + 1)])
 
     async def close(self) -> None:
         """End all workers."""
@@ -122,12 +122,13 @@ class WorkerPool:
             self._idle.put_nowait(worker)
             how = await worker.wait()
             in_vain = 0 if worker.has_answered or worker.was_killed else in_vain + 1
-            delay_s = min(FIRST_DELAY_S * 2.0 ** (in_vain - 1), MAX_DELAY_S) if in_vain else 0.0
+            delay_s = min(FIRST_DELAY_S * 2.0 ** (in_vain - 1), MAX_DELAY_S)
             log.warning(
-                "worker %d has ended with %s; another one is started in %.1f s", worker.number, how, delay_s,
-                extra={"action": "worker-restart"},
+                "worker %d has ended with %s; another one is started%s", worker.number, how,
+                f" in {delay_s:.1f} s" if in_vain else "", extra={"action": "worker-restart"},
             )  # fmt: skip
-            await services.clock.sleep(delay_s)
+            if in_vain:
+                await services.clock.sleep(delay_s)
             worker = await self._start(worker.number)
             await worker.initialise(services)
 
@@ -161,14 +162,14 @@ class WorkerPool:
 
 
 def worker_environment(environ: Mapping[str, str], number: int, count: int) -> dict[str, str]:
-    """Return the variables of the worker with this number, of `count`: the node's own but for what is the runtime's.
+    """Return the variables of a worker, the `number`th of `count`: the node's own but for what is the runtime's.
 
     The devices that the node sees are shared out, each worker getting one at least.
     """
     own = {name: value for name, value in environ.items() if not name.startswith("KRT_") or name in TOLD_VARIABLES}
     devices = [device for device in environ.get(VISIBLE_DEVICES, "").split(",") if device]
     if devices:
-        own[VISIBLE_DEVICES] = ",".join(devices[number::count] or [devices[number % len(devices)]])
+        own[VISIBLE_DEVICES] = ",".join(devices[number - 1 :: count] or [devices[(number - 1) % len(devices)]])
     return own
 
 
@@ -176,14 +177,17 @@ def worker_environment(environ: Mapping[str, str], number: int, count: int) -> d
 def _time_stopped(context: Context) -> Iterator[None]:
     """Let no message become overdue meanwhile; afterwards the time of each starts anew."""
     works = works_of(context)
+    limit = context._time_limit if isinstance(context, BatchContext) else None
     for work in works:
         work.ends_s = None
+    if limit is not None:
+        limit.pause()
     yield
     now_s = context._services.clock.monotonic()
     for work in works:
         work.start(now_s, work.timeout_s)
-    if isinstance(context, BatchContext):
-        context._time_limit.restart()
+    if limit is not None:
+        limit.restart()
 
 
 def _as_it_is(payload: bytes) -> bytes:

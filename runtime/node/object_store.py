@@ -29,10 +29,7 @@ class ObjectStore:
     async def save(self, key: str, payload: bytes) -> None:
         """Store an object in the place of the one before; returns once it is there as a whole."""
         store = self._opened()
-        if not isinstance(payload, (bytes, bytearray, memoryview)):
-            raise TypeError(f"[ctx.object_store.save] 'payload' must be bytes, it is {type(payload).__name__}")
-        if not payload:
-            raise ContextError("the payload cannot be empty")
+        check_payload(payload)
         with _told(f"storing object with key {key} to"):
             await store.put(key, bytes(payload))
 
@@ -78,6 +75,14 @@ class ObjectStore:
         if self._store is None:
             raise ContextError("no object store configured: set KRT_NATS_OBJECT_STORE")
         return self._store
+
+
+def check_payload(payload: object) -> None:
+    """Raise TypeError for what is no bytes, ContextError for none at all."""
+    if not isinstance(payload, (bytes, bytearray, memoryview)):
+        raise TypeError(f"[ctx.object_store.save] 'payload' must be bytes, it is {type(payload).__name__}")
+    if not payload:
+        raise ContextError("the payload cannot be empty")
 
 
 @contextmanager
