@@ -28,6 +28,8 @@ def test_the_smoke_example_works_on_the_cpu_where_the_container_has_no_gpu(podma
 
     printed = podman.run("run", "--rm", "--network=none", mount, "--entrypoint=python", IMAGE, "-c", PROGRAM)
 
+    asks = podman.run("image", "inspect", "--format={{.Config.Env}}", IMAGE)
+    assert "NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility" in asks
     lines = printed.splitlines()
     assert "working on the CPU: there is no NVIDIA driver (libcuda.so.1)" in lines
     assert "{'device': 'cpu', 'gpus': []}" in lines
