@@ -128,7 +128,7 @@ def decode_value(payload: bytes) -> Any:
     native = next((native for head, native in _NATIVE_HEADS.items() if payload.startswith(head)), None)
     if native is not None:
         with contextlib.suppress(ImportError):
-            return _codec(native).decode(payload)
+            return codec(native).decode(payload)
     return decode_any(payload)
 
 
@@ -158,7 +158,7 @@ def encode_result(value: Any) -> Payload:
             return _encode_protobuf(value)
         if isinstance(value, (bytes, bytearray, memoryview)):
             return wrapped(_BYTES_HEAD, bytes(value))
-        if (native := _native_kind_of(type(value))) is not None:
+        if (native := native_of(value)) is not None:
             return _encode_native(native, value)
     try:
         return wrapped(_JSON_HEAD, encode_json(value))
@@ -190,11 +190,24 @@ def native_kind(annotation: Any) -> Native | None:
     return next((native for found, native in _loaded_classes() if found is kind), None)
 
 
+def native_of(value: Any) -> Native | None:
+    """Return the native kind of a value, None for none."""
+    return next((native for found, native in _loaded_classes() if isinstance(value, found)), None)
+
+
+def codec(native: Native) -> Any:
+    """Return the module that reads and writes a kind: `payload_arrays`, `payload_tables`, `payload_files`.
+
+    Raises ImportError where its library is not installed.
+    """
+    return payload_files if native is Native.FILE else importlib.import_module(f"runtime.payload_{native}s")
+
+
 def annotated_dtype(annotation: Any) -> str:
     """Return the name of the dtype that an annotation asks for, `float32`; "" for several, and for no array."""
     if native_kind(annotation) is not Native.ARRAY:
         return ""
-    name: str = _codec(Native.ARRAY).dtype_name(annotation)
+    name: str = codec(Native.ARRAY).dtype_name(annotation)
     return name
 
 
@@ -215,10 +228,10 @@ def describe(payload: bytes) -> str:
 
 def json_form(value: Any) -> Any:
     """Return what stands in JSON for a native value: lists, rows, or a file's base64. Raises TypeError for all else."""
-    native = _native_kind_of(type(value))
+    native = native_of(value)
     if native is None:
         raise TypeError(f"type {type(value).__name__} has no JSON form")
-    return _codec(native).json_form(value)
+    return codec(native).json_form(value)
 
 
 # --- native values ---
@@ -231,22 +244,13 @@ def _loaded_classes() -> Iterator[tuple[type, Native]]:
             yield kind, native
 
 
-def _native_kind_of(kind: type) -> Native | None:
-    return next((native for found, native in _loaded_classes() if issubclass(kind, found)), None)
-
-
-def _codec(native: Native) -> Any:
-    """Return the module that reads and writes a kind. Raises ImportError where its library is not installed."""
-    return payload_files if native is Native.FILE else importlib.import_module(f"runtime.payload_{native}s")
-
-
 def _encode_native(native: Native, value: Any) -> Payload:
-    payload: Payload = _codec(native).encode(value)
+    payload: Payload = codec(native).encode(value)
     return payload
 
 
 def _native_decoder(native: Native, annotation: Any) -> Decoder:
-    read: Callable[[bytes], Any] = _codec(native).decoder(annotation)
+    read: Callable[[bytes], Any] = codec(native).decoder(annotation)
     expected = _NATIVE_TYPES[native]
 
     def decode(payload: bytes) -> Any:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy
+from numpy.lib import format as npy
 
 from runtime.errors import DecodeError, EncodeError
 from runtime.message import Payload
@@ -26,6 +27,8 @@ _DTYPE = re.compile(
 _LAST_CHARACTER = 0x10FFFF
 # Kinds of dtype with a form in JSON: booleans, numbers, texts, times.
 _JSON_KINDS = frozenset("biufUmM")
+# Readers of the header of numpy's files, by the version of the format.
+_NPY_HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def encode(array: "numpy.ndarray[Any, Any]") -> Payload:
@@ -62,21 +65,7 @@ def decoder(annotation: Any) -> Callable[[bytes], "numpy.ndarray[Any, Any] | Non
 def decode(payload: bytes) -> "numpy.ndarray[Any, Any] | None":
     """Return the array in a payload, which shares its memory; None for one of another type. Raises DecodeError."""
     fields = natives.read_array(payload)
-    if fields is None:
-        return None
-    if not _DTYPE.fullmatch(fields.dtype):
-        raise DecodeError(f"an array of dtype {fields.dtype[:50]!r} cannot be read", reason="payload")
-    try:
-        dtype = numpy.dtype(fields.dtype)
-        size_bytes = fields.end - fields.begin
-        if math.prod(fields.shape) * dtype.itemsize != size_bytes:
-            raise ValueError(f"it has {size_bytes:,} bytes")
-        array: numpy.ndarray[Any, Any] = numpy.ndarray(fields.shape, dtype, buffer=payload, offset=fields.begin)
-    except (TypeError, ValueError, OverflowError) as error:
-        what = f"array of dtype {fields.dtype} and shape {fields.shape}"
-        raise DecodeError(f"the payload is no {what}: {error}", reason="payload") from error
-    _check_text(array)
-    return array
+    return None if fields is None else _array(payload, fields)
 
 
 def scalar_types(annotation: Any) -> tuple[type, ...]:
@@ -103,20 +92,50 @@ def json_form(array: "numpy.ndarray[Any, Any]") -> Any:
     return (array.astype(str) if array.dtype.kind in "mM" else array).tolist()
 
 
-def to_npy(array: "numpy.ndarray[Any, Any]") -> bytes:
+def from_json(value: Any, dtype: str) -> "numpy.ndarray[Any, Any]":
+    """Return lists as an array of this dtype (`float32`), "" for what numpy makes of them. Raises ValueError."""
+    try:
+        array = numpy.asarray(value, dtype or None)
+    except (TypeError, OverflowError) as error:
+        raise ValueError(str(error)) from error
+    if array.dtype.kind == "O":  # of null, or of mappings
+        raise ValueError("it is no list of numbers or texts")
+    return array
+
+
+def to_media(array: "numpy.ndarray[Any, Any]") -> bytes:
     """Return an array in numpy's file format."""
     file = io.BytesIO()
     numpy.save(file, array, allow_pickle=False)
     return file.getvalue()
 
 
-def from_npy(data: bytes) -> "numpy.ndarray[Any, Any]":
-    """Return the array of a file that `numpy.save` has written. Raises ValueError for anything else."""
+def from_media(data: bytes) -> "numpy.ndarray[Any, Any]":
+    """Return the array of a file of numpy, which shares its memory. Raises ValueError, DecodeError."""
     file = io.BytesIO(data)
+    version = npy.read_magic(file)
+    if version not in _NPY_HEADERS:  # the third is of structured arrays
+        raise ValueError(f"version {version} of numpy's file format is not read")
+    shape, is_turned, dtype = _NPY_HEADERS[version](file)
+    fields = natives.ArrayFields(dtype.str, shape[::-1] if is_turned else shape, file.tell(), len(data))
+    array = _array(data, fields)
+    return array.T if is_turned else array
+
+
+def _array(data: bytes, fields: natives.ArrayFields) -> "numpy.ndarray[Any, Any]":
+    """Return the array whose memory lies in `data`. Raises DecodeError, before anything is allocated."""
+    if not _DTYPE.fullmatch(fields.dtype):
+        raise DecodeError(f"an array of dtype {fields.dtype[:50]!r} cannot be read", reason="payload")
     try:
-        array: numpy.ndarray[Any, Any] = numpy.lib.format.read_array(file, allow_pickle=False)
-    except (EOFError, TypeError, OverflowError, MemoryError) as error:
-        raise ValueError(str(error)) from error
+        dtype = numpy.dtype(fields.dtype)
+        size_bytes = fields.end - fields.begin
+        if math.prod(fields.shape) * dtype.itemsize != size_bytes:
+            raise ValueError(f"it has {size_bytes:,} bytes")
+        array: numpy.ndarray[Any, Any] = numpy.ndarray(fields.shape, dtype, buffer=data, offset=fields.begin)
+    except (TypeError, ValueError, OverflowError) as error:
+        what = f"array of dtype {fields.dtype} and shape {fields.shape}"
+        raise DecodeError(f"the payload is no {what}: {error}", reason="payload") from error
+    _check_text(array)
     return array
 
 

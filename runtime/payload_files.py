@@ -4,6 +4,7 @@ import re
 from base64 import b64encode
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from google.protobuf import wrappers_pb2
 
@@ -66,9 +67,10 @@ def decode(payload: bytes) -> File | None:
         raise DecodeError(f"the payload is no file: {error}", reason="payload") from error
 
 
-def json_form(file: File) -> dict[str, str]:
-    """Return a file as a mapping, its data as base64."""
-    return {"content_type": file.content_type, "name": file.name, "base64": b64encode(file.data).decode()}
+def json_form(file: File) -> dict[str, Any]:
+    """Return a file as a mapping, as orjson writes one, too."""
+    data = {"base64": b64encode(file.data).decode()}
+    return {"data": data, "content_type": file.content_type, "name": file.name}
 
 
 def _decode_lenient(payload: bytes) -> File | None:

@@ -60,10 +60,10 @@ def decode(payload: bytes) -> Any:
     Raises DecodeError.
     """
     place = natives.read_table(payload)
-    return None if place is None else from_stream(memoryview(payload)[slice(*place)])
+    return None if place is None else from_media(memoryview(payload)[slice(*place)])
 
 
-def from_stream(stream: bytes | memoryview) -> Any:
+def from_media(stream: bytes | memoryview) -> Any:
     """Return the pyarrow Table of an IPC stream, which shares its memory. Raises DecodeError.
 
     One that is compressed is refused: some kilobytes could unfold to any size.
@@ -84,12 +84,22 @@ def from_stream(stream: bytes | memoryview) -> Any:
     return table
 
 
-def to_stream(table: Any) -> bytes:
+def to_media(table: Any) -> bytes:
     """Return the IPC stream of a pyarrow Table."""
     sink = pyarrow.BufferOutputStream()
     with pyarrow.ipc.new_stream(sink, table.schema) as writer:
         writer.write(table)
     return bytes(sink.getvalue())
+
+
+def from_json(rows: Any) -> Any:
+    """Return a list of rows as a pyarrow Table. Raises ValueError."""
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ValueError("it is no list of rows; give [{column: value}]")
+    try:
+        return pyarrow.Table.from_pylist(rows)
+    except (TypeError, OverflowError, pyarrow.ArrowException) as error:
+        raise ValueError(str(error)) from error
 
 
 def json_form(table: Any) -> list[dict[str, Any]]:

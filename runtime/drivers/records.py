@@ -11,6 +11,8 @@ import orjson
 from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError as ProtobufError
 
+from runtime.payload import json_form
+
 # Numbers of a CSV cell as JSON writes them: `007` and `+1` stay texts, for they may be codes or telephone numbers.
 WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 NUMBER = re.compile(r"-?(0|[1-9][0-9]*)(\.[0-9]+)?([eE][-+]?[0-9]+)?")
@@ -89,11 +91,11 @@ def json_bytes(value: Any) -> bytes:
 
 
 def plain(value: Any) -> Any:
-    """Return what stands in JSON for bytes and for protobuf: the message's own JSON form if its type is known here."""
+    """Return what stands in JSON for bytes, native values, and protobuf: the message's own form if it is known here."""
     if isinstance(value, bytes):
         return {"base64": b64encode(value).decode()}
     if not isinstance(value, any_pb2.Any):
-        raise TypeError(f"an answer holds a {type(value).__name__}")
+        return json_form(value)
     known = _unpacked(value)
     return {"type": value.TypeName(), "base64": b64encode(value.value).decode()} if known is None else known
 

@@ -72,7 +72,8 @@ def edge_schema(edge: EdgeType) -> JsonSchema:
     if edge.kind == "protobuf":
         return {"title": edge.message, "description": "A protobuf message", "format": "protobuf"}
     if edge.kind in NATIVE_KINDS:
-        return {"description": str(edge).capitalize(), "format": edge.kind}
+        dtype = {"dtype": edge.dtype} if edge.dtype else {}
+        return {"description": str(edge).capitalize(), "format": edge.kind, **dtype}
     return edge.json_schema
 
 

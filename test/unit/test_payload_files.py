@@ -68,6 +68,8 @@ def test_json_is_no_file() -> None:
 def test_a_file_is_base64_in_json_and_a_line_for_people() -> None:
     file = File(b"123", "image/png", "cat.png")
 
-    assert json_form(file) == {"content_type": "image/png", "name": "cat.png", "base64": "MTIz"}
+    assert json_form(file) == {
+        "data": {"base64": "MTIz"}, "content_type": "image/png", "name": "cat.png",
+    }  # fmt: skip
     assert describe(encode_value(file)) == "File image/png 'cat.png', 3 bytes"
     assert repr(file) == "<File image/png 'cat.png' 3 bytes>"

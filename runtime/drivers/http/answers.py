@@ -3,15 +3,19 @@
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
+from urllib.parse import quote
 
 import orjson
 from google.protobuf import any_pb2
 from starlette.responses import Response
 
+from runtime.drivers.http import media
 from runtime.errors import PredictionError
+from runtime.payload import native_of
+from runtime.payload_files import File
 from runtime.spec.schema_check import Fault
 
-JSON = "application/json"
+JSON = media.JSON
 BYTES = "application/octet-stream"
 PROTOBUF = "application/protobuf"
 # Header with the full name of a protobuf answer, and the one with the id of the request.
@@ -104,12 +108,23 @@ def json_response(value: Any, status: int = 200, headers: Mapping[str, str] | No
     return Response(orjson.dumps(value), status, headers, JSON)
 
 
-def value_response(value: Any, request_id: str = "") -> Response:
-    """Return the answer with one output: JSON, bytes as they are, or the bytes of a protobuf message."""
+def value_response(value: Any, request_id: str = "", accept: str = "") -> Response:
+    """Return the answer with one output: JSON, bytes and files as they are, or the bytes of a protobuf message.
+
+    accept: the client's header, which chooses the form of arrays and tables.
+    """
     headers = {REQUEST_ID_HEADER: request_id} if request_id else {}
     if isinstance(value, bytes):
         return Response(value, 200, headers, BYTES)
     if isinstance(value, any_pb2.Any):
         headers[TYPE_HEADER] = value.type_url.rpartition("/")[2]
         return Response(value.value, 200, headers, PROTOBUF)
+    if native_of(value) is not None:
+        body, headers["Content-Type"] = media.written(value, accept)
+        # What a workflow answers is never a page of the driver's own site, whatever it says that it is.
+        headers["X-Content-Type-Options"] = "nosniff"
+        if isinstance(value, File):
+            name = f"; filename*=UTF-8''{quote(value.name, safe='')}" if value.name else ""
+            headers["Content-Disposition"] = f"attachment{name}"
+        return Response(body, 200, headers)
     return json_response(value, 200, headers)

@@ -149,7 +149,7 @@ class HttpApp:
             slot.close()
             raise
         slot.close()
-        return value_response(value, request_id)
+        return value_response(value, request_id, headers.get("accept", ""))
 
     async def _first_reply(
         self, request: Request, call: Call, slot: Slot, request_id: str
@@ -166,7 +166,7 @@ class HttpApp:
         """Read, check and admit a request. Raises Refusal, with nothing sent."""
         terms = self._terms()
         body = await read_body(request, int(headers.get("content-length", 0)), terms.max_body, terms.body_s)
-        call = read_call(headers, body, self._types.check, terms.timeout_s)
+        call = read_call(headers, body, self._types.schema.inputs, self._types.check, terms.timeout_s)
         await self._admission.admit(slot, call.timeout_s)
         return call
 
@@ -194,7 +194,7 @@ class HttpApp:
         if record.is_pending:
             return _pending(task_id)
         if record.outcome == ReplyOutcome.OK:
-            return value_response(decode_value(record.payload), task_id)
+            return value_response(decode_value(record.payload), task_id, request.headers.get("accept", ""))
         raise Refusal(record.outcome, record.detail, node=record.node, request_id=task_id)
 
     async def _cancel_task(self, task_id: str) -> Response:

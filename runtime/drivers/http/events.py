@@ -18,6 +18,7 @@ from runtime.client import Reply
 from runtime.drivers.http.admission import Slot
 from runtime.drivers.http.answers import REQUEST_ID_HEADER, Refusal
 from runtime.errors import PredictionError
+from runtime.payload import json_form
 
 EVENT_STREAM = "text/event-stream"
 
@@ -59,4 +60,4 @@ def _plain(value: Any) -> Any:
         return {"type": value.type_url.rpartition("/")[2], "base64": base64.b64encode(value.value).decode()}
     if isinstance(value, bytes):
         return {"base64": base64.b64encode(value).decode()}
-    raise TypeError(f"type {type(value).__name__} has no JSON form")
+    return json_form(value)

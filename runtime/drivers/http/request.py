@@ -5,15 +5,18 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NoReturn
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 
 from runtime.client import TRACE_HEADER
 from runtime.drivers.durations import read_seconds
+from runtime.drivers.http import media
 from runtime.drivers.http.answers import BYTES, JSON, Refusal
 from runtime.drivers.http.protocol import GONE
+from runtime.payload import Native
+from runtime.payload_files import File
 from runtime.spec.schema_check import Fault, SchemaCheck
 
 # The keys of a body that holds more than the inputs. Inputs that have a field of the first name go into such a body.
@@ -100,9 +103,11 @@ async def read_body(request: Request, announced: int, max_bytes: int, timeout_s:
     return b"".join(chunks)
 
 
-def read_call(headers: Mapping[str, str], body: bytes, schema: SchemaCheck, default_timeout_s: float) -> Call:
-    """Return what a request with this body asks for. Raises Refusal with every fault."""
-    inputs, said = _content(headers, body)
+def read_call(
+    headers: Mapping[str, str], body: bytes, takes: Mapping[str, Any], schema: SchemaCheck, default_timeout_s: float
+) -> Call:
+    """Return what a request with this body asks for. takes: the workflow's inputs. Raises Refusal with every fault."""
+    inputs, said = _content(headers, body, takes)
     faults = [Fault(key, f"is unknown beside {INPUTS}; known: {', '.join(WRAPPED)}") for key in said.keys() - WRAPPED]
     state_id = _said(STATE_ID, _state_id, said, _decoded(headers.get(STATE_ID_HEADER, "")), faults)
     timeout_s = _said(TIMEOUT, _timeout, said, headers.get(TIMEOUT_HEADER, default_timeout_s), faults)
@@ -139,14 +144,18 @@ def trace_of(headers: Mapping[str, str]) -> str:
     return trace if _TRACEPARENT.fullmatch(trace) else ""
 
 
-def expect_json(headers: Mapping[str, str]) -> None:
-    """Refuse a body that is not said to be JSON.
+def expect_json(headers: Mapping[str, str], *others: str) -> None:
+    """Refuse a body that is not said to be JSON. others: types that would do as well.
 
     Not even without a type: a page of any site may send such a request through the browser of one who may.
     """
     media_type = _media_type(headers)
     if media_type != JSON:
-        raise Refusal("invalid", f"the body is {media_type or 'of no type'}; send Content-Type: {JSON}", status=415)
+        _refuse_type(media_type, " or ".join((JSON, *others)))
+
+
+def _refuse_type(media_type: str, wanted: str) -> NoReturn:
+    raise Refusal("invalid", f"the body is {media_type or 'of no type'}; send Content-Type: {wanted}", status=415)
 
 
 def _said(key: str, read: Callable[[Any], Any], said: Mapping[str, Any], in_header: Any, faults: list[Fault]) -> Any:
@@ -164,11 +173,18 @@ def _media_type(headers: Mapping[str, str]) -> str:
     return headers.get("content-type", "").partition(";")[0].strip().lower()
 
 
-def _content(headers: Mapping[str, str], body: bytes) -> tuple[Any, dict[str, Any]]:
+def _content(headers: Mapping[str, str], body: bytes, takes: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Return the inputs, and the whole body where it holds more than them."""
+    native = media.native_of(takes)
+    if native is not None:
+        return _native_content(headers, body, takes, native)
     if _media_type(headers) == BYTES:
         return body, {}
     expect_json(headers)
+    return _json_content(body)
+
+
+def _json_content(body: bytes) -> tuple[Any, dict[str, Any]]:
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -176,6 +192,27 @@ def _content(headers: Mapping[str, str], body: bytes) -> tuple[Any, dict[str, An
     if isinstance(value, dict) and INPUTS in value:
         return value[INPUTS], value
     return value, {}
+
+
+def _native_content(
+    headers: Mapping[str, str], body: bytes, takes: Mapping[str, Any], native: Native
+) -> tuple[Any, dict[str, Any]]:
+    """Do what `_content` does, for a workflow that takes files, arrays or tables."""
+    media_type = _media_type(headers)
+    try:
+        if native is Native.FILE:
+            if media_type in media.FORM_TYPES:
+                _refuse_type(media_type, f"that of the file, or {BYTES}")
+            return File(body, headers["content-type"], _decoded(headers.get(media.FILE_NAME_HEADER, ""))), {}
+        if media_type == media.MEDIA_TYPES[native]:
+            return media.read(native, body), {}
+        expect_json(headers, media.MEDIA_TYPES[native])
+        value, said = _json_content(body)
+        return media.from_json(native, value, takes.get("dtype", "")), said
+    except ValueError as error:
+        raise Refusal("invalid", f"the body is no {native}: {error}") from error
+    except ImportError as error:
+        raise Refusal("unsupported", f"this driver reads no {native}s: {error}") from error
 
 
 def _state_id(value: Any) -> str:

@@ -156,7 +156,11 @@ def test_arrays_fit_by_their_dtype(sent: str, read: str, expected: Verdict) -> N
 @pytest.mark.parametrize(
     ("edge", "expected"),
     [
-        (EdgeType(kind="array", dtype="uint8"), {"description": "An array of uint8", "format": "array"}),
+        (EdgeType(kind="array"), {"description": "An array", "format": "array"}),
+        (
+            EdgeType(kind="array", dtype="uint8"),
+            {"description": "An array of uint8", "format": "array", "dtype": "uint8"},
+        ),
         (EdgeType(kind="table"), {"description": "A table", "format": "table"}),
         (EdgeType(kind="file"), {"description": "A file", "format": "file"}),
         (EdgeType(kind="bytes"), {"type": "string", "format": "binary"}),
