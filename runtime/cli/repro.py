@@ -205,11 +205,12 @@ async def _call(
 def _show(outputs: list[Any], context: "RecordingContext") -> None:
     """Print what the handler has returned, sent and saved, as JSON."""
     from runtime.cli.message_text import value_text
-    from runtime.payload import decode_value, encode_value
+    from runtime.inspection.seen import shown
+    from runtime.payload import encode_value
 
     for sent in context.sent:
         channel = f" on {sent.channel}" if sent.channel else ""
-        typer.echo(f"sent{channel}: {value_text(decode_value(encode_value(sent.value)))}")
+        typer.echo(f"sent{channel}: {value_text(shown(encode_value(sent.value)))}")
     for collection, documents in context.saved.items():
         for document in documents:
             typer.echo(f"saved in {collection}: {value_text(document)}")
@@ -217,7 +218,7 @@ def _show(outputs: list[Any], context: "RecordingContext") -> None:
         if isinstance(output, errors.Drop):
             typer.echo(f"dropped: {output.reason or 'without a reason'}")
         else:
-            typer.echo(f"returned: {value_text(decode_value(encode_value(output)))}")
+            typer.echo(f"returned: {value_text(shown(encode_value(output)))}")
 
 
 def _debug(error: Exception) -> None:

@@ -16,7 +16,7 @@ class Seen:
     """One message of a stream. Nothing here raises: `fault` says what could not be read, and the rest is empty then.
 
     stored_ns: unix time in nanoseconds. redrive: how often the message itself was redriven. payload_type: full name of
-    the protobuf message that holds the value. value: as `payload.decode_value` gives it. run_s: how long the handler
+    the protobuf message that holds the value. value: as `shown` gives it. run_s: how long the handler
     ran that sent it, None where the message does not say. hops: the nodes of a fused chain that led to it before the
     sender, without a message of their own.
     """
@@ -44,7 +44,7 @@ def see(stored: StoredMessage) -> Seen:
     try:
         message = decode(stored.data)
         run_us = wire.run_time_us(stored.data) if message.first is None else 0
-        value = payload.decode_value(message.payload)
+        value = shown(message.payload)
     except DecodeError as error:
         fault = str(error)
     return Seen(
@@ -64,6 +64,14 @@ def see(stored: StoredMessage) -> Seen:
         fault=fault,
         hops=read_hops(stored.headers.get(names.HOPS_HEADER, "")),
     )
+
+
+def shown(packed: bytes) -> Any:
+    """Return a payload as people read it: `payload.decode_value`, or a line about an array, a table or a file.
+
+    Raises DecodeError.
+    """
+    return payload.describe(packed) or payload.decode_value(packed)
 
 
 def decode(data: bytes) -> Message:

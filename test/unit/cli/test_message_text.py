@@ -2,10 +2,13 @@
 
 import json
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
+import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
-from runtime import wire
+from runtime import File, wire
 from runtime.bus.stored import StoredMessage
 from runtime.cli.letter_text import letter_record, letter_text
 from runtime.cli.message_text import message_record, message_text, span
@@ -17,6 +20,7 @@ from runtime.inspection.letters import Letter
 from runtime.inspection.seen import see
 from runtime.message import Message, MessageType
 from runtime.payload import encode_value
+from runtime.proto.packed import any_head
 from test.support.letters import LETTER, envelope
 
 NOW_NS = 1_800_000_000_000_000_000
@@ -42,6 +46,27 @@ def test_an_error_and_bytes_that_cannot_be_read_say_so() -> None:
     assert message_text(error, NOW_NS).endswith("no payload  ERROR\n  error: no such city")
     assert message_text(broken, NOW_NS).endswith("1 B  no payload\n  cannot be read: " + broken.fault)
     assert broken.fault
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (np.zeros((3, 224, 224), np.float32), "Array float32 (3, 224, 224), 602,112 bytes"),
+        (pa.table({"a": [1]}), "Table, 424 bytes"),
+        (File(b"123", "image/png", "cat.png"), "File image/png 'cat.png', 3 bytes"),
+    ],
+)
+def test_arrays_tables_and_files_are_a_line(value: Any, text: str) -> None:
+    seen = see(stored(envelope(value)))
+
+    assert message_text(seen, NOW_NS).endswith(f'\n  "{text}"')
+    assert json.loads(json_line(message_record(seen)))["value"] == text
+
+
+def test_a_native_value_that_is_broken_says_so() -> None:
+    seen = see(stored(wire.encode(Message(payload=any_head("krt.Array") + b"\x09"))))
+
+    assert "cut off" in seen.fault
 
 
 def test_the_record_of_a_message_has_everything() -> None:
