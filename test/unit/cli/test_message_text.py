@@ -52,7 +52,7 @@ def test_an_error_and_bytes_that_cannot_be_read_say_so() -> None:
     ("value", "text"),
     [
         (np.zeros((3, 224, 224), np.float32), "Array float32 (3, 224, 224), 602,112 bytes"),
-        (pa.table({"a": [1]}), "Table, 424 bytes"),
+        (pa.table({"a": [1]}), "Table, 288 bytes"),
         (File(b"123", "image/png", "cat.png"), "File image/png 'cat.png', 3 bytes"),
     ],
 )
