@@ -1,5 +1,6 @@
 """Messages of a stream as text for people and as JSON."""
 
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -29,7 +30,17 @@ def body_text(seen: Seen) -> str:
         return f"cannot be read: {seen.fault}"
     if seen.error:
         return f"error: {seen.error}"
+    if seen.claim is not None:
+        return payload_text(seen)
     return value_text(seen.value)
+
+
+def payload_text(seen: Seen) -> str:
+    """Return where the payload of a message lies that is too large to be inside of it."""
+    if seen.claim is None:
+        return ""
+    there = "removed from the object store, for the message is done" if seen.claim_is_gone else "in the object store"
+    return f"payload of {size(seen.claim.size)} {there}: {seen.claim.object}"
 
 
 def value_text(value: Any) -> str:
@@ -54,6 +65,7 @@ def message_record(seen: Seen) -> dict[str, Any]:
         "payload_type": seen.payload_type,
         "value": seen.value,
         "fault": seen.fault,
+        "claim": {**asdict(seen.claim), "gone": seen.claim_is_gone} if seen.claim else None,
     }
 
 

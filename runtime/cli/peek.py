@@ -74,11 +74,11 @@ async def _peek(found: target.Target, wish: _Wish) -> int:
         else:
             shown = await look.last(bus, found.stream, subjects, wish.last) if wish.last else []
         for message in shown:
-            _show(message, wish)
+            await _show(bus, found.stream, message, wish)
         if wish.follow:
             after = max([end, *(message.sequence for message in shown)])
             async for message in look.follow(bus, found.stream, subjects, after):
-                _show(message, wish)
+                await _show(bus, found.stream, message, wish)
     if not shown:
         typer.echo(f"no messages of {wish.source} are kept", err=True)
     return exits.OK
@@ -101,10 +101,11 @@ async def _subjects(bus: "Bus", found: target.Target, wish: _Wish) -> list[str]:
     return read if wish.reads else look.output_subjects(found.stream, wish.source)
 
 
-def _show(message: "StoredMessage", wish: _Wish) -> None:
+async def _show(bus: "Bus", stream: str, message: "StoredMessage", wish: _Wish) -> None:
     from runtime.cli.message_text import message_record, message_text
     from runtime.cli.outputs import json_line
+    from runtime.inspection.payloads import look_up
     from runtime.inspection.seen import see
 
-    seen = see(message)
+    seen = await look_up(bus, stream, see(message))
     typer.echo(json_line(message_record(seen)) if wish.as_json else message_text(seen, time.time_ns()))

@@ -69,13 +69,15 @@ def repro(
 
 
 async def _fetch(found: target.Target, number: int) -> _Input:
-    from runtime.inspection import letters
+    from runtime.inspection import letters, payloads
 
     async with target.connected(found, name="krt repro") as bus:
         try:
             letter = await letters.get(bus, found.stream, number)
             data = await letters.input_of(bus, letter)
-        except errors.NotFoundError as error:  # the workflow is there, the message is not
+            data = await payloads.whole(bus, found.stream, data, is_letter=not letter.letter.left_out)
+        # The workflow is there, the message or its payload is not.
+        except (errors.NotFoundError, errors.DecodeError) as error:
             raise errors.BusError(str(error)) from error
         return _Input(
             died=letter.letter,

@@ -135,13 +135,14 @@ def _lines(branches: Sequence[_Branch]) -> Iterator[str]:
 
 
 def _message_line(message: "Seen") -> str:
-    from runtime.cli.message_text import size
+    from runtime.cli.message_text import payload_text, size
     from runtime.message import MessageType
 
     parts = [f"#{message.sequence} on {message.subject.partition('.')[2]}", size(message.size_bytes)]
     if message.type not in (MessageType.OK.name, MessageType.UNDEFINED.name):
         parts.append(f"{message.type} {message.error}".rstrip())
     parts += [f"cannot be read: {message.fault}"] if message.fault else []
+    parts += [payload_text(message)] if message.claim else []
     return ", ".join(parts)
 
 

@@ -126,6 +126,11 @@ class Workflow:
         return len(self._pending)
 
     @property
+    def carrying(self) -> int:
+        """Requests and answers that are being put into the object store of large ones, or fetched from there."""
+        return len(self._carrying)
+
+    @property
     def held(self) -> bool:
         """Whether requests wait here, because the stream is full or NATS is away."""
         return self._publisher is not None and self._publisher.held

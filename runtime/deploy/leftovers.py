@@ -6,13 +6,16 @@ Nothing is removed but on request, and no message without an end: what a consume
 import asyncio
 import logging
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from runtime import wire
 from runtime.bus.base import Bus, ConsumerConfig, ConsumerState, Delivery, Publisher
-from runtime.bus.dead_letters import store_dead_letter
+from runtime.bus.dead_letters import LetterClaims, store_dead_letter
+from runtime.clock import SystemClock
 from runtime.deadletter import DeadLetter
 from runtime.errors import BusUnavailableError, DecodeError
 from runtime.spec import names
+from runtime.spec.claims import claims_store, letter_claims_store
 from runtime.spec.manager import ManagerSpec
 
 log = logging.getLogger(__name__)
@@ -53,8 +56,12 @@ async def remove_consumer(bus: Bus, spec: ManagerSpec, durable: str) -> int:
     Raises BusUnavailableError when messages stay in another process's hand, and what was not dropped stays as it is.
     """
     publisher = bus.publisher(spec.dead_letters.stream) if spec.dead_letters else None
+    letters = None
+    if publisher is not None:
+        claims = LetterClaims(bus, claims_store(spec.stream), letter_claims_store(spec.stream), SystemClock())
+        letters = _Letters(publisher, claims)
     try:
-        dropped = await _drop_all(bus, spec, durable, publisher)
+        dropped = await _drop_all(bus, spec, durable, letters)
     finally:
         if publisher is not None:
             await publisher.close()
@@ -62,7 +69,14 @@ async def remove_consumer(bus: Bus, spec: ManagerSpec, durable: str) -> int:
     return dropped
 
 
-async def _drop_all(bus: Bus, spec: ManagerSpec, durable: str, publisher: Publisher | None) -> int:
+class _Letters(NamedTuple):
+    """Where dead letters go, and their payloads that are larger than a message."""
+
+    publisher: Publisher
+    claims: LetterClaims
+
+
+async def _drop_all(bus: Bus, spec: ManagerSpec, durable: str, letters: _Letters | None) -> int:
     reader = bus.reader(ConsumerConfig(stream=spec.stream, durable=durable, filter_subjects=()), create=False)
     await reader.start()
     dropped = 0
@@ -74,7 +88,7 @@ async def _drop_all(bus: Bus, spec: ManagerSpec, durable: str, publisher: Publis
                         delivery = await reader.take()
                 except TimeoutError:  # the rest is in another process's hand, or was settled just now
                     continue
-                await _drop(delivery, spec, names.node_of(durable), publisher)
+                await _drop(delivery, spec, names.node_of(durable), letters)
                 reader.ack(delivery)
                 dropped += 1
     except TimeoutError as error:
@@ -86,9 +100,9 @@ async def _drop_all(bus: Bus, spec: ManagerSpec, durable: str, publisher: Publis
     return dropped
 
 
-async def _drop(delivery: Delivery, spec: ManagerSpec, node: str, publisher: Publisher | None) -> None:
+async def _drop(delivery: Delivery, spec: ManagerSpec, node: str, letters: _Letters | None) -> None:
     """Store the dead letter; without a stream for dead letters the message is only named in the log."""
-    if publisher is None:
+    if letters is None:
         log.warning("message %d of %s is dropped with its node %s", delivery.sequence, spec.stream, node)
         return
     letter = DeadLetter(
@@ -106,16 +120,17 @@ async def _drop(delivery: Delivery, spec: ManagerSpec, node: str, publisher: Pub
         headers=dict(delivery.headers or {}),
     )
     await store_dead_letter(
-        publisher,
+        letters.publisher,
         names.dead_letter_subject(spec.stream, node),
         delivery.data,
         letter,
         message_id=names.dead_letter_id(node, delivery.sequence),
+        claims=letters.claims,
     )
 
 
 def _request_id(data: bytes) -> str:
     try:
-        return wire.decode(data).request_id
+        return wire.decode(data, takes_claims=True).request_id
     except DecodeError:
         return ""

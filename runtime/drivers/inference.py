@@ -17,6 +17,7 @@ from runtime.client import DEFAULT_TIMEOUT_S, Reply, Route, Workflow
 from runtime.clock import Clock
 from runtime.drivers.base import WorkflowSchema
 from runtime.drivers.loop_thread import call_on_loop
+from runtime.wire import MAX_CLAIM_BYTES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,6 +26,7 @@ class WorkflowView:
 
     output_subjects: of its answers, and of the ERRORs in their place. find_schema: called from any thread; quick.
     timeout_s: until the deadline of a request that says nothing about it. route: of a workflow that others run.
+    max_claim_bytes: of one request or answer.
     """
 
     name: str
@@ -33,6 +35,7 @@ class WorkflowView:
     find_schema: Callable[[], WorkflowSchema] = WorkflowSchema
     timeout_s: float = DEFAULT_TIMEOUT_S
     route: Route | None = None
+    max_claim_bytes: int = MAX_CLAIM_BYTES
 
 
 class Inference:
@@ -57,7 +60,7 @@ class Inference:
         self.in_flight = 0
         self._find_schema = view.find_schema
         self._timeout_s = view.timeout_s
-        self._client = Workflow(bus, view.stream, clock=clock, route=view.route)
+        self._client = Workflow(bus, view.stream, clock=clock, route=view.route, max_claim_bytes=view.max_claim_bytes)
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 

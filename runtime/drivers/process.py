@@ -35,6 +35,7 @@ from runtime.drivers.runner import DriverRunner, DriverTerms
 from runtime.errors import BusClosedError, DriverNotFoundError, DriverStartError, SettingsError
 from runtime.settings import DriverSettings
 from runtime.spec.driver import LOOPBACK, DriverSpec
+from runtime.wire import MAX_CLAIM_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -186,7 +187,7 @@ def read_driver_spec(text: str) -> DriverSpec:
 
 async def _run_on(bus: Bus, spec: DriverSpec, settings: DriverSettings, stop: asyncio.Event) -> None:
     clock = SystemClock()
-    runner = runner_of(spec, bus, clock, advertise=settings.advertise_address)
+    runner = runner_of(spec, bus, clock, advertise=settings.advertise_address, max_claim_bytes=settings.max_claim_bytes)
     desk = DriverDesk(runner, bus, spec.stream, clock, pid=spec.pid or new_pid(), driver=spec.driver, on_stop=stop.set)
     async with desk:
         closed = asyncio.create_task(bus.wait_closed(), name="bus closed")
@@ -213,13 +214,19 @@ async def _start(runner: DriverRunner, ready_fd: int | None) -> None:
     log.info("ready", extra={"action": "ready"})
 
 
-def runner_of(spec: DriverSpec, bus: Bus, clock: Clock, *, advertise: str = "") -> DriverRunner:
-    """Return the runner of a driver process. advertise: the address that others are told, "" for this host's."""
+def runner_of(
+    spec: DriverSpec, bus: Bus, clock: Clock, *, advertise: str = "", max_claim_bytes: int = MAX_CLAIM_BYTES
+) -> DriverRunner:
+    """Return the runner of a driver process.
+
+    advertise: the address that others are told, "" for this host's. max_claim_bytes: of one request or answer.
+    """
     view = WorkflowView(
         name=spec.workflow,
         stream=spec.stream,
         output_subjects=spec.output_subjects,
         timeout_s=spec.timeout_s or DEFAULT_TIMEOUT_S,
+        max_claim_bytes=max_claim_bytes,
     )
     terms = DriverTerms(
         ports=spec.ports,

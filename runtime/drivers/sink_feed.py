@@ -12,8 +12,8 @@ from runtime.drivers.flow import MAX_IN_FLIGHT, Item, output_of
 from runtime.drivers.schedule import Backoff
 from runtime.drivers.sink_letters import SinkLetters
 from runtime.drivers.sink_loop import SinkLoop
-from runtime.drivers.stored_answers import Answer, answer_of
-from runtime.errors import BusClosedError, BusError, DecodeError
+from runtime.drivers.stored_answers import Answer, answer_of, with_payload
+from runtime.errors import BusClosedError, BusError, BusUnavailableError, DecodeError, RevisionError
 from runtime.message import Message
 
 log = logging.getLogger(__name__)
@@ -23,6 +23,8 @@ class SinkFeed:
     """Reads and hands over one output at a time, in the order of the stream."""
 
     def __init__(self, bus: Bus, clock: Clock, consumer: ConsumerConfig, sink: SinkLoop, letters: SinkLetters) -> None:
+        self._bus = bus
+        self._stream = consumer.stream
         self._clock = clock
         self._sink = sink
         self._letters = letters
@@ -40,7 +42,7 @@ class SinkFeed:
 
     async def _hand_over(self, delivery: Delivery) -> None:
         try:
-            message = wire.decode(delivery.data)
+            message = await self._with_payload(wire.decode(delivery.data, takes_claims=True))
             answer = answer_of(message)
         except DecodeError as error:
             await self._give_up(delivery, error)
@@ -49,6 +51,16 @@ class SinkFeed:
             item = _item(message, answer, delivery)
             await self._sink.put(output_of(answer.value, item), item)
         self._reader.ack(delivery)
+
+    async def _with_payload(self, message: Message) -> Message:
+        """Return a message with its payload, however long NATS is away. Raises DecodeError, BusClosedError."""
+        backoff = Backoff()
+        while True:
+            try:
+                return await with_payload(self._bus, self._stream, message)
+            except (BusUnavailableError, RevisionError) as error:
+                log.debug("an output cannot be fetched yet: %s", error)
+            await self._clock.sleep(backoff.next_s())
 
     async def _give_up(self, delivery: Delivery, failure: DecodeError) -> None:
         backoff = Backoff()

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from runtime import wire
 from runtime.bus.base import Bus, Delivery, Publisher, StreamConfig
-from runtime.bus.dead_letters import store_dead_letter
+from runtime.bus.dead_letters import LetterClaims, store_dead_letter
+from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import Clock
 from runtime.deadletter import Attempt, DeadLetter
 from runtime.drivers.flow import Item
@@ -14,6 +15,7 @@ from runtime.errors import DecodeError, NotFoundError
 from runtime.message import Message, MessageType
 from runtime.payload import encode_value
 from runtime.spec import names
+from runtime.spec.claims import claims_store, letter_claims_store
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,7 @@ class SinkLetters:
         self._stream = stream
         self._driver = driver
         self._publisher: Publisher | None = None
+        self._claims = LetterClaims(bus, claims_store(stream), letter_claims_store(stream), clock)
 
     async def __aenter__(self) -> "SinkLetters":
         return self
@@ -105,7 +108,7 @@ class SinkLetters:
     async def _publish(self, data: bytes, letter: DeadLetter, message_id: str) -> None:
         subject = names.dead_letter_subject(self._stream, self._driver)
         publisher = self._publisher or await self._open()
-        await store_dead_letter(publisher, subject, data, letter, message_id=message_id)
+        await store_dead_letter(publisher, subject, data, letter, message_id=message_id, claims=self._claims)
         fields = {"request_id": letter.request_id, "action": "dead"}
         log.error("an output is given up: %s; dead letter in %s", letter.error, subject, extra=fields)
 
@@ -115,5 +118,7 @@ class SinkLetters:
             await self._bus.stream_state(name)
         except NotFoundError:  # no node keeps any
             await self._bus.ensure_stream(StreamConfig(name=name, subjects=(f"{name}.>",), max_age_s=KEEP_S))
+            store = ObjectStoreConfig(name=letter_claims_store(self._stream), max_age_s=KEEP_S)
+            await self._bus.ensure_object_store(store)
         self._publisher = self._bus.publisher(name)
         return self._publisher

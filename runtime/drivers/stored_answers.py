@@ -11,9 +11,11 @@ from typing import Any
 
 from runtime import wire
 from runtime.bus.base import Bus
+from runtime.bus.claims import fetch_claim
 from runtime.errors import DecodeError, NotFoundError
 from runtime.message import Message, MessageType
 from runtime.payload import decode_value
+from runtime.spec.claims import claims_store
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +31,19 @@ def answer_of(message: Message) -> Answer | None:
     if message.type is MessageType.ERROR:
         return Answer(error=message.error or "the workflow answered with an error without a text")
     return Answer(decode_value(message.payload)) if message.payload else None
+
+
+async def with_payload(bus: Bus, stream: str, message: Message) -> Message:
+    """Return a message with its payload, which lies in an object store if it is larger than a message.
+
+    Raises DecodeError when it is gone or corrupt; BusUnavailableError, RevisionError for what passes.
+    """
+    if message.claim is None:
+        return message
+    kept = "it is removed soon after its answer was given"
+    store = claims_store(stream)
+    payload = await fetch_claim(bus, store, message.claim, max_bytes=wire.MAX_CLAIM_BYTES, kept=kept)
+    return message._replace(payload=payload)
 
 
 class StoredAnswers:
@@ -69,7 +84,7 @@ class StoredAnswers:
             while page := await scan.read():
                 for stored in page:
                     try:
-                        name = wire.decode(stored.data).request_id
+                        name = wire.decode(stored.data, takes_claims=True).request_id
                     except DecodeError:  # nobody's answer
                         continue
                     if selects(name):
@@ -86,6 +101,7 @@ class StoredAnswers:
                 stored = await self._bus.get_message(self._stream, sequence)
             except NotFoundError:
                 continue
-            if (answer := answer_of(wire.decode(stored.data))) is not None:
+            message = await with_payload(self._bus, self._stream, wire.decode(stored.data, takes_claims=True))
+            if (answer := answer_of(message)) is not None:
                 answers.append(answer)
         return answers

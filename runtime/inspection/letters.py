@@ -5,10 +5,12 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from runtime.bus.base import Bus
+from runtime.bus.dead_letters import claim_of
 from runtime.bus.stored import StoredMessage
 from runtime.deadletter import HEADER, DeadLetter
 from runtime.errors import BusError, NotFoundError
 from runtime.spec import names
+from runtime.spec.claims import letter_claims_store
 
 log = logging.getLogger(__name__)
 
@@ -86,12 +88,19 @@ async def drop(bus: Bus, stream: str, letter: Letter) -> None:
         await bus.delete_message(names.dead_letter_stream(stream), letter.id)
     except NotFoundError:
         log.debug("dead letter %d is gone already", letter.id)
+    # After the letter, which would otherwise be there without its payload.
+    if (claim := claim_of(letter.body)) is not None:
+        try:
+            await (await bus.object_store(letter_claims_store(stream))).delete(claim.object)
+        except NotFoundError:
+            log.debug("the payload of dead letter %d is gone already", letter.id)
 
 
 async def input_of(bus: Bus, letter: Letter) -> bytes:
     """Return the input that was given up: the letter's body, or where that was too large, the stream's message.
 
-    Raises NotFoundError when the stream does not have it any more.
+    Its payload may lie in an object store, see `payloads.whole`. Raises NotFoundError when the stream does not have
+    it any more.
     """
     died = letter.letter
     if not died.left_out:

@@ -9,12 +9,15 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from runtime.bus.base import Bus, Confirmation
+from runtime.bus.claims import copy_claim
+from runtime.bus.dead_letters import claim_of
 from runtime.bus.stored import ConsumerState
 from runtime.bus.subjects import matches
 from runtime.deadletter import Attempt, DeadLetter, attempts_to_header
 from runtime.errors import NotFoundError
 from runtime.inspection.letters import Letter, drop, input_of
 from runtime.spec import hops, names
+from runtime.spec.claims import claim_object, claims_store, letter_claims_store
 
 # Seconds to try to store one message in a stream that is full, before giving up: somebody is waiting at a terminal.
 GIVE_UP_S = 10.0
@@ -73,12 +76,13 @@ class Redriver:
         """
         way = self.way(letter)
         died = letter.letter
-        data = await input_of(self._bus, letter)
+        message_id = names.redrive_id(died.node, origin_of(died), died.redrive + 1, died.path)
+        data = await self._with_payload(letter, await input_of(self._bus, letter), way.subject, message_id)
         stored = Confirmation()
         await self._publisher.publish(
             way.subject,
             data,
-            message_id=names.redrive_id(died.node, origin_of(died), died.redrive + 1, died.path),
+            message_id=message_id,
             confirm=stored,
             headers=_headers(died, self._publisher.limit_bytes - len(data)),
         )
@@ -86,6 +90,16 @@ class Redriver:
         # Only now: in the other order, an end of this process in between would lose the message.
         await drop(self._bus, self._stream, letter)
         return way
+
+    async def _with_payload(self, letter: Letter, data: bytes, subject: str, message_id: str) -> bytes:
+        """Return the input with a payload of its own, where that lies in an object store: the letter's goes with it."""
+        claim = claim_of(data)
+        if claim is None:
+            return data
+        own = claims_store(self._stream)
+        store = own if letter.letter.left_out else letter_claims_store(self._stream)
+        name = claim_object(subject, message_id, claim.sha256)
+        return await copy_claim(self._bus, data, claim, store, own, name)
 
     def _readers(self, subject: str) -> list[str]:
         return [state.name for state in self._consumers if reads(state, subject)]

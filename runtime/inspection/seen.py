@@ -6,7 +6,7 @@ from typing import Any
 from runtime import payload, wire, wire_v1
 from runtime.bus.stored import StoredMessage
 from runtime.errors import DecodeError
-from runtime.message import Message, MessageType
+from runtime.message import Claim, Message, MessageType
 from runtime.spec import names
 from runtime.spec.hops import Hop, read_hops
 
@@ -18,7 +18,8 @@ class Seen:
     stored_ns: unix time in nanoseconds. redrive: how often the message itself was redriven. payload_type: full name of
     the protobuf message that holds the value. value: as `shown` gives it. run_s: how long the handler
     ran that sent it, None where the message does not say. hops: the nodes of a fused chain that led to it before the
-    sender, without a message of their own.
+    sender, without a message of their own. claim: of a payload that lies in an object store, whose value is not told
+    here; claim_is_gone: see `payloads.look_up`.
     """
 
     sequence: int
@@ -36,6 +37,8 @@ class Seen:
     value: Any
     fault: str
     hops: tuple[Hop, ...] = ()
+    claim: Claim | None = None
+    claim_is_gone: bool = False
 
 
 def see(stored: StoredMessage) -> Seen:
@@ -62,6 +65,7 @@ def see(stored: StoredMessage) -> Seen:
         payload_type=_type_of(message.payload),
         value=value,
         fault=fault,
+        claim=message.claim,
         hops=read_hops(stored.headers.get(names.HOPS_HEADER, "")),
     )
 
@@ -75,9 +79,9 @@ def shown(packed: bytes) -> Any:
 
 
 def decode(data: bytes) -> Message:
-    """Read an envelope of whichever wire version it can only be. Raises DecodeError."""
+    """Read an envelope of whichever wire version it can only be; a claimed payload is b"". Raises DecodeError."""
     try:
-        return wire.decode(data)
+        return wire.decode(data, takes_claims=True)
     except DecodeError as error:
         if error.reason != "wire":
             raise

@@ -13,6 +13,7 @@ from runtime.bus.base import Bus
 from runtime.bus.stored import ConsumerState, StoredMessage
 from runtime.errors import NotFoundError
 from runtime.inspection.letters import Letter, Wanted, find
+from runtime.inspection.payloads import look_up
 from runtime.inspection.places import Place, Places, is_redriven_input, place_of_letter
 from runtime.inspection.redrive import reads
 from runtime.inspection.seen import Seen, see
@@ -130,7 +131,9 @@ async def _messages(
     read = 0
     try:
         while page := await scan.read():
-            found += (see(stored) for stored in page if _belongs(stored, stream, request_id))
+            found += [
+                await look_up(bus, stream, see(stored)) for stored in page if _belongs(stored, stream, request_id)
+            ]
             read += len(page)
             on_progress(read, scan.left)
             if page[-1].sequence >= state.last_sequence:

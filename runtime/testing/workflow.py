@@ -18,11 +18,12 @@ from runtime.clock import FakeClock, settle
 from runtime.deadletter import HEADER, DeadLetter
 from runtime.deploy.wiring import object_store_of
 from runtime.errors import NotFoundError
-from runtime.message import MessageType
+from runtime.message import Message, MessageType
 from runtime.node import watchdog
 from runtime.node.handler import HandlerFunction, LoadedHandler
 from runtime.node.state import StateEntry
 from runtime.spec import names
+from runtime.spec.claims import claims_store
 from runtime.spec.load import load
 from runtime.stores.base import Document, Point
 from runtime.testing.deployment import MemoryDeployment
@@ -126,9 +127,9 @@ class Workflow:
             self.definition.node(node)
         subject = names.node_subject(self._stream, node, channel)
         stored = (each for each in self._stored(self._stream) if names.unpartitioned_subject(each.subject) == subject)
-        messages = [wire.decode(each.data) for each in stored]
+        messages = [wire.decode(each.data, takes_claims=True) for each in stored]
         sent = [message for message in messages if message.type is not MessageType.ERROR]
-        return [unpacked(payload.decode_value(message.payload)) for message in sent]
+        return [unpacked(payload.decode_value(self._payload_of(message))) for message in sent]
 
     def dead_letters(self, node: str = "") -> list[DeadLetter]:
         """Return what was given up, by one node or by all, in order."""
@@ -222,6 +223,8 @@ class Workflow:
     def _activity(self) -> Activity:
         stream = self._broker.streams.stream(self._stream)
         in_hand = sum(reader.in_hand for connection in self._deployment.connections for reader in connection.readers)
+        if self._client is not None:
+            in_hand += self._client.carrying
         waiting = sum(consumer.state().pending for consumer in stream.consumers.values())
         # What waits for others of its batch is moved on by the clock, as a message that waits for a retry is.
         return in_hand - self._deployment.gathering, waiting, stream.state().last_sequence
@@ -230,6 +233,12 @@ class Workflow:
         if self._client is None:
             raise RuntimeError("the workflow is not open; use it inside `async with`")
         return self._client
+
+    def _payload_of(self, message: Message) -> bytes:
+        if message.claim is None:
+            return message.payload
+        # None is ever removed here, as with messages.
+        return self._broker.object_stores[claims_store(self._stream)].find(message.claim.object).data
 
     def _stored(self, stream: str) -> Iterator[StoredMessage]:
         """Yield all messages of a stream, of which none is ever removed here."""

@@ -93,7 +93,7 @@ class TaskRecovery:
     def _answer_of(self, stored: StoredMessage) -> "tuple[_Lost, TaskRecord] | None":
         """Return the lost task that a message ends, if it does."""
         try:
-            message = wire.decode(stored.data)
+            message = wire.decode(stored.data, takes_claims=True)
         except DecodeError:  # somebody else's; its node has made it a dead letter
             return None
         lost = self._lost.get(message.request_id)
@@ -151,4 +151,7 @@ def _end_of(record: TaskRecord, answer: Message) -> TaskRecord:
     if answer.type is MessageType.ERROR:
         outcome = answer.outcome or ReplyOutcome.FAILED
         return record.ended(outcome=outcome, detail=answer.error, node=answer.from_node)
+    if answer.claim is not None:
+        detail = f"the result cannot be kept: its {answer.claim.size:,} bytes are more than a message holds"
+        return record.ended(outcome=ReplyOutcome.FAILED, detail=detail)
     return record.ended(outcome=ReplyOutcome.OK, payload=answer.payload)
