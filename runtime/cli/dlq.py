@@ -200,15 +200,26 @@ async def _list(found: target.Target, wanted: "Wanted", as_json: bool) -> None:
 async def _show(found: target.Target, number: int, as_json: bool) -> None:
     from runtime.cli.letter_text import letter_record, letter_text
     from runtime.cli.outputs import json_line
-    from runtime.inspection import letters
 
     async with target.connected(found, name="krt dlq") as bus:
         letter = await _get(bus, found.stream, number)
         try:
-            data: bytes | None = await letters.input_of(bus, letter)
+            data: bytes | None = await _input_of(bus, found.stream, letter)
         except errors.NotFoundError:  # purged; all the rest is still worth showing
             data = None
     typer.echo(json_line(letter_record(letter, data)) if as_json else letter_text(letter, data, time.time_ns()))
+
+
+async def _input_of(bus: "Bus", stream: str, letter: "Letter") -> bytes:
+    """Return the input of a letter, with its payload if that is still there."""
+    from runtime.inspection import letters, payloads
+
+    data = await letters.input_of(bus, letter)
+    try:
+        return await payloads.whole(bus, stream, data, is_letter=not letter.letter.left_out)
+    except errors.DecodeError as error:
+        typer.echo(str(error), err=True)
+        return data
 
 
 async def _get(bus: "Bus", stream: str, number: int) -> "Letter":

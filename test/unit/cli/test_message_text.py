@@ -80,6 +80,7 @@ def test_the_record_of_a_message_has_everything() -> None:
         "size_bytes": 68, "message_id": "a", "redrive": 2, "run_s": None, "request_id": "r1", "from_node": "score",
         "type": "OK", "error": "", "payload_type": "google.protobuf.BytesValue", "value": {"base64": "AA=="},
         "fault": "",
+        "claim": None,
     }  # fmt: skip
 
 
