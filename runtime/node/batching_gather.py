@@ -108,8 +108,8 @@ class Gathering:
     def add(self, item: Item, run_s: float) -> None:
         """Put a message where it fits, in order of arrival. run_s: how long a call is expected to take.
 
-        Each time that a message comes again its largest batch is half as large: one that kills the process is soon
-        alone, and its neighbours pass.
+        Each time that a message comes again its largest batch is half as large, so that one that kills the process is
+        soon alone.
         """
         limits = self._limits
         limit = max(1, limits.messages >> min(item.work.delivery.attempt - 1, 16))

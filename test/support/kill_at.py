@@ -36,6 +36,18 @@ _DESK = "runtime.deploy.service:WriterDesk"
 _MANAGER = "runtime.deploy.manager:Manager"
 _TOPOLOGY = "runtime.bus.topology:Topology"
 
+# A message of a handler that takes batches.
+_BATCHER = "runtime.node.batching:Batcher"
+BATCHING_POINTS = {
+    "before gathering": Point(_BATCHER, "submit", "before"),
+    "gathered": Point("runtime.node.batching_gather:Gathering", "add", "after"),
+    "before the call": Point(_BATCHER, "_call", "before"),
+    "inside of the call": Point(_BATCHER, "_run", "before"),
+    "called": Point(_BATCHER, "_run", "after"),
+    "results handed out": Point(_BATCHER, "_call", "after"),
+    "before a message is called again": Point("runtime.node.work:Work", "begin_again", "before"),
+    "message back in the runner": Point(_BATCHER, "submit", "after"),
+}
 # A message that goes well.
 NODE_POINTS = {
     "taken": Point(_READER, "take", "after"),
@@ -128,6 +140,7 @@ MANAGER_POINTS = {
     "purged": Point(_TOPOLOGY, "purge", "after"),
 }
 POINTS = {
+    **BATCHING_POINTS,
     **NODE_POINTS,
     **STATE_POINTS,
     **ATOMIC_POINTS,

@@ -649,7 +649,7 @@ async def test_data_that_nobody_has_read_has_a_cost_if_it_is_json(start_node: St
 async def test_batches_are_counted_and_measured(start_node: StartNode) -> None:
     node = await start_node(DOUBLE, spec=batching(2, wait_s=0.5))
     saved: list[Any] = []
-    node.process._stores.points.save = saved.append  # type: ignore[method-assign]  # what the node measures
+    node.process._stores.points.save = saved.append  # type: ignore[method-assign, assignment]  # kept
 
     await send_all(node, range(3))
     await node.until(lambda: node.process.metrics.counts.ok == 2)
