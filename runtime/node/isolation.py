@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 # Seconds before a worker that has handled nothing is started again; doubled with each one, up to the maximum.
 FIRST_DELAY_S = 0.2
 MAX_DELAY_S = 30.0
+# Workers in a row that do not come up before their node ends; whoever has started the node may help.
+MAX_STARTS = 5
 # Which devices a process of CUDA sees.
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 # Variables of the node's own that a handler may know; all others of ours are how it reaches its servers.
@@ -121,16 +123,27 @@ class WorkerPool:
         while True:
             self._idle.put_nowait(worker)
             how = await worker.wait()
+            log.warning("worker %d has ended with %s", worker.number, how, extra={"action": "worker-ended"})
             in_vain = 0 if worker.has_answered or worker.was_killed else in_vain + 1
-            delay_s = min(FIRST_DELAY_S * 2.0 ** (in_vain - 1), MAX_DELAY_S)
-            log.warning(
-                "worker %d has ended with %s; another one is started%s", worker.number, how,
-                f" in {delay_s:.1f} s" if in_vain else "", extra={"action": "worker-restart"},
-            )  # fmt: skip
-            if in_vain:
-                await services.clock.sleep(delay_s)
-            worker = await self._start(worker.number)
-            await worker.initialise(services)
+            worker = await self._replace(worker.number, services, in_vain)
+
+    async def _replace(self, number: int, services: Services, in_vain: int) -> HandlerWorker:
+        """Start a worker in the place of one that has ended; when it does not come up, again, after a pause.
+
+        in_vain: workers before it, in a row, that have handled nothing. Raises what the last try has failed with.
+        """
+        for tried in range(in_vain, in_vain + MAX_STARTS):
+            if tried > 0:
+                await services.clock.sleep(min(FIRST_DELAY_S * 2.0 ** (tried - 1), MAX_DELAY_S))
+            try:
+                worker = await self._start(number)
+                await worker.initialise(services)
+                return worker
+            except Exception as error:  # whatever the handler's module and its `init` raise
+                failure = error
+                log.warning("worker %d does not start again: %s", number, error, extra={"action": "worker-failed"})
+                await self._workers[number].close(0)
+        raise failure
 
     async def _tear_down(self, context: Context) -> None:
         """Run `teardown` in all workers but those that have ended, or were given up."""
