@@ -10,10 +10,10 @@ SIDE = 96
 
 
 def read(image: bytes) -> np.ndarray:
-    """Return the levels of gray between 0 and 1 of an image of any format and size, as float32[SIDE, SIDE].
+    """Return the levels of gray, 0 to 255, of an image of any format and size, as uint8[SIDE, SIDE].
 
     Raises OSError for bytes that are no whole image, Image.DecompressionBombError for one of far too many pixels.
     """
     with Image.open(io.BytesIO(image)) as opened:
         gray = opened.convert("L").resize((SIDE, SIDE))
-    return np.asarray(gray, dtype=np.float32) / 255
+    return np.asarray(gray)

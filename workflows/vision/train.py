@@ -17,6 +17,8 @@ HERE = Path(__file__).parent
 # Squares: pixels of an edge, and pixels from one to the next.
 EDGE, STRIDE = 7, 2
 FILTERS = 16
+# Level of the brightest pixels.
+WHITE = 255
 # Of the logistic regression: steps down the gradient, their length, and how much large weights cost.
 STEPS, RATE, DECAY = 2000, 1.0, 1e-3
 # Versions of the format; every onnxruntime since 1.15 reads them.
@@ -27,7 +29,7 @@ def main(file: Path = HERE / "model.onnx") -> float:
     """Train, write the file, and print and return the accuracy on the photographs that were held out."""
     found = photographs.find()
     labels = sorted({each.label for each in found})
-    images = np.stack([pixels.read(each.path.read_bytes()) for each in found]).astype(np.float64)
+    images = np.stack([pixels.read(each.path.read_bytes()) for each in found]) / WHITE
     wanted = np.array([labels.index(each.label) for each in found])
     held_out = np.array([each.is_held_out for each in found])
 
@@ -78,15 +80,16 @@ def fit(strengths: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def build(filters: np.ndarray, weights: np.ndarray, bias: np.ndarray, labels: list[str]) -> ModelProto:
-    """Return the model: pixels float32[n, SIDE, SIDE] in, probabilities float32[n, labels] out; it knows its labels."""
+    """Return the model: pixels uint8[n, SIDE, SIDE] in, probabilities float32[n, labels] out; it knows its labels."""
     constants = {
-        "filters": filters.T.reshape(FILTERS, 1, EDGE, EDGE).astype(np.float32),
+        "filters": (filters.T.reshape(FILTERS, 1, EDGE, EDGE) / WHITE).astype(np.float32),
         "weights": weights.astype(np.float32),
         "bias": bias.astype(np.float32),
         "channel": np.array([1]),
     }
     steps = [
-        helper.make_node("Unsqueeze", ["pixels", "channel"], ["images"]),
+        helper.make_node("Cast", ["pixels"], ["levels"], to=TensorProto.FLOAT),
+        helper.make_node("Unsqueeze", ["levels", "channel"], ["images"]),
         helper.make_node("Conv", ["images", "filters"], ["answers"], strides=[STRIDE, STRIDE]),
         helper.make_node("Abs", ["answers"], ["sizes"]),
         helper.make_node("GlobalAveragePool", ["sizes"], ["means"]),
@@ -97,7 +100,7 @@ def build(filters: np.ndarray, weights: np.ndarray, bias: np.ndarray, labels: li
     graph = helper.make_graph(
         steps,
         "vision",
-        [helper.make_tensor_value_info("pixels", TensorProto.FLOAT, ["n", pixels.SIDE, pixels.SIDE])],
+        [helper.make_tensor_value_info("pixels", TensorProto.UINT8, ["n", pixels.SIDE, pixels.SIDE])],
         [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", len(labels)])],
         [numpy_helper.from_array(value, name) for name, value in constants.items()],
     )
