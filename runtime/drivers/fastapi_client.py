@@ -73,7 +73,8 @@ class FastAPIClient:
     def predict(self, inputs: Any, state_id: str | None = None, timeout: float | None = None) -> Any:
         """Send inputs and return the first output. timeout: seconds for the answer; by default the driver's.
 
-        inputs: what JSON has, or bytes. The output is bytes where it is no JSON, None where there is none.
+        inputs: what JSON has, bytes, a File, a numpy array or an Arrow table. The output is None where there is none,
+        a File for a file, bytes for anything else that is no JSON; arrays are lists and tables are rows.
         """
         return self._run(calls.predict(inputs, state_id, timeout))
 

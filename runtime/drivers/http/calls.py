@@ -7,16 +7,20 @@ import time
 from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, TypeVar
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import httpx
 import orjson
 
+from runtime.drivers.http import media
 from runtime.errors import PredictionError
+from runtime.payload import native_of
+from runtime.payload_files import File
 
 T = TypeVar("T")
 
-JSON, BYTES, EVENT_STREAM = "application/json", "application/octet-stream", "text/event-stream"
+JSON, BYTES, EVENT_STREAM = media.JSON, "application/octet-stream", "text/event-stream"
+PROTOBUF = "application/protobuf"
 # Seconds for a connection, and beyond a request's own time for its answer to arrive.
 CONNECT_S = 5.0
 ANSWER_MARGIN_S = 5.0
@@ -64,7 +68,7 @@ class Request:
     method: str
     path: str
     content: bytes = b""
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str | bytes] = field(default_factory=dict)
     timeout_s: float = DEFAULT_TIMEOUT_S + ANSWER_MARGIN_S
 
 
@@ -132,21 +136,32 @@ def next_step(call: Call[T], done: httpx.Response | FastAPIClientError | None) -
 
 
 def sending(path: str, inputs: Any, state_id: str | None, timeout_s: float | None, accept: str = "*/*") -> Request:
-    headers = {"Accept": accept, "Content-Type": JSON}
+    headers: dict[str, str | bytes] = {"Accept": accept, "Content-Type": JSON}
     limit_s = DRIVERS_OWN_S if timeout_s is None else timeout_s + ANSWER_MARGIN_S
-    if isinstance(inputs, (bytes, bytearray)):
-        headers["Content-Type"] = BYTES
+    if (content := _content(inputs)) is not None:
+        body, headers["Content-Type"] = content
+        if isinstance(inputs, File) and inputs.name:
+            headers[media.FILE_NAME_HEADER] = inputs.name.encode()
         if state_id is not None:
             headers["Krt-State-Id"] = state_id
         if timeout_s is not None:
             headers["Krt-Timeout"] = f"{timeout_s:g}"
-        return Request(method="POST", path=path, content=bytes(inputs), headers=headers, timeout_s=limit_s)
+        return Request(method="POST", path=path, content=body, headers=headers, timeout_s=limit_s)
     said = {"inputs": inputs, "state_id": state_id, "timeout": timeout_s}
     try:
         body = orjson.dumps({key: value for key, value in said.items() if value is not None or key == "inputs"})
     except TypeError as error:
         raise FastAPIClientError(0, "invalid", f"the inputs cannot be sent as JSON: {error}") from error
     return Request(method="POST", path=path, content=body, headers=headers, timeout_s=limit_s)
+
+
+def _content(inputs: Any) -> tuple[bytes, str] | None:
+    """Return a body with its type for what is not sent as JSON, else None."""
+    if isinstance(inputs, (bytes, bytearray)):
+        return bytes(inputs), BYTES
+    if native_of(inputs) is None:
+        return None
+    return media.written(inputs, accept=", ".join(media.MEDIA_TYPES.values()))
 
 
 # --- answers ---
@@ -159,9 +174,17 @@ def checked(response: httpx.Response) -> httpx.Response:
 
 
 def value_of(response: httpx.Response) -> Any:
-    if response.headers.get("content-type", "").startswith(JSON):
+    """Return the output in an answer: JSON, bytes, or the file, array or table that it is."""
+    content_type = response.headers.get("content-type", "")
+    if content_type.startswith(JSON):
         return orjson.loads(response.content)
-    return response.content
+    if content_type in ("", BYTES, PROTOBUF):
+        return response.content
+    for native, media_type in media.MEDIA_TYPES.items():
+        if content_type == media_type:
+            return media.read(native, response.content)
+    _, _, name = response.headers.get("content-disposition", "").partition("filename*=UTF-8''")
+    return File(response.content, content_type, unquote(name))
 
 
 def error_of(response: httpx.Response) -> FastAPIClientError:

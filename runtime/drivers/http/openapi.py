@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from runtime.drivers.base import WorkflowSchema
+from runtime.drivers.http import media
 from runtime.drivers.http.answers import BYTES, JSON, PROTOBUF
 from runtime.drivers.http.events import EVENT_STREAM
 from runtime.drivers.http.request import (
@@ -13,12 +14,16 @@ from runtime.drivers.http.request import (
     TIMEOUT_HEADER,
     TIMEOUT_PATTERN,
 )
+from runtime.payload import Native
 from runtime.spec.schema_check import DEFINITIONS
 from runtime.version import __version__
 
 Json = dict[str, Any]
 
 SCHEMAS = "#/components/schemas/"
+# Of a file, and of what has a form of its own.
+ANY_TYPE = "*/*"
+BINARY: Json = {"type": "string", "format": "binary"}
 
 ERROR: Json = {
     "type": "object",
@@ -71,10 +76,11 @@ def openapi(workflow: str, schema: WorkflowSchema, *, has_tokens: bool) -> Json:
     components: Json = {"Error": ERROR, "Task": TASK}
     inputs = add_component("Inputs", schema.inputs, components)
     outputs = add_component("Outputs", schema.outputs, components)
+    body, answer = _body(inputs, media.native_of(schema.inputs)), _answer(outputs, media.native_of(schema.outputs))
     document: Json = {
         "openapi": "3.1.0",
         "info": {"title": workflow, "version": __version__, "description": f"The workflow `{workflow}` over HTTP."},
-        "paths": _paths(_body(inputs), outputs, ("401", "403") if has_tokens else ()),
+        "paths": _paths(body, answer, ("401", "403") if has_tokens else ()),
         "components": {"schemas": components},
     }
     if has_tokens:
@@ -102,7 +108,10 @@ def _moved(value: Any, name: str) -> Any:
     return [_moved(inner, name) for inner in value] if isinstance(value, list) else value
 
 
-def _body(inputs: Json) -> Json:
+def _body(inputs: Json, native: Native | None) -> Json:
+    """Return what a request may hold. native: the kind of value that the workflow takes."""
+    if native is Native.FILE:
+        return {"required": True, "content": {ANY_TYPE: {"schema": BINARY}}}
     wrapped = {
         "type": "object",
         "required": ["inputs"],
@@ -115,11 +124,20 @@ def _body(inputs: Json) -> Json:
     }
     # Inputs with a field `inputs` are read as the second form, so that they cannot be sent in the first.
     plain = {"allOf": [inputs, {"not": {"type": "object", "required": ["inputs"]}}]}
-    return {"required": True, "content": {JSON: {"schema": {"anyOf": [plain, wrapped]}}}}
+    own = {} if native is None else {media.MEDIA_TYPES[native]: {"schema": BINARY}}
+    return {"required": True, "content": {JSON: {"schema": {"anyOf": [plain, wrapped]}}, **own}}
 
 
-def _paths(body: Json, outputs: Json, access: tuple[str, ...]) -> Json:
-    answer = {JSON: {"schema": outputs}, BYTES: {}, PROTOBUF: {}}
+def _answer(outputs: Json, native: Native | None) -> Json:
+    """Return the forms of an output. native: the kind of value that the workflow answers with."""
+    if native is Native.FILE:
+        return {ANY_TYPE: {"schema": BINARY}}
+    if native is not None:
+        return {JSON: {}, media.MEDIA_TYPES[native]: {"schema": BINARY}}
+    return {JSON: {"schema": outputs}, BYTES: {}, PROTOBUF: {}}
+
+
+def _paths(body: Json, answer: Json, access: tuple[str, ...]) -> Json:
     events = {EVENT_STREAM: {"schema": {"type": "string"}}}
     task = {JSON: {"schema": {"$ref": SCHEMAS + "Task"}}}
     headers = [

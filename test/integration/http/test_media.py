@@ -14,6 +14,7 @@ from PIL import Image
 
 from runtime import File, wire
 from runtime.bus.base import Bus
+from runtime.drivers import FastAPIClient
 from runtime.drivers.base import WorkflowSchema
 from runtime.payload import decode_value
 from runtime.spec.edges import EdgeType, edge_schema
@@ -231,3 +232,38 @@ async def test_events_have_json_for_what_is_none() -> None:
 
     assert 'data: {"data":{"base64":"MTIz"},"content_type":"image/png","name":""}' in file.text
     assert "data: [[0.0,1.0,2.0],[3.0,4.0,5.0]]" in array.text
+
+
+# --- the client ---
+
+
+async def test_the_client_sends_files_arrays_and_tables_and_gets_files() -> None:
+    file = File(png(), "image/png", "röd.png")
+
+    async with taking("file") as (web, bus), FastAPIClient(port=web.port) as client:
+        answers = [await client.apredict(file), await client.atask_result(await client.apredict_task(file))]
+        assert await sent(bus) == file
+    async with taking("array") as (web, _), FastAPIClient(port=web.port) as client:
+        answers += [await client.apredict(ARRAY), await client.apredict(np.array([1j]))]
+    async with taking("table") as (web, _), FastAPIClient(port=web.port) as client:
+        answers.append(await client.apredict(TABLE, state_id="cam-1"))
+
+    assert answers[:3] == [file, file, ARRAY.tolist()]
+    assert answers[3].tolist() == [1j]
+    assert answers[4] == TABLE.to_pylist()
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken"),
+    [
+        ("file", {"*/*"}),
+        ("array", {"application/json", NPY}),
+        ("table", {"application/json", ARROW}),
+        ("json", {"application/json"}),
+    ],
+)
+async def test_the_openapi_document_has_the_types_of_bodies(kind: str, taken: set[str]) -> None:
+    async with taking(kind) as (web, _):
+        document = (await web.http.get("/openapi.json")).json()
+
+    assert document["paths"]["/predict"]["post"]["requestBody"]["content"].keys() == taken
