@@ -20,6 +20,7 @@ from test.bench import (
     algorithms,
     artifacts,
     batch,
+    batching,
     documents,
     fusion,
     http,
@@ -112,6 +113,7 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
         "measurements": measurements.measure,
         "artifacts": artifacts.measure,
         "batch": functools.partial(batch.measure, rounds=rounds),
+        "batching": functools.partial(batching.measure, seconds=seconds, rounds=rounds),
         "start": idle.measure_start,
         "memory": idle.measure_memory,
     }

@@ -14,7 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from test.bench.driver_process import running
-from test.bench.processes import Child, clean_environment
+from test.bench.processes import HANDLERS, Child, clean_environment
 from test.bench.workbench import Workbench
 from test.support.ports import free_port
 
@@ -26,7 +26,8 @@ REQUIREMENTS = ("bentoml==1.4.30", "uvloop==0.23.0")
 CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "krt-bench"
 # Seconds for about 70 packages and 190 MB; a hundred are usual.
 INSTALL_S = 300.0
-SERVICE = Path(__file__).parent / "peers" / "bentoml_service.py"
+SERVICES = Path(__file__).parent / "peers"
+ECHO = "bentoml_service:Echo"
 
 
 class NotInstalledError(Exception):
@@ -65,16 +66,17 @@ def _run(*command: str) -> None:
 
 
 @asynccontextmanager
-async def served(bench: Workbench, python: Path) -> AsyncIterator[int]:
-    """Serve the handler of the measured nodes with one worker, BentoML's default; yields the port."""
+async def served(bench: Workbench, python: Path, service: str = ECHO) -> AsyncIterator[int]:
+    """Serve a peer, by default the handler of the measured nodes, with one worker as BentoML does; yields the port."""
     port = free_port()
     ready, other_side = os.pipe()
-    service = ["--working-dir", str(SERVICE.parent), f"{SERVICE.stem}:Echo"]
-    command = [str(python), "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port), *service]
+    command = [str(python), "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--working-dir", str(SERVICES), service]
     environment = clean_environment() | {
         "BENTOML_DO_NOT_TRACK": "True",
         "BENTOML_HOME": str(bench.folder / "bentoml"),
         "KRT_READY_FD": str(other_side),
+        "PYTHONPATH": str(HANDLERS),
     }
     async with running(Child(command, environment, bench.folder / "bentoml.log", ready)):
         yield port

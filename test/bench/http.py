@@ -73,11 +73,11 @@ async def measure(bench: Workbench, requests: int, seconds: float) -> list[Row]:
         times = await alternate({"workflow call": bare, **calls}, requests)
         for connection in single.values():
             connection.close()
-        rates = {who: await _rate(at, body, seconds) for who, at in ports.items()}
+        rates = {who: await rate(at, body, seconds) for who, at in ports.items()}
     return [*_latency_rows(times), *_rate_rows(rates), *missing]
 
 
-async def _rate(port: int, body: bytes, seconds: float) -> float:
+async def rate(port: int, body: bytes, seconds: float) -> float:
     """Return the requests a second over all connections."""
     connections = [await Connection.open(port, body) for _ in range(CONNECTIONS)]
     started_s = time.perf_counter()
