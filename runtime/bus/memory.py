@@ -299,6 +299,14 @@ class MemoryBus:
         self._objects(name)
         return MemoryObjectStore(lambda: self._objects(name))
 
+    async def object_stores(self) -> list[str]:
+        self._check()
+        return sorted(self._broker.object_stores)
+
+    async def delete_object_store(self, name: str) -> None:
+        self._objects(name)
+        del self._broker.object_stores[name]
+
     def _objects(self, name: str) -> MemoryObjects:
         self._check()
         if name not in self._broker.object_stores:

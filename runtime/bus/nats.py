@@ -23,12 +23,12 @@ from runtime.bus.core import OnAnswer, Question, Scattered
 from runtime.bus.direct import DirectSubscription, header_block
 from runtime.bus.kv import NatsKeyValue
 from runtime.bus.object_store import ObjectStore, ObjectStoreConfig
-from runtime.bus.objects import NatsObjectStore, stream_of_store
+from runtime.bus.objects import STORE_PREFIX, NatsObjectStore, stream_of_store
 from runtime.bus.publish import NatsPublisher
 from runtime.bus.pull import NatsReader
 from runtime.bus.replies import Replies
 from runtime.bus.scan import NatsScan
-from runtime.bus.topology import Topology
+from runtime.bus.topology import BUCKET_PREFIX, Topology
 from runtime.clock import Clock, SystemClock
 from runtime.settings import DEFAULT_INBOX_PREFIX, NatsSettings
 
@@ -165,10 +165,10 @@ class NatsBus:
         return await NatsKeyValue.open_expiring(self._connection, bucket, ttl_s)
 
     async def buckets(self) -> list[str]:
-        return await self._topology.buckets()
+        return await self._topology.names_behind(BUCKET_PREFIX)
 
     async def delete_bucket(self, bucket: str) -> None:
-        await self._topology.delete_bucket(bucket)
+        await self._topology.delete_stream(f"{BUCKET_PREFIX}{bucket}")
 
     # --- object stores ---
 
@@ -178,6 +178,12 @@ class NatsBus:
 
     async def object_store(self, name: str) -> ObjectStore:
         return await NatsObjectStore.open(self._connection, self._topology, name)
+
+    async def object_stores(self) -> list[str]:
+        return await self._topology.names_behind(STORE_PREFIX)
+
+    async def delete_object_store(self, name: str) -> None:
+        await self._topology.delete_stream(f"{STORE_PREFIX}{name}")
 
     # --- life ---
 

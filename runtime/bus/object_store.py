@@ -113,6 +113,14 @@ class ObjectStores(Protocol):
         """Open a store. Raises NotFoundError, BusUnavailableError."""
         ...
 
+    async def object_stores(self) -> list[str]:
+        """Every store of the server that this connection may see, sorted."""
+        ...
+
+    async def delete_object_store(self, name: str) -> None:
+        """Remove a store with its objects. Raises NotFoundError."""
+        ...
+
 
 def check_object_name(name: str) -> None:
     """Raise BusError unless `name` can name an object."""

@@ -49,6 +49,9 @@ READ_TRIES = 5
 # Seconds in which the server would know message ids; ours have none, and it wants no window longer than the age.
 DUPLICATE_WINDOW_S = 1.0
 
+# What JetStream puts before a store's name to get its stream's.
+STORE_PREFIX = "OBJ_"
+
 _STORE_NAME = re.compile(r"[-_a-zA-Z0-9]+")
 # JetStream's err_code for a stream that is not there, beside that for a message.
 _NO_STREAM = 10059
@@ -57,7 +60,7 @@ _NO_STREAM = 10059
 def stream_of_store(config: ObjectStoreConfig) -> StreamConfig:
     """Return the stream that a store is on NATS."""
     return StreamConfig(
-        name=f"OBJ_{config.name}",
+        name=f"{STORE_PREFIX}{config.name}",
         subjects=(f"$O.{config.name}.C.>", f"$O.{config.name}.M.>"),
         storage=config.storage,
         replicas=config.replicas,
@@ -114,7 +117,7 @@ class NatsObjectStore:
         self._topology = topology
         self._js = connection.jetstream
         self._name = name
-        self._stream = f"OBJ_{name}"
+        self._stream = f"{STORE_PREFIX}{name}"
 
     @classmethod
     async def open(cls, connection: Connection, topology: Topology, name: str) -> "NatsObjectStore":

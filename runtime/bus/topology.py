@@ -224,15 +224,16 @@ class Topology:
 
     # --- buckets ---
 
-    async def buckets(self) -> list[str]:
+    async def names_behind(self, prefix: str) -> list[str]:
+        """Return what follows the prefix in the names of streams that begin with it, sorted."""
         found: list[str] = []
         offset = 0
         while True:
             page = await self._call(partial(self._js.streams_info, offset=offset))
-            found += [info.config.name for info in page if info.config.name.startswith(BUCKET_PREFIX)]
+            found += [info.config.name for info in page if info.config.name.startswith(prefix)]
             offset += len(page)
             if len(page) < STREAM_PAGE:
-                return sorted(name.removeprefix(BUCKET_PREFIX) for name in found)
+                return sorted(name.removeprefix(prefix) for name in found)
 
     async def ensure_bucket(self, bucket: str, replicas: int | None, ttl_s: float | None) -> None:
         """Make the bucket if it is missing, or change it to what is asked; see `base.Bus.key_value`."""
@@ -255,8 +256,9 @@ class Topology:
         """Raises NotFoundError."""
         return await self._call(lambda: self._js.key_value(bucket))
 
-    async def delete_bucket(self, bucket: str) -> None:
-        await self._call(lambda: self._js.delete_stream(f"{BUCKET_PREFIX}{bucket}"))
+    async def delete_stream(self, stream: str) -> None:
+        """Remove a stream with its messages; a bucket and an object store is one, too. Raises NotFoundError."""
+        await self._call(lambda: self._js.delete_stream(stream))
 
     async def _add_consumer(self, config: ConsumerConfig) -> None:
         # Always the full configuration: a field left out of an update falls back to its default.

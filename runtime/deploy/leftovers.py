@@ -1,6 +1,7 @@
-"""What removed nodes have left on NATS: consumers, which hold back the purge for ever, and buckets of configuration.
+"""What removed nodes have left on NATS: consumers, which hold back the purge for ever, buckets and object stores.
 
 Nothing is removed but on request, and no message without an end: what a consumer has not handled becomes dead letters.
+States, open joins, records of runs and objects are data, which nobody can make again, and have a request of their own.
 """
 
 import asyncio
@@ -28,10 +29,19 @@ LOOK_EVERY_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftovers:
-    """Consumers and buckets of nodes that the workflow does not have any more."""
+    """What nodes have that the workflow does not have any more.
 
-    consumers: tuple[ConsumerState, ...]
-    buckets: tuple[str, ...]
+    buckets: of configuration. data_buckets: of states, joins and batch runs.
+    """
+
+    consumers: tuple[ConsumerState, ...] = ()
+    buckets: tuple[str, ...] = ()
+    data_buckets: tuple[str, ...] = ()
+    object_stores: tuple[str, ...] = ()
+
+    @property
+    def has_data(self) -> bool:
+        return bool(self.data_buckets or self.object_stores)
 
 
 def unhandled(consumer: ConsumerState) -> int:
@@ -43,11 +53,21 @@ async def find(bus: Bus, spec: ManagerSpec) -> Leftovers:
     """Look for leftovers; consumers that do not bear a node's name belong to somebody else. Raises BusError."""
     planned = {consumer.durable for consumer in spec.consumers}
     consumers = [state for state in await bus.consumer_states(spec.stream) if names.node_of(state.name)]
-    of_nodes = names.node_configuration_prefix(spec.stream)
+    buckets = [name for name in await bus.buckets() if name not in spec.buckets and name not in spec.aging_buckets]
+    of_nodes, stores = names.node_configuration_prefix(spec.stream), {store.name for store in spec.object_stores}
     return Leftovers(
         consumers=tuple(state for state in consumers if state.name not in planned),
-        buckets=tuple(name for name in await bus.buckets() if name.startswith(of_nodes) and name not in spec.buckets),
+        buckets=tuple(name for name in buckets if name.startswith(of_nodes)),
+        data_buckets=tuple(name for name in buckets if _holds_data(spec.stream, name)),
+        object_stores=tuple(
+            name for name in await bus.object_stores() if name.startswith(f"{spec.stream}_") and name not in stores
+        ),
     )
+
+
+def _holds_data(stream: str, bucket: str) -> bool:
+    of_nodes = names.state_bucket(stream, ""), names.join_bucket(stream, "")
+    return bucket.startswith(of_nodes) or bucket == names.runs_bucket(stream)
 
 
 async def remove_consumer(bus: Bus, spec: ManagerSpec, durable: str) -> int:

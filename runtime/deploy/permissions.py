@@ -187,6 +187,7 @@ def _operator(spec: ManagerSpec) -> Permissions:
         stream = f"KV_{bucket}"
         publish += [f"$KV.{bucket}.>", f"$JS.API.STREAM.DELETE.{stream}", *watches(stream)]
         publish += [f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>"]
+    publish += [f"$JS.API.STREAM.DELETE.OBJ_{store.name}" for store in spec.object_stores]
     return new_user(names.OPERATOR, spec.stream, publish, subscribe=_hears_of_runs(spec))
 
 

@@ -22,6 +22,7 @@ nodes:
   - {name: ocr, handler: handler.py}
 """
 STREAM = "local_dev_flow"
+STATES, PAGES = f"state_{STREAM}_ocr", f"{STREAM}_pages"
 
 
 @pytest.fixture
@@ -38,6 +39,39 @@ async def krt(nats_server: EmbeddedServer, tmp_path: Path) -> AsyncIterator[Krt]
     file.write_text(WORKFLOW.replace("  - {name: ocr, handler: handler.py}\n", ""))
     yield Krt(tmp_path)
     await publisher.close()
+    await bus.close()
+
+
+async def test_data_is_shown_with_its_size_and_removed_on_a_request_of_its_own(
+    nats_server: EmbeddedServer, tmp_path: Path
+) -> None:
+    krt, here = Krt(tmp_path), (".", "--nats", nats_server.url)
+    (tmp_path / "handler.py").write_text("def handler(ctx, data): return data\n")
+    file = tmp_path / "workflow.yaml"
+    with_data = WORKFLOW.replace("ocr, ", "ocr, state: true, object_store: pages, ") + "objects: {pages: {}}\n"
+    file.write_text(with_data)
+    bus = await NatsBus.connect([nats_server.url], name="manager")
+    await Manager(bus, manager_spec(load(file), "local"), SystemClock()).apply()
+    await (await bus.key_value(STATES)).put("a", b"{}")
+    await (await bus.object_store(PAGES)).put("scan", b"x" * 1000)
+    file.write_text(WORKFLOW.replace("  - {name: ocr, handler: handler.py}\n", ""))
+
+    shown = await krt("clean", *here)
+    kept = await krt("clean", *here, "--yes")
+    removed = await krt("clean", *here, "--yes", "--data")
+    again = await krt("clean", *here)
+
+    data = [line for line in shown[1].splitlines() if not line.startswith(("consumer", "bucket key-store"))]
+    assert data[0] == f"bucket {STATES}: data, 1 entries"
+    assert data[1].startswith(f"object store {PAGES}: 1 objects, ")
+    assert data[2:] == ["nothing was removed: repeat with --yes --data"]
+    assert kept[1].splitlines()[-1] == "kept: 2 buckets and object stores with data; --data removes them"
+    assert removed == (
+        exits.OK,
+        f"bucket {STATES}: removed with its data\nobject store {PAGES}: removed with its objects\n",
+        "",
+    )
+    assert again == (exits.OK, f"nothing of removed nodes is left of {STREAM}\n", "")
     await bus.close()
 
 

@@ -60,7 +60,7 @@ class BusPlace:
         return await self._backend.stored_bytes(self._store) // 4096
 
     async def remove(self) -> None:
-        await self._backend.delete_object_store(self._store)
+        await (await self._backend.connect()).delete_object_store(self._store)
 
     async def close(self) -> None:
         await self._backend.close()

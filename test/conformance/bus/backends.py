@@ -40,10 +40,6 @@ class Backend(Protocol):
         """Make the server deliver the message again while somebody still works on it."""
         ...
 
-    async def delete_object_store(self, store: str) -> None:
-        """Delete a store of objects under those who have opened it, from outside."""
-        ...
-
     async def corrupt_object(self, store: str, name: str, data: bytes) -> None:
         """Put other bytes in the place of an object's, and leave its hash."""
         ...
@@ -74,9 +70,6 @@ class MemoryBackend:
 
     async def redeliver(self, delivery: Delivery) -> None:
         self._broker.redeliver(STREAM, DURABLE, delivery.sequence)
-
-    async def delete_object_store(self, store: str) -> None:
-        del self._broker.object_stores[store]
 
     async def corrupt_object(self, store: str, name: str, data: bytes) -> None:
         self._broker.object_stores[store].corrupt(name, data)
@@ -110,11 +103,6 @@ class NatsBackend:
     async def redeliver(self, delivery: Delivery) -> None:
         bus = await self.connect()
         bus.send(delivery.reply, b"-NAK")
-
-    async def delete_object_store(self, store: str) -> None:
-        bus = await self.connect()
-        answer = await bus.request(f"$JS.API.STREAM.DELETE.OBJ_{store}", b"", timeout_s=PATIENCE_S)
-        assert b'"success":true' in answer.data
 
     async def corrupt_object(self, store: str, name: str, data: bytes) -> None:
         bus = await self.connect()

@@ -237,8 +237,8 @@ async def test_a_claim_that_is_gone_is_refused(bus: Bus) -> None:
     assert reason == "claim" and "kept for 300 s" in text
 
 
-async def test_a_claim_without_its_store_is_refused(backend: Backend, bus: Bus) -> None:
+async def test_a_claim_without_its_store_is_refused(bus: Bus) -> None:
     headers = await put_claim(bus, b"x")
-    await backend.delete_object_store(STORE)
+    await bus.delete_object_store(STORE)
 
     assert (await refusal(bus, b"", headers))[0] == "claim"

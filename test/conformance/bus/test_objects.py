@@ -345,10 +345,22 @@ async def test_a_store_that_is_missing_is_named(bus: Bus) -> None:
         await bus.object_store("a.b")
 
 
+async def test_every_store_is_listed(bus: Bus, store: ObjectStore) -> None:
+    await bus.ensure_object_store(ObjectStoreConfig(name="audit", storage="memory"))
+    await bus.key_value("settings", create=True)
+
+    assert await bus.object_stores() == ["audit", STORE]
+
+
+async def test_a_missing_store_cannot_be_deleted(bus: Bus) -> None:
+    with pytest.raises(NotFoundError):
+        await bus.delete_object_store("pages")
+
+
 async def test_a_store_that_is_gone_is_named_by_everything(backend: Backend, store: ObjectStore) -> None:
     await store.put("page", b"content")
 
-    await backend.delete_object_store(STORE)
+    await (await backend.connect()).delete_object_store(STORE)
 
     gone = "there is no object store pages"
     with pytest.raises(NotFoundError, match=gone):

@@ -6,13 +6,14 @@ import pytest
 
 from runtime.bus.base import ConsumerConfig
 from runtime.bus.memory import MemoryBroker, MemoryBus
+from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import SystemClock, settle
 from runtime.deadletter import HEADER, DeadLetter
 from runtime.deploy import leftovers
 from runtime.deploy.manager import Manager
 from runtime.errors import BusUnavailableError
 from runtime.message import Message
-from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec
+from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
 from runtime.wire import encode
 
 STREAM = "local_dev_flow"
@@ -73,6 +74,29 @@ async def test_what_belongs_to_others_is_not_left_over(bus: MemoryBus) -> None:
 
     assert [state.name for state in found.consumers] == [REMOVED]
     assert found.buckets == (f"key-store_{STREAM}_ocr",)
+
+
+async def test_the_data_of_removed_nodes_stands_apart(bus: MemoryBus) -> None:
+    spec = SPEC.model_copy(
+        update={
+            "aging_buckets": {f"state_{STREAM}_clean": 0.0},
+            "object_stores": (ObjectStoreSpec(name=f"{STREAM}_pages", keep_s=0, max_bytes=0),),
+        }
+    )
+    await Manager(bus, spec, SystemClock()).apply()
+    left = (f"join_{STREAM}_ocr", f"runs_{STREAM}", f"state_{STREAM}_ocr")
+    of_others = (f"state_{STREAM}-2_ocr", f"runs_{STREAM}-2", f"tasks_{STREAM}", "state_prod_dev_flow_ocr")
+    for bucket in (*left, *of_others):
+        await bus.key_value(bucket, create=True)
+    for store in (f"{STREAM}_scans", f"{STREAM}-2_scans", "local_dev_scans"):
+        await bus.ensure_object_store(ObjectStoreConfig(name=store, storage="memory"))
+
+    found = await leftovers.find(bus, spec)
+
+    assert found.buckets == (f"key-store_{STREAM}_ocr",)
+    assert found.data_buckets == left
+    assert found.object_stores == (f"{STREAM}_scans",)
+    assert found.has_data
 
 
 async def test_what_a_removed_node_has_not_handled_becomes_dead_letters(bus: MemoryBus) -> None:
