@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import onnxruntime  # type: ignore[import-untyped]  # it has no types
 import pytest
@@ -16,6 +17,7 @@ import pytest
 from runtime import File
 from runtime.errors import PredictionError
 from runtime.testing import run_workflow
+from test.support.run_process import RunProcess
 
 ROOT = Path(__file__).parents[2]
 VISION = ROOT / "workflows" / "vision"
@@ -80,6 +82,24 @@ def test_the_comparison_prints_both_ways_and_their_ratio(tmp_path: Path) -> None
 
     alone, batched, times = re.findall(r"^(?:one by one|in batches|difference) +([\d,.]+)", printed, re.M)
     assert float(times) == pytest.approx(int(batched.replace(",", "")) / int(alone.replace(",", "")), rel=0.05)
+
+
+@pytest.mark.usefixtures("nats_server_binary")
+async def test_a_photograph_is_sent_over_http(tmp_path: Path) -> None:
+    run = await RunProcess.start(tmp_path, str(VISION))
+    try:
+        address = re.search(r"http://\S+", await run.wait_for("api: http://"))
+        assert address is not None
+        async with httpx.AsyncClient(base_url=address[0], timeout=30) as client:
+            image = (VISION / "images" / "gravel-08.jpg").read_bytes()
+            seen = await client.post("/predict", content=image, headers={"content-type": "image/jpeg"})
+            other = await client.post("/predict", content=b"none", headers={"content-type": "image/jpeg"})
+    finally:
+        status = await run.stop()
+
+    assert (seen.status_code, seen.json()["label"]) == (200, "gravel")
+    assert (other.status_code, other.json()["node"]) == (400, "decode")
+    assert status == 0
 
 
 def test_what_is_no_image_is_refused_and_images_beside_it_are_answered() -> None:
