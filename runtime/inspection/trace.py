@@ -201,11 +201,13 @@ class _Tree:
         outputs = tuple(self._outputs.get(place, ()))
         inner = tuple(self._inner_step(behind) for behind in self._places.behind(place))
         letter, redriven = self._letters.get(place), self._redriven.get(place)
+        # An ERROR of somebody else's is only passed on.
         own = [output for output in outputs if output.from_node == place.node]
         told_s = [output.run_s for output in own if output.run_s is not None]
+        has_left = bool(outputs or inner)
         return Step(
             node=place.node,
-            fate=_fate(own, inner, letter, redriven, state),
+            fate=_fate(own, letter, redriven, Fate.DONE if has_left and state is Fate.UNKNOWN else state),
             outputs=outputs,
             letter=letter,
             redriven=redriven,
@@ -229,16 +231,12 @@ def _ends_ns(step: Step) -> Iterator[int]:
         yield from _ends_ns(inner)
 
 
-def _fate(
-    own: Sequence[Seen], inner: Sequence[Step], letter: Letter | None, redriven: Seen | None, state: Fate
-) -> Fate:
+def _fate(own: Sequence[Seen], letter: Letter | None, redriven: Seen | None, state: Fate) -> Fate:
     if redriven is not None:
         return Fate.REDRIVEN
     if letter is not None:
         return Fate.DEAD
-    if any(output.type == MessageType.ERROR.name for output in own):  # one of somebody else's is only passed on
-        return Fate.FAILED
-    return Fate.DONE if (own or inner) and state is Fate.UNKNOWN else state
+    return Fate.FAILED if any(output.type == MessageType.ERROR.name for output in own) else state
 
 
 def _state(consumer: ConsumerState | None, sequence: int) -> Fate:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from runtime import wire
+from runtime.bus.base import Confirmation
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.presence import PresenceSet
 from runtime.cli.status_look import compare, look
@@ -14,6 +16,7 @@ from runtime.clock import SystemClock
 from runtime.inspection.letters import Wanted, find
 from runtime.inspection.redrive import Redriver
 from runtime.inspection.trace import Fate, Step, trace
+from runtime.message import Message, MessageType
 from runtime.spec import names
 from test.support.chain import RETRY, write_flow
 from test.support.fused_nodes import FusedNodes, open_nodes
@@ -136,6 +139,29 @@ async def test_a_trace_shows_every_node_of_the_chain_and_how_long_it_ran(nodes: 
     [entered] = again.steps[redriven.redriven.sequence]
     assert _outline(entered) == ("b", [("c", [-7])])
     assert [message.sequence for message in again.roots] == [1]
+
+
+@pytest.mark.timeout(60)
+async def test_a_trace_shows_an_error_that_a_chain_has_passed_on(nodes: FusedNodes) -> None:
+    failed = Message(request_id="r0", type=MessageType.ERROR, error="no luck", from_node="before")
+    stored = Confirmation()
+    publisher = nodes.bus.publisher(nodes.stream)
+    await publisher.publish(
+        names.entrypoint_subject(nodes.stream), wire.encode(failed), message_id="in.0", confirm=stored
+    )
+    await stored
+    await publisher.close()
+    await nodes.start("a")
+    await nodes.settled()
+
+    seen = await trace(nodes.bus, nodes.stream, "r0")
+
+    [first] = seen.steps[1]
+    [second] = first.inner
+    [last] = second.inner
+    assert [step.node for step in (first, second, last)] == ["a", "b", "c"]
+    assert {step.fate for step in (first, second, last)} == {Fate.DONE}
+    assert [output.type for output in last.outputs] == ["ERROR"]
 
 
 @pytest.mark.timeout(60)
