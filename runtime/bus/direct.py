@@ -107,7 +107,13 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
             await transport.abort()
 
     async def _connect_to_server(self, server: Any) -> None:
-        """Overridden: nats-py would take its own transport for WebSockets, see `websocket.py`."""
+        """Overridden: nats-py would take its own transport for WebSockets, see `websocket.py`, and connect once closed.
+
+        `close` cancels the task that reconnects. Where that falls together with a refused connection, `wait_for` of
+        Python 3.11 loses it (https://github.com/python/cpython/issues/86296), and the task would go on for ever.
+        """
+        if self.is_closed:
+            raise asyncio.CancelledError
         if server.uri.scheme in WEBSOCKET_SCHEMES:
             from runtime.bus.websocket import WebSocketTransport
 

@@ -1,8 +1,11 @@
 """The connection to a server that comes and goes."""
 
 import asyncio
+from typing import Any
 
+import pytest
 import uvloop
+from nats.aio.client import Client
 
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
@@ -24,3 +27,28 @@ def test_closing_while_nats_is_away_raises_nothing_under_uvloop(nats_server: Emb
             await bus.wait_closed()
 
     uvloop.run(close_while_away())
+
+
+async def test_a_closed_bus_connects_no_more_though_the_cancellation_of_its_last_try_was_lost(
+    nats_server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bus = await NatsBus.connect([nats_server.url], name="test")
+    trying = asyncio.Event()
+
+    async def refuse_at_last(client: Any, server: Any) -> None:
+        is_first = not trying.is_set()
+        trying.set()
+        try:
+            await asyncio.sleep(60)
+        except asyncio.CancelledError:
+            if is_first:
+                raise ConnectionRefusedError from None
+            raise
+
+    monkeypatch.setattr(Client, "_connect_to_server", refuse_at_last)
+    nats_server.kill()
+    await asyncio.wait_for(trying.wait(), 10)
+    await bus.close()
+
+    _, going_on = await asyncio.wait([bus._connection.client._reconnection_task], timeout=5)
+    assert not going_on
