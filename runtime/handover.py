@@ -2,7 +2,7 @@
 
     ours, theirs = Handover.pair()               # `theirs` is a socket for the child to inherit
     token = ours.offer([data])                   # 0: send them some other way
-    data = Handover(theirs).take(token)          # in the child, after the token came by another channel
+    data = Handover(theirs).take(token)          # in the child, once the token has come by another channel
 
 Each hand-over is a piece of memory of its own without a name, which the kernel frees with the last process that looks
 at it: nothing is left behind, however a process ends, and what a receiver keeps is never overwritten. Where the system
@@ -24,6 +24,16 @@ _TOKEN = struct.Struct("<Q")
 _SUPPORTED = hasattr(os, "memfd_create")
 
 
+class SharedBytes(mmap.mmap):
+    """Bytes that were taken: read-only, without a copy, and there for as long as somebody refers to them.
+
+    A slice is a copy; `memoryview` and numpy look at the memory itself.
+    """
+
+    def startswith(self, beginning: bytes) -> bool:
+        return self[: len(beginning)] == beginning
+
+
 class Handover:
     """One end. Thread-safe, and never waits."""
 
@@ -34,7 +44,7 @@ class Handover:
         self._lock = threading.Lock()
         self._last_token = 0
         # Memory that has come for tokens which nobody has asked for yet.
-        self._arrived: dict[int, memoryview] = {}
+        self._arrived: dict[int, SharedBytes] = {}
 
     @classmethod
     def pair(cls) -> tuple[Self, socket.socket]:
@@ -44,7 +54,7 @@ class Handover:
         ours, theirs = socket.socketpair(socket.AF_UNIX, kind)
         return cls(ours), theirs
 
-    def offer(self, pieces: Sequence[bytes | memoryview]) -> int:
+    def offer(self, pieces: Sequence[bytes | memoryview | SharedBytes]) -> int:
         """Hand over a copy of the bytes, joined; return the token to `take` them with, or 0 where that is not possible.
 
         That is no failure: they are too few, the other side has not taken what was offered before, or is gone.
@@ -56,11 +66,8 @@ class Handover:
         except OSError:
             return 0
 
-    def take(self, token: int) -> memoryview:
-        """Return what was offered under a token, once; read-only, and there for as long as somebody refers to it.
-
-        Raises OSError for a token that was not offered.
-        """
+    def take(self, token: int) -> SharedBytes:
+        """Return what was offered under a token, once. Raises OSError for a token that was not offered."""
         with self._lock:
             while token not in self._arrived:
                 self._receive()
@@ -70,7 +77,7 @@ class Handover:
         """Close this end. What was taken stays."""
         self._channel.close()
 
-    def _offer(self, pieces: Sequence[bytes | memoryview]) -> int:
+    def _offer(self, pieces: Sequence[bytes | memoryview | SharedBytes]) -> int:
         memory = os.memfd_create("krt-handover")
         try:
             for piece in pieces:
@@ -91,6 +98,6 @@ class Handover:
             raise ConnectionResetError("the other process is gone")
         (token,) = _TOKEN.unpack(data)
         try:
-            self._arrived[token] = memoryview(mmap.mmap(descriptors[0], 0, access=mmap.ACCESS_READ))
+            self._arrived[token] = SharedBytes(descriptors[0], 0, access=mmap.ACCESS_READ)
         finally:
             os.close(descriptors[0])

@@ -50,8 +50,11 @@ _PLAIN_TYPES = frozenset((dict, str, int, float, list, tuple, bool))
 _JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
-class EncodedPayload(bytes):
+@dataclasses.dataclass(frozen=True, slots=True)
+class EncodedPayload:
     """A result that is a payload already, which somebody else has made of a value: it is sent as it is."""
+
+    payload: Payload
 
 
 _JSON_HEAD = any_head(JSON_TYPE)
@@ -107,7 +110,8 @@ def decoder_for(annotation: Any) -> Decoder:
 def decode_any(payload: bytes) -> any_pb2.Any:
     """Return the raw `Any` of the default pool, which is what a handler's own generated code works with."""
     try:
-        return any_pb2.Any.FromString(payload)
+        # What protobuf reads is bytes, and not memory that is shared with another process.
+        return any_pb2.Any.FromString(payload if isinstance(payload, bytes) else bytes(payload))
     except ProtobufError as error:
         raise DecodeError(f"the payload is no google.protobuf.Any: {error}", reason="payload") from error
 
@@ -153,7 +157,7 @@ def encode_result(value: Any) -> Payload:
     """
     if type(value) not in _PLAIN_TYPES:
         if isinstance(value, EncodedPayload):
-            return value
+            return value.payload
         if isinstance(value, ProtobufMessage):
             return _encode_protobuf(value)
         if isinstance(value, (bytes, bytearray, memoryview)):

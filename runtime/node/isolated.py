@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from runtime.errors import DecodeError, EncodeError, Outcome
-from runtime.handover import Handover
+from runtime.handover import Handover, SharedBytes
 from runtime.message import MessageType
 from runtime.node.batching_context import BatchContext
 from runtime.node.batching_handler import for_batches, results_of
@@ -204,11 +204,14 @@ def _decoded(function: HandlerFunction, work: RemoteWork, payload: Body) -> Any:
     """Return what the handler takes; an ERROR may have no payload, as in `runner.py`."""
     if work.message.type is MessageType.ERROR and not payload:
         return decode_any(b"") if function.decode is decode_any else None
-    return function.decode(bytes(payload))
+    # Decoders read bytes, or large ones where they lie.
+    return function.decode(payload if isinstance(payload, SharedBytes) else bytes(payload))  # type: ignore[arg-type]
 
 
 def _parts(body: Body, sizes: Sequence[int]) -> list[Body]:
     """Return the pieces of these sizes."""
+    if len(sizes) == 1:
+        return [body]
     parts: list[Body] = []
     begin, view = 0, memoryview(body)
     for size in sizes:

@@ -13,10 +13,9 @@ from runtime.log import FIELDS
 from runtime.message import MessageType
 from runtime.node.batching_limit import TimeLimit
 from runtime.node.context import Services
-from runtime.node.isolation_frames import DONE, Body, Call, CallAnswer, Head
+from runtime.node.isolation_frames import DONE, Body, Call, CallAnswer, Head, as_payload
 from runtime.node.isolation_objects import ObjectDesk
 from runtime.node.work import Work
-from runtime.payload import EncodedPayload
 from runtime.stores.base import Point
 
 
@@ -69,7 +68,7 @@ class ServiceDesk:
             raise ContextError("ctx.send_output is only available while a message is handled")
         kind, stored = MessageType(head["type"]), Confirmation() if head["stored"] else None
         await services.outputs.emit(
-            work, EncodedPayload(body), head["channel"], kind=kind, last=head["last"], stored=stored
+            work, as_payload(body), head["channel"], kind=kind, last=head["last"], stored=stored
         )
         if stored is not None:
             await stored

@@ -11,14 +11,14 @@ from typing import Any
 
 import orjson
 
-from runtime.handover import Handover
-from runtime.message import Message
+from runtime.handover import Handover, SharedBytes
+from runtime.message import Message, Payload
 
 # Names the job of a worker, `runtime/node/isolated.py`.
 JOB = "runtime.node.isolated:make_answer"
 
 Head = dict[str, Any]
-Body = bytes | memoryview
+Body = bytes | memoryview | SharedBytes
 # What a call is answered with: a value that is JSON, and bytes.
 CallAnswer = tuple[Any, Body]
 DONE: CallAnswer = (None, b"")
@@ -81,7 +81,7 @@ class Frames:
         return b"".join((orjson.dumps(head, default=_plain), b"\n", *body))
 
     def unpack(self, frame: bytes) -> tuple[Head, Body]:
-        """Return head and body of a frame. The body is read-only."""
+        """Return head and body of a frame."""
         line, _, body = frame.partition(b"\n")
         head: Head = orjson.loads(line)
         token = head.pop(_TOKEN, 0)
@@ -90,6 +90,11 @@ class Frames:
     def close(self) -> None:
         """Hand over nothing more; what was taken stays."""
         self._handover.close()
+
+
+def as_payload(body: Body) -> Payload:
+    """Return a body as a payload; a large one stays where it is until it is put into its envelope."""
+    return body if isinstance(body, bytes) else (memoryview(body),)
 
 
 def _plain(value: Any) -> Any:

@@ -15,7 +15,7 @@ from runtime.node.context import Context, Services
 from runtime.node.isolation_calls import CallServer
 from runtime.node.isolation_desk import ServiceDesk
 from runtime.node.isolation_failures import raised
-from runtime.node.isolation_frames import JOB, MESSAGE_FIELDS, Body, Frames, Head, Request
+from runtime.node.isolation_frames import JOB, MESSAGE_FIELDS, Body, Frames, Head, Request, as_payload
 from runtime.node.work import Work
 from runtime.payload import EncodedPayload
 from runtime.workers import Worker
@@ -212,7 +212,7 @@ def _results(told: Sequence[Head], content: Body) -> Iterator[Any]:
     for entry in told:
         payloads: list[Any] = []
         for size in entry["sizes"]:
-            payloads.append(EncodedPayload(rest[begin : begin + size]))
+            payloads.append(EncodedPayload(as_payload(rest[begin : begin + size])))
             begin += size
         if "failure" in entry:
             payloads.append(raised(entry["failure"]))
