@@ -34,7 +34,7 @@ log = logging.getLogger(__name__)
 # Times that an object is read anew because its sender has put it again meanwhile.
 READ_TRIES = 5
 # Seconds before a payload is put again that the store did not take: the first pause and the longest.
-BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.05, 2.0
+BACKOFF_FIRST_S, BACKOFF_MAX_S = 0.05, 0.5
 
 
 class Claims:
@@ -112,17 +112,18 @@ class Claims:
             delay_s = min(2 * delay_s, BACKOFF_MAX_S)
 
     async def _put_once(self, name: str, payload: bytes) -> None:
-        size_bytes = len(payload)
-        self._putting_bytes += size_bytes
         try:
             objects = await self._bus.object_store(self._store)
-            if await objects.size_bytes() + self._putting_bytes > self._room_bytes:
+            used_bytes = await objects.size_bytes() + self._putting_bytes
+            if used_bytes + len(payload) > self._room_bytes:
                 raise StreamFullError(f"object store {self._store} is full, until its messages are done")
-            await objects.put(name, payload)
+            self._putting_bytes += len(payload)
+            try:
+                await objects.put(name, payload)
+            finally:
+                self._putting_bytes -= len(payload)
         except NotFoundError as error:
             raise BusUnavailableError(f"{error}; the workflow's manager makes it") from error
-        finally:
-            self._putting_bytes -= size_bytes
 
 
 async def fetch_claim(bus: Bus, store: str, claim: Claim, *, max_bytes: int, kept: str) -> bytes:

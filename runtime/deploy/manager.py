@@ -82,18 +82,17 @@ class Manager:
             return 0
         if await self._restore_missing(consumers):
             return 0
-        done = done_sequence(state.last_sequence, consumers)
         # Before the purge: which message a payload belongs to is read from the stream.
-        await self._look_after_claims(state, done)
-        purged = await self._purge(state, done)
+        await self._look_after_claims(state, consumers)
+        purged = await self._purge(state, done_sequence(state.last_sequence, consumers))
         self._note_pressure(state, consumers, purged)
         return purged
 
-    async def _look_after_claims(self, state: StreamState, done: int) -> None:
+    async def _look_after_claims(self, state: StreamState, consumers: list[ConsumerState]) -> None:
         if self._claims is None:
             return
         try:
-            if await self._claims.look(state, done):
+            if await self._claims.look(state, consumers):
                 self._pressed_until_s = self._clock.monotonic() + PRESSED_FOR_S
         except NotFoundError:
             log.error("the object store of large payloads is gone, with all of them; it is made anew")
