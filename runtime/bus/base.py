@@ -25,6 +25,7 @@ from runtime.bus.stored import Scan
 from runtime.bus.stored import StoredMessage as StoredMessage
 from runtime.bus.stored import StreamState as StreamState
 from runtime.errors import BusError
+from runtime.message import Message
 
 # How long the server waits for an ack before it delivers again; readers keep long deliveries alive within it.
 ACK_WAIT_S = 30.0
@@ -98,6 +99,10 @@ class Delivery:
     __slots__ = (
         "attempt", "data", "headers", "kept_alive_s", "pending", "reply", "sequence", "settled", "subject", "time_ns",
     )  # fmt: skip
+    # Of what a fused node hands on inside of its process, see `node/handed.py`; nothing received has them.
+    origin = 0
+    path = ""
+    message: Message | None = None
 
     def __init__(
         self, subject: str, data: bytes, headers: Headers | None, sequence: int, attempt: int,

@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 from runtime import log as logs
 from runtime.bus.base import Bus, ConsumerConfig
 from runtime.clock import Clock, SystemClock
+from runtime.node.fused_outputs import FusedOutputs
 from runtime.node.handler import LoadedHandler
 from runtime.node.kinds import MakeHandler, prepare_handler
-from runtime.node.link import ChainReader, FusedOutputs, Link
+from runtime.node.link import ChainReader, Link
 from runtime.node.modules import HandlerModules
 from runtime.node.process import NodeProcess, Stores, open_stores, read_spec
 from runtime.settings import NodeSettings
@@ -46,6 +47,7 @@ class FusedProcess:
         self._reader = ChainReader(bus.reader(consumer, create=False))
         self.nodes: list[NodeProcess] = []
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._links: dict[str, Link] = {}
         for member in members:
             settings = replace(member.settings, grace_s=LAST_GRACE_S)
             reader = self._link_to(settings.node, clock) if self.nodes else self._reader
@@ -53,7 +55,7 @@ class FusedProcess:
 
     def _link_to(self, node: str, clock: Clock) -> Link:
         """Return the reader of a node, to which the last one so far hands its output over."""
-        link = Link(self._reader, clock)
+        link = self._links[node] = Link(self._reader, clock)
         self._reader.add(node, link)
         before = self.nodes[-1]
         assert isinstance(before.outputs, FusedOutputs) and before.spec.hand_over, "planned as a node of a chain"
@@ -70,6 +72,8 @@ class FusedProcess:
             finally:
                 logs.NODE.reset(before)
             node.failed.add_done_callback(self._on_failure)
+            if link := self._links.get(node.settings.node):
+                link.call_quick(node.settings.node, node.work_on)
 
     async def stop(self) -> None:
         """Finish what was taken within the grace time, then stop every node; each is tried."""

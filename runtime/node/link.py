@@ -9,25 +9,26 @@ acknowledged last, once, and a process that dies before leaves nothing undone.
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from functools import partial
-from types import MappingProxyType
 
+from runtime import log as logs
 from runtime.bus.base import Confirm, Delivery, Reader, ReaderClosed
 from runtime.clock import Clock
 from runtime.errors import BusError, BusUnavailableError
-from runtime.message import MessageType
-from runtime.node.work import Outputs, Work
-from runtime.spec import hops, names
-from runtime.spec.node import HandOver
+from runtime.node.handed import Handed
+from runtime.spec import names
 
 # Messages, and their bytes, that a node may have got from the one before and not settled, those that wait for another
 # attempt included. Beyond it the one before waits, and at last the chain takes no more.
 MAX_HANDED = 1_000
 MAX_HANDED_BYTES = 64 * 1024 * 1024
+# Messages worth having at hand from which on a node is quick: sixteen of its slots handle as many in a quarter second,
+# so that calling it costs less than waking up one of them.
+QUICK_PREFETCH = 1_000
 
-_NO_HEADERS: Mapping[str, str] = MappingProxyType({})
-_EARLY = (MessageType.EARLY_REPLY, MessageType.EARLY_EXIT)
+# Works on one delivery of a reader in a task, as a slot of the node's runner does.
+WorkOn = Callable[[Delivery, Reader, asyncio.Task[None]], Awaitable[None]]
 
 
 class ChainReader:
@@ -118,7 +119,9 @@ class Link:
         self._takers: deque[asyncio.Future[Delivery]] = deque()
         self._handed: dict[Delivery, Confirm] = {}
         self._handed_bytes = 0
-        self._retries: set[Delivery] = set()
+        self._retries: set[Handed] = set()
+        self._node = ""
+        self._work_on: WorkOn | None = None
         self._stopping = False
         self._over: BusError | None = None
         self._room = asyncio.Event()
@@ -132,19 +135,49 @@ class Link:
 
     # --- handing over ---
 
-    async def put(self, delivery: Delivery, confirm: Confirm) -> None:
+    def call_quick(self, node: str, work_on: WorkOn) -> None:
+        """Let senders call the node themselves where it takes no time, which spares two turns of the loop."""
+        self._node = node
+        self._work_on = work_on
+
+    async def put(self, handed: Handed, confirm: Confirm, *, may_wait_for_it: bool = False) -> None:
         """Hand over one message; returns once there is room for it. `confirm`: called once, as by a publisher.
 
-        Raises BusUnavailableError once closed; `confirm` is not called then.
+        may_wait_for_it: the sender has nothing else to do, so a quick node works on it before this returns. Raises
+        BusUnavailableError once closed; `confirm` is not called then.
         """
-        while self._over is None and self._is_full():
+        calls = may_wait_for_it and self.prefetch >= QUICK_PREFETCH
+        while self._over is None and (self._is_full() or (calls and not self._takers)):
             self._room.clear()
             await self._room.wait()
         if self._over is not None:
             raise BusUnavailableError("the next node of the chain has stopped")
-        self._handed[delivery] = confirm
-        self._handed_bytes += len(delivery.data)
-        self.offer(delivery)
+        self._handed[handed] = confirm
+        self._handed_bytes += handed.size_bytes
+        if calls:
+            await self._call(handed)
+        else:
+            self.offer(handed)
+
+    async def _call(self, handed: Handed) -> None:
+        """Work on a message in the place of a slot of the node, which is not free for so long."""
+        slot, task = self._takers.popleft(), asyncio.current_task()
+        assert self._work_on is not None and task is not None, "given by the process"
+        before = logs.NODE.set(self._node)
+        try:
+            await self._work_on(handed, self, task)
+        finally:
+            logs.NODE.reset(before)
+            if not slot.done():
+                self._free(slot)
+
+    def _free(self, slot: asyncio.Future[Delivery]) -> None:
+        if self._over is not None:
+            slot.set_exception(self._over)
+        elif self._waiting:
+            slot.set_result(self._waiting.popleft())
+        else:
+            self._takers.append(slot)
 
     def _is_full(self) -> bool:
         if len(self._handed) >= MAX_HANDED or self._handed_bytes >= MAX_HANDED_BYTES:
@@ -153,7 +186,6 @@ class Link:
 
     def offer(self, delivery: Delivery) -> None:
         """Give a message to the next slot that is free."""
-        self._retries.discard(delivery)
         while self._takers:
             taker = self._takers.popleft()
             if not taker.done():
@@ -198,31 +230,29 @@ class Link:
             self._stream.nak(delivery, delay_s)
         elif self._stopping:
             confirm(BusUnavailableError("the process stops before the next attempt"))
-        else:
+        elif isinstance(delivery, Handed):
             self._try_again(delivery, confirm, delay_s)
 
     def _settle(self, delivery: Delivery) -> Confirm | None:
         """Return who is to hear of it; None for a delivery of the stream, or one that is settled."""
         confirm = self._handed.pop(delivery, None)
-        if confirm is not None:
+        if confirm is not None and isinstance(delivery, Handed):
             delivery.settled = True
-            self._handed_bytes -= len(delivery.data)
+            self._handed_bytes -= delivery.size_bytes
             self._room.set()
         return confirm
 
-    def _try_again(self, delivery: Delivery, confirm: Confirm, delay_s: float) -> None:
-        again = Delivery(
-            delivery.subject, delivery.data, delivery.headers, delivery.sequence, delivery.attempt + 1,
-            delivery.time_ns, 0, "", delivery.kept_alive_s,
-        )  # fmt: skip
+    def _try_again(self, handed: Handed, confirm: Confirm, delay_s: float) -> None:
+        again = handed.again()
         self._handed[again] = confirm
-        self._handed_bytes += len(again.data)
+        self._handed_bytes += again.size_bytes
         self._retries.add(again)
         self._clock.call_later(delay_s, partial(self._offer_again, again))
 
-    def _offer_again(self, delivery: Delivery) -> None:
-        if delivery in self._retries:  # otherwise it was given up meanwhile
-            self.offer(delivery)
+    def _offer_again(self, handed: Handed) -> None:
+        if handed in self._retries:  # otherwise it was given up meanwhile
+            self._retries.discard(handed)
+            self.offer(handed)
 
     def keep_alive(self, delivery: Delivery) -> None:
         """What was handed over needs nothing: the chain's own delivery is kept alive as long as it is in hand."""
@@ -255,73 +285,3 @@ class Link:
         self._stopping = True
         for delivery in list(self._handed):
             self.nak(delivery, 0.0)
-
-
-class FusedOutputs(Outputs):
-    """The way out of a node of a chain: its plain output goes to the next node, all others to the stream."""
-
-    _link: Link | None = None
-    _handed: frozenset[str] = frozenset()
-    _stored = False
-
-    def connect(self, link: Link, hand_over: HandOver) -> None:
-        """Hand the plain output over to `link` from now on."""
-        self._link = link
-        self._handed = frozenset(hand_over.subjects)
-        self._stored = hand_over.stored
-
-    async def _claim(self, subject: str, data: bytes, kind: MessageType, message_id: str, *, is_answer: bool) -> bytes:
-        if self._link is not None and subject in self._handed and not self._stored and kind not in _EARLY:
-            return data  # which does not leave this process
-        return await super()._claim(subject, data, kind, message_id, is_answer=is_answer)
-
-    async def _hand_over(
-        self, work: Work, subject: str, data: bytes, kind: MessageType, message_id: str, confirm: Confirm
-    ) -> None:
-        # Only what came through a link has passed nodes of this chain; the stream's may tell of those of another one.
-        passed = (work.delivery.headers or _NO_HEADERS).get(names.HOPS_HEADER, "") if work.path else ""
-        headers = {names.HOPS_HEADER: passed} if passed else None
-        publish = partial(self._publisher.publish, subject, data, message_id=message_id, headers=headers)
-        if self._link is None or subject not in self._handed:
-            await publish(confirm=confirm)
-            return
-        delivery = self._delivery(work, data, message_id, passed)
-        # Somebody else waits for it, or its sender until it is stored: not until the next node has a free slot.
-        if not self._stored and kind not in _EARLY:
-            await self._link.put(delivery, confirm)
-        elif kind is MessageType.ERROR:  # its message is ended once it is confirmed
-            confirm = _once_both(confirm)
-            await publish(confirm=confirm)
-            await self._link.put(delivery, confirm)
-        else:
-            await publish(confirm=confirm)
-            work.outstanding += 1
-            try:
-                await self._link.put(delivery, work.confirmed)
-            except BaseException:
-                work.outstanding -= 1
-                raise
-
-    def _delivery(self, work: Work, data: bytes, message_id: str, passed: str) -> Delivery:
-        """Return the input of the next node, which is told in its headers what a sequence of its own would tell."""
-        taken = work.delivery
-        headers = {
-            names.ORIGIN_HEADER: hops.place(work.origin, hops.path_behind(message_id)),
-            names.REDRIVE_HEADER: "0",
-            names.HOPS_HEADER: hops.add_hop(passed, self.node, int(work.run_s * 1e6)),
-        }
-        return Delivery(
-            self._subject, data, headers, taken.sequence, taken.attempt, taken.time_ns, 0, "", taken.kept_alive_s
-        )
-
-
-def _once_both(confirm: Confirm) -> Confirm:
-    """Return a confirm for two, that tells the first error."""
-    told: list[BusError | None] = []
-
-    def confirmed(error: BusError | None) -> None:
-        told.append(error)
-        if len(told) == 2:
-            confirm(next((each for each in told if each is not None), None))
-
-    return confirmed

@@ -127,15 +127,16 @@ class Runner:
             except ReaderClosed:
                 return
             if self._turn is None:
-                await self._work_on(delivery, reader, slot)
+                await self.work_on(delivery, reader, slot)
             else:
                 async with self._turn:
-                    await self._work_on(delivery, reader, slot)
+                    await self.work_on(delivery, reader, slot)
             done += 1
             if done % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
-    async def _work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
+    async def work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
+        """Handle one delivery in the task `slot`: one of ours, or in a fused chain one of the node before."""
         self._metrics.counts.taken += 1
         work = Work(delivery, reader, self._finish)
         failure: BaseException | None = None
@@ -172,7 +173,7 @@ class Runner:
         """Read the envelope. Raises DecodeError, and Drop for a request that was cancelled."""
         if work.failure is not None:
             raise work.failure
-        work.message = message = self._parts.decode(work.delivery.data)
+        work.message = message = work.delivery.message or self._parts.decode(work.delivery.data)
         if not message.request_id:
             work.message = message = message._replace(request_id=f"{self._outputs.stream}-{work.origin}")
         if work.redrive:  # the deadline was that of a caller who has been told of the failure

@@ -10,7 +10,7 @@ from runtime.bus.claims import Claims
 from runtime.clock import Clock
 from runtime.message import Message
 from runtime.node.atomic import AtomicOutputs
-from runtime.node.link import FusedOutputs
+from runtime.node.fused_outputs import FusedOutputs
 from runtime.node.metrics import NodeMetrics
 from runtime.node.metrics_v1 import FirstVersionMetrics
 from runtime.node.ordered import OrderedOutputs

@@ -76,8 +76,8 @@ class Work:
         self.on_finished = on_finished
         # The first input's sequence, the path behind it in a fused chain (see `spec/hops.py`), and the number of
         # redrives: what ids of outputs and documents are made from.
-        self.origin = delivery.sequence
-        self.path = ""
+        self.origin = delivery.origin or delivery.sequence
+        self.path = delivery.path
         self.redrive = 0
         self.outputs = 0
         self.saves = 0

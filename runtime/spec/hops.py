@@ -32,6 +32,11 @@ def path_behind(message_id: str) -> str:
     return place[place.index("-") :]
 
 
+def path_of_output(path: str, number: int, redrive: int) -> str:
+    """Return the same for a plain output, from the parts of its id."""
+    return f"{path}-{number}r{redrive}" if redrive else f"{path}-{number}"
+
+
 def place(origin: int, path: str) -> str:
     """Return the value of a header with a sequence and the path behind it: `17-0`."""
     return f"{origin}{path}"

@@ -2,8 +2,8 @@
 
 import functools
 import logging
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -34,6 +34,10 @@ class Contender:
     start: Start
     takes_envelopes: bool = False
 
+    def start_all(self, stages: Sequence[Stage], folder: Path) -> list[Child]:
+        """Start what runs the stages of a chain."""
+        return [self.start(stage, folder) for stage in stages]
+
 
 NODE = Contender("node", start_node, takes_envelopes=True)
 PEERS = (
@@ -45,7 +49,10 @@ PEERS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One comparison: how many stages, which payload, how long each measurement shall take and how often."""
+    """One comparison: how many stages, which payload, how long each measurement shall take and how often.
+
+    targets: how many times a peer's rate our node has to reach.
+    """
 
     title: str
     stages: int
@@ -53,6 +60,7 @@ class Plan:
     seconds: float
     rounds: int
     contenders: tuple[Contender, ...] = (NODE, *PEERS)
+    targets: Mapping[str, Target] = field(default_factory=dict)
 
 
 async def measure(bench: Workbench, plan: Plan) -> list[Row]:
@@ -77,7 +85,7 @@ async def run_once(bench: Workbench, contender: Contender, plan: Plan, messages:
     body = payloads.envelope(value) if contender.takes_envelopes else payloads.plain(value)
     async with bench.chain(plan.stages) as stages:
         await bench.preload(stages[0], body, messages)
-        children = [contender.start(stage, bench.folder) for stage in stages]
+        children = contender.start_all(stages, bench.folder)
         try:
             return await bench.follow(stages, children, messages)
         finally:
@@ -96,7 +104,6 @@ def _rows(plan: Plan, flows: dict[str, list[Flow]]) -> list[Row]:
     node = values.pop(NODE.name, None)
     if node is None:
         return list(values.values())
-    targets = TARGETS if plan.stages == 1 and plan.size_bytes == 200 else {}
     compared = [
         Row(
             name=plan.title,
@@ -108,7 +115,7 @@ def _rows(plan: Plan, flows: dict[str, list[Flow]]) -> list[Row]:
             cpu_us=node.cpu_us,
             ratio=node.value / peer.value,
             baseline=name,
-            target=targets.get(name),
+            target=plan.targets.get(name),
         )
         for name, peer in values.items()
     ]

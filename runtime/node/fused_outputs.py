@@ -1,0 +1,126 @@
+"""The way out of a node of a fused chain: to the next node in its process, or to the stream."""
+
+from collections.abc import Awaitable
+from functools import partial
+
+from runtime import wire
+from runtime.bus.base import Confirm, Headers
+from runtime.errors import BusError, ContextError
+from runtime.message import MessageType, Payload
+from runtime.node.handed import Handed
+from runtime.node.link import Link
+from runtime.node.work import Outputs, Work
+from runtime.proto.packed import whole
+from runtime.spec import hops, names
+from runtime.spec.node import HandOver
+
+# Looked up once: reading a member of an enumeration costs as much as a call.
+_OK = MessageType.OK
+_EARLY = (MessageType.EARLY_REPLY, MessageType.EARLY_EXIT)
+
+
+class FusedOutputs(Outputs):
+    """The way out of a node of a chain: its plain output goes to the next node, all others to the stream."""
+
+    _link: Link | None = None
+    _handed: frozenset[str] = frozenset()
+    _stored = False
+
+    def connect(self, link: Link, hand_over: HandOver) -> None:
+        """Hand the plain output over to `link` from now on."""
+        self._link = link
+        self._handed = frozenset(hand_over.subjects)
+        self._stored = hand_over.stored
+
+    def emit(
+        self,
+        work: Work,
+        payload: Payload,
+        channel: str = "",
+        *,
+        kind: MessageType = _OK,
+        last: bool = False,
+        stored: Confirm | None = None,
+    ) -> Awaitable[None]:
+        """As in the class above; what nobody but the next node gets is handed over without being an envelope."""
+        if self._link is None or self._stored or channel or kind is not _OK or stored is not None:
+            return super().emit(work, payload, channel, kind=kind, last=last, stored=stored)
+        packed = whole(payload)
+        if len(packed) > self._publisher.limit_bytes - wire.HEADER_ROOM_BYTES:  # a dead letter could not hold it
+            return super().emit(work, payload, last=last)
+        return self._emit_inside(self._link, work, packed)
+
+    async def _emit_inside(self, link: Link, work: Work, payload: bytes) -> None:
+        if work.handled:
+            raise ContextError("ctx.send_output is only available while a message is handled")
+        number = work.outputs
+        work.outputs += 1
+        handed = Handed(
+            work.delivery,
+            self._subject,
+            origin=work.origin,
+            path=hops.path_of_output(work.path, number, work.redrive),
+            passed=self._passed(work),
+            message=work.message._replace(payload=payload, from_node=self.node, type=_OK, error=""),
+        )
+        work.outstanding += 1
+        try:
+            # A handler that still runs must not lend its time to the next one.
+            await link.put(handed, work.confirmed, may_wait_for_it=work.run_s > 0)
+        except BaseException:
+            work.outstanding -= 1
+            raise
+
+    async def _hand_over(
+        self, work: Work, subject: str, data: bytes, kind: MessageType, message_id: str, confirm: Confirm
+    ) -> None:
+        headers = self._hops_so_far(work)
+        publish = partial(self._publisher.publish, subject, data, message_id=message_id, headers=headers)
+        if self._link is None or subject not in self._handed:
+            await publish(confirm=confirm)
+            return
+        handed = Handed(
+            work.delivery,
+            self._subject,
+            origin=work.origin,
+            path=hops.path_behind(message_id),
+            passed=self._passed(work),
+            data=data,
+        )
+        # Somebody else waits for it, or its sender until it is stored: not until the next node has a free slot.
+        if not self._stored and kind not in _EARLY:
+            await self._link.put(handed, confirm)
+        elif kind is MessageType.ERROR:  # its message is ended once it is confirmed
+            confirm = _once_both(confirm)
+            await publish(confirm=confirm)
+            await self._link.put(handed, confirm)
+        else:
+            await publish(confirm=confirm)
+            work.outstanding += 1
+            try:
+                await self._link.put(handed, work.confirmed)
+            except BaseException:
+                work.outstanding -= 1
+                raise
+
+    def _hops_so_far(self, work: Work) -> Headers | None:
+        """Return the header of what leaves the process; only what came through a link has passed nodes of it."""
+        if not work.path or work.delivery.headers is None:
+            return None
+        return {names.HOPS_HEADER: work.delivery.headers.get(names.HOPS_HEADER, "")}
+
+    def _passed(self, work: Work) -> str:
+        before = self._hops_so_far(work)
+        return hops.add_hop(before[names.HOPS_HEADER] if before else "", self.node, int(work.run_s * 1e6))
+
+
+def _once_both(confirm: Confirm) -> Confirm:
+    """Return a confirm for two, that tells the first error."""
+    told: list[BusError | None] = []
+
+    def confirmed(error: BusError | None) -> None:
+        told.append(error)
+        if len(told) == 2:
+            confirm(next((each for each in told if each is not None), None))
+
+    return confirmed
