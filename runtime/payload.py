@@ -17,6 +17,7 @@ A payload here is always a serialised `Any`.
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import math
 import sys
@@ -199,6 +200,7 @@ def native_of(value: Any) -> Native | None:
     return next((native for found, native in _loaded_classes() if isinstance(value, found)), None)
 
 
+@functools.cache
 def codec(native: Native) -> Any:
     """Return the module that reads and writes a kind: `payload_arrays`, `payload_tables`, `payload_files`.
 

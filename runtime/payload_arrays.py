@@ -3,6 +3,7 @@
 Imported when an array is read or written, and never before: numpy is the user's. On the wire: `proto/natives.py`.
 """
 
+import functools
 import io
 import math
 import re
@@ -38,11 +39,10 @@ def encode(array: "numpy.ndarray[Any, Any]") -> Payload:
     """
     if isinstance(array, numpy.ma.MaskedArray):
         raise EncodeError("a masked array has no form as a payload; return array.filled(value)")
-    dtype = array.dtype.str
-    if not _DTYPE.fullmatch(dtype) or array.dtype.names:
+    if not _travels(array.dtype):
         raise EncodeError(f"an array of dtype {array.dtype} has no form as a payload; {_way_out(array.dtype)}")
     flat = numpy.asarray(array, order="C").reshape(-1)
-    return natives.write_array(dtype, array.shape, flat.view(numpy.uint8).data)
+    return natives.write_array(array.dtype.str, array.shape, flat.view(numpy.uint8).data)
 
 
 def decoder(annotation: Any) -> Callable[[bytes], "numpy.ndarray[Any, Any] | None"]:
@@ -124,19 +124,30 @@ def from_media(data: bytes) -> "numpy.ndarray[Any, Any]":
 
 def _array(data: bytes, fields: natives.ArrayFields) -> "numpy.ndarray[Any, Any]":
     """Return the array whose memory lies in `data`. Raises DecodeError, before anything is allocated."""
-    if not _DTYPE.fullmatch(fields.dtype):
-        raise DecodeError(f"an array of dtype {fields.dtype[:50]!r} cannot be read", reason="payload")
     try:
-        dtype = numpy.dtype(fields.dtype)
+        dtype = _dtype(fields.dtype)
         size_bytes = fields.end - fields.begin
         if math.prod(fields.shape) * dtype.itemsize != size_bytes:
             raise ValueError(f"it has {size_bytes:,} bytes")
         array: numpy.ndarray[Any, Any] = numpy.ndarray(fields.shape, dtype, buffer=data, offset=fields.begin)
     except (TypeError, ValueError, OverflowError) as error:
-        what = f"array of dtype {fields.dtype} and shape {fields.shape}"
+        what = f"array of dtype {fields.dtype[:50]!r} and shape {fields.shape}"
         raise DecodeError(f"the payload is no {what}: {error}", reason="payload") from error
     _check_text(array)
     return array
+
+
+@functools.lru_cache(maxsize=64)
+def _travels(dtype: "numpy.dtype[Any]") -> bool:
+    return not dtype.names and _DTYPE.fullmatch(dtype.str) is not None
+
+
+@functools.lru_cache(maxsize=64)
+def _dtype(text: str) -> "numpy.dtype[Any]":
+    """Return a dtype as it travels. Raises ValueError, TypeError."""
+    if not _DTYPE.fullmatch(text):
+        raise ValueError("this dtype does not travel")
+    return numpy.dtype(text)
 
 
 def _check_text(array: "numpy.ndarray[Any, Any]") -> None:

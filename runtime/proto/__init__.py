@@ -110,6 +110,8 @@ _MAX_VARINT_BITS = 70
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:
     """Return the number at `position`, and the position behind it; what is cut off or goes on counts as its end."""
+    if position < len(data) and (byte := data[position]) < 0x80:  # most tags, and most lengths
+        return byte, position + 1
     value = shift = 0
     while position < len(data) and shift < _MAX_VARINT_BITS:
         byte = data[position]

@@ -133,10 +133,11 @@ def read_file(payload: bytes) -> FileFields | None:
 def _aligned(head: bytes, before: bytes, number: int, data: memoryview) -> Payload:
     """Return the payload of a message that ends with a field of padding, with this number, and one with the data."""
     after = field(number + 1, len(data))
-    size = len(before) + 2 + len(after) + len(data)
-    padding = 0
-    # The message's length stands before it, and may grow by a byte with the padding.
-    while (len(head) + len(varint(size + padding)) + len(before) + 2 + padding + len(after)) % ALIGNMENT:
+    fixed = len(before) + 2 + len(after)
+    size = fixed + len(data)
+    padding = -(len(head) + len(varint(size)) + fixed) % ALIGNMENT
+    # The message's length stands before it, and may have grown by a byte with the padding.
+    while (len(head) + len(varint(size + padding)) + fixed + padding) % ALIGNMENT:
         padding += 1
     return head, varint(size + padding), before + field(number, padding) + bytes(padding) + after, data
 
