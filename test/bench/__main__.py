@@ -18,6 +18,7 @@ import uvloop
 
 from test.bench import (
     algorithms,
+    arrays,
     artifacts,
     batch,
     batching,
@@ -120,6 +121,7 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
         "measurements": measurements.measure,
         "artifacts": artifacts.measure,
         "batch": functools.partial(batch.measure, rounds=rounds),
+        "arrays": functools.partial(arrays.measure, seconds=seconds, rounds=rounds),
         "batching": functools.partial(batching.measure, seconds=seconds, rounds=rounds),
         "start": idle.measure_start,
         "memory": idle.measure_memory,

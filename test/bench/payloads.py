@@ -2,6 +2,8 @@
 
 import json
 
+import numpy as np
+
 from runtime import payload, wire
 from runtime.message import Message
 
@@ -15,12 +17,18 @@ def json_of_size(size_bytes: int) -> dict[str, object]:
     return value
 
 
+def array_of_size(size_bytes: int, form: str) -> object:
+    """Return an array of float64 with so many bytes, or the same as `bytes` or in `lists`."""
+    array = np.linspace(0.0, 1.0, size_bytes // 8)
+    return {"array": array, "bytes": array.tobytes(), "lists": {"data": array.tolist()}}[form]
+
+
 def plain(value: dict[str, object]) -> bytes:
     """Return what a peer gets."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
-def envelope(value: dict[str, object], reply_to: str = "") -> bytes:
+def envelope(value: object, reply_to: str = "") -> bytes:
     """Return what our node gets: what a client sends to the entrypoint."""
     message = Message(
         request_id=REQUEST_ID, payload=payload.encode_value(value), from_node="entrypoint", reply_to=reply_to
