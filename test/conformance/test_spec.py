@@ -67,4 +67,4 @@ def test_load_raises_every_problem_at_once() -> None:
         load(file)
 
     assert len(caught.value.problems) == 24
-    assert str(caught.value).count("\n") == 20
+    assert str(caught.value).count("\n") == 23
