@@ -18,6 +18,7 @@ from runtime.drivers.base import DriverState
 from runtime.errors import BusClosedError, ConfigError, DriverStartError
 from runtime.inference import InferenceProcess, Runtime, init
 from test.support.sample_drivers import Counts, IgnoresStop, Waits
+from test.support.threads import left_behind
 
 COUNTER = Path(__file__).parents[1] / "conformance" / "drivers" / "counter"
 # Seconds that something may take which happens by itself.
@@ -127,7 +128,7 @@ def test_nothing_is_left_behind(start_nats_server: Callable[..., EmbeddedServer]
     with socket.create_server(("127.0.0.1", 0)) as probe:
         monitoring = f"127.0.0.1:{probe.getsockname()[1]}"
     server = start_nats_server(http=monitoring)
-    threads = threading.active_count()
+    threads = threading.enumerate()
     runtime = init("nats", servers=server.url, store=tmp_path / "store")
     proc = runtime.start_inference(COUNTER)
     drivers = [proc.add_driver("one", Waits), proc.add_driver("two", Counts, sid="s", predictions=5)]
@@ -146,7 +147,7 @@ def test_nothing_is_left_behind(start_nats_server: Callable[..., EmbeddedServer]
     with pytest.raises(BusClosedError):
         proc.predict({"input": 1})
     runtime.stop()
-    assert threading.active_count() == threads
+    assert left_behind(threads) == []
 
 
 # Durable consumers of the workflow, which the next start goes on with.

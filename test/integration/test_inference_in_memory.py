@@ -18,6 +18,7 @@ from runtime.errors import BusClosedError, ConfigError, DriverStartError, Handle
 from runtime.inference import init
 from runtime.spec.load import load
 from test.support.sample_drivers import Stress, Waits
+from test.support.threads import left_behind
 
 HELLO = Path(__file__).parents[2] / "workflows" / "hello"
 
@@ -60,12 +61,12 @@ def test_a_workflow_that_cannot_start_says_why_and_leaves_nothing(tmp_path: Path
         f"name: a\n{text if is_workflow else 'nodes: [{name: b, handler: b.py}]'}\n"
     )
     (tmp_path / "b.py").write_text("" if is_workflow else text)
-    threads = threading.active_count()
+    threads = threading.enumerate()
 
     with init("debug") as rt, pytest.raises(error):
         rt.start_inference(tmp_path)
 
-    assert threading.active_count() == threads
+    assert left_behind(threads) == []
 
 
 def stop_process(rt: runtime.Runtime, proc: runtime.InferenceProcess) -> None:
@@ -81,7 +82,7 @@ def stop_runtime(rt: runtime.Runtime, proc: runtime.InferenceProcess) -> None:
 
 @pytest.mark.parametrize("stop", [stop_process, stop_runtime])
 def test_nothing_is_left_behind(stop: Callable[[runtime.Runtime, runtime.InferenceProcess], None]) -> None:
-    threads = threading.active_count()
+    threads = threading.enumerate()
     rt = init("debug")
     proc = rt.start_inference(HELLO)
     driver = proc.add_driver("waits", Waits)
@@ -90,7 +91,7 @@ def test_nothing_is_left_behind(stop: Callable[[runtime.Runtime, runtime.Inferen
 
     stop(rt, proc)
 
-    assert threading.active_count() == threads
+    assert left_behind(threads) == []
     assert pending.done()
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", port))
