@@ -111,6 +111,22 @@ BATCH_POINTS = {
     "end told": Point("runtime.batch.callbacks:HttpCallbacks", "tell_end", "after"),
     "run finished": Point("runtime.batch.worker:Worker", "handle", "after"),
 }
+# A message whose payload, and that of its output, lie in an object store.
+_CLAIMS = "runtime.bus.claims:Claims"
+_OBJECTS = "runtime.bus.objects:NatsObjectStore"
+CLAIM_POINTS = {
+    "before a payload is fetched": Point(_CLAIMS, "fetch", "before"),
+    "payload half fetched": Point(_OBJECTS, "_next_chunk", "after"),
+    "payload fetched": Point(_CLAIMS, "fetch", "after"),
+    "before a payload is put": Point(_CLAIMS, "_put_once", "before"),
+    "payload half put": Point(_OBJECTS, "_publish_all", "after"),
+    "before a payload is described": Point(_OBJECTS, "_describe", "before"),
+    "payload put": Point(_CLAIMS, "_put_once", "after"),
+    "claim put, before publishing": Point(_PUBLISHER, "publish", "before"),
+    "claim handed to the publisher": Point(_PUBLISHER, "publish", "after"),
+    "before the PubAck of a claim counts": Point("runtime.node.work:Work", "confirmed", "before"),
+    "before the ack of a claim": Point(_READER, "ack", "before"),
+}
 # A message whose handler raises, first to be tried again and then given up.
 FAILURE_POINTS = {
     "before the history is read": Point(_HISTORY, "read", "before"),
@@ -146,6 +162,7 @@ POINTS = {
     **ATOMIC_POINTS,
     **JOIN_POINTS,
     **BATCH_POINTS,
+    **CLAIM_POINTS,
     **FAILURE_POINTS,
     **WRITER_POINTS,
     **MANAGER_POINTS,
