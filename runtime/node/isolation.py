@@ -32,7 +32,9 @@ MAX_STARTS = 5
 # Which devices a process of CUDA sees.
 VISIBLE_DEVICES = "CUDA_VISIBLE_DEVICES"
 # Variables of the node's own that a handler may know; all others of ours are how it reaches its servers.
-TOLD_VARIABLES = ("KRT_WORKFLOW_NAME", "KRT_VERSION", "KRT_VERSION_ID", "KRT_NODE_NAME", "KRT_BASE_PATH")
+TOLD_VARIABLES = (
+    "KRT_WORKFLOW_NAME", "KRT_VERSION", "KRT_VERSION_ID", "KRT_NODE_NAME", "KRT_BASE_PATH", "KRT_GPU_SHARE",
+)  # fmt: skip
 
 
 @contextlib.asynccontextmanager

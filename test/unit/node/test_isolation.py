@@ -34,6 +34,7 @@ def test_a_worker_has_the_variables_of_the_user_and_none_that_lead_to_servers() 
         "MODEL_KEY": "secret",
         "HF_HOME": "/models",
         "KRT_NODE_NAME": "score",
+        "KRT_GPU_SHARE": "0.5",
         "KRT_NATS_SERVER": "nats://user:secret@host",
         "KRT_MONGO_URI": "mongodb://user:secret@host",
         "KRT_INFLUX_TOKEN": "secret",
@@ -41,4 +42,5 @@ def test_a_worker_has_the_variables_of_the_user_and_none_that_lead_to_servers() 
 
     seen = worker_environment(environ, 1, 1)
 
-    assert seen == {"MODEL_KEY": "secret", "HF_HOME": "/models", "KRT_NODE_NAME": "score"}
+    users = {"MODEL_KEY": "secret", "HF_HOME": "/models"}
+    assert seen == {**users, "KRT_NODE_NAME": "score", "KRT_GPU_SHARE": "0.5"}
