@@ -22,6 +22,7 @@ STAGES = {
     NatsReader._on_message: "take",
     NatsReader.take: "take",
     Runner.work_on: "run",
+    Runner._read: "decode",
     Runner._decode: "decode",
     encode_value: "encode",
     wire.encode_output: "encode",
