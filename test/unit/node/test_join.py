@@ -3,6 +3,7 @@
 import random
 from typing import Any
 
+import numpy as np
 import pytest
 
 from runtime import wire
@@ -119,6 +120,19 @@ async def test_a_class_gets_its_parts_by_field_each_in_its_own_type(start: Start
     await node.until(lambda: len(node.outputs()) == 1)
 
     assert node.outputs() == [{"page": 7, "size": 3, "from": "entrypoint"}]
+
+
+async def test_an_array_and_a_mapping_meet_as_what_they_are(start: StartNode) -> None:
+    node = await start("""
+        async def handler(ctx, data: dict):
+            return {"sum": int(data["left"].sum()), "about": data["right"]}
+    """)
+
+    await left(node, np.arange(4))
+    await right(node, {"camera": 1})
+    await node.until(lambda: len(node.outputs()) == 1)
+
+    assert node.outputs() == [{"sum": 6, "about": {"camera": 1}}]
 
 
 @pytest.mark.parametrize(
