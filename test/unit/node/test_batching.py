@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import numpy
 import pytest
 
 from runtime.clock import settle
@@ -279,6 +280,24 @@ async def test_arrays_of_numpy_are_results(start_node: StartNode) -> None:
     await node.settled()
 
     assert [list(output) for output in node.outputs()] == [[2.0, 4.0], [6.0, 8.0]]
+
+
+async def test_messages_that_are_arrays_are_stacked_by_the_handler(start_node: StartNode) -> None:
+    node = await start_node(
+        """
+        import numpy
+
+        def handler(ctx, data: list[numpy.ndarray]) -> list[numpy.ndarray]:
+            return numpy.stack(data).cumsum(axis=1)
+        """,
+        spec=batching(2),
+    )
+
+    await node.send(numpy.asarray([1.0, 2.0]))
+    await node.send(numpy.asarray([3.0, 4.0]))
+    await node.settled()
+
+    assert [output.tolist() for output in node.outputs()] == [[1.0, 3.0], [3.0, 7.0]]
 
 
 # --- failures ---
