@@ -4,6 +4,8 @@ import csv
 import re
 from base64 import b64encode
 from collections.abc import Sequence
+from datetime import timedelta
+from decimal import Decimal
 from enum import StrEnum
 from typing import Any
 
@@ -11,7 +13,7 @@ import orjson
 from google.protobuf import any_pb2, descriptor_pool, json_format, message_factory
 from google.protobuf.message import DecodeError as ProtobufError
 
-from runtime.payload import json_form
+from runtime.payload import describe, encode_value, json_form, native_of
 
 # Numbers of a CSV cell as JSON writes them: `007` and `+1` stay texts, for they may be codes or telephone numbers.
 WHOLE_NUMBER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
@@ -94,10 +96,22 @@ def plain(value: Any) -> Any:
     """Return what stands in JSON for bytes, native values, and protobuf: the message's own form if it is known here."""
     if isinstance(value, bytes):
         return {"base64": b64encode(value).decode()}
+    if isinstance(value, (Decimal, timedelta)):  # in a row of a table
+        return str(value)
     if not isinstance(value, any_pb2.Any):
-        return json_form(value)
+        return _native(value)
     known = _unpacked(value)
     return {"type": value.TypeName(), "base64": b64encode(value.value).decode()} if known is None else known
+
+
+def _native(value: Any) -> Any:
+    """Return an array, table or file as JSON; one that has no form there, such as complex numbers, as a line about it."""
+    try:
+        return json_form(value)
+    except TypeError:
+        if native_of(value) is None:
+            raise
+        return describe(encode_value(value))
 
 
 def _unpacked(packed: any_pb2.Any) -> Any:
