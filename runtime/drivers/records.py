@@ -105,7 +105,7 @@ def plain(value: Any) -> Any:
 
 
 def _native(value: Any) -> Any:
-    """Return an array, table or file as JSON; one that has no form there, such as complex numbers, as a line about it."""
+    """Return an array, table or file as JSON; one without a form there, as complex numbers, as a line about it."""
     try:
         return json_form(value)
     except TypeError:
