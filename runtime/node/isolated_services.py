@@ -21,7 +21,7 @@ from runtime.node.batching_limit import TimeLimit
 from runtime.node.configuration import Configuration, Scope
 from runtime.node.context import Services
 from runtime.node.isolated_calls import NodeCalls
-from runtime.node.isolation_frames import Call, Head
+from runtime.node.isolation_frames import Call, Head, readable
 from runtime.node.object_store import Keys, ObjectStore, check_payload
 from runtime.node.work import Outputs, Work
 from runtime.spec import names
@@ -103,10 +103,12 @@ class LogForwarder(logging.Handler):
         self._calls = calls
 
     def emit(self, record: logging.LogRecord) -> None:
-        fields = {name: str(getattr(record, name)) for name in FIELDS if hasattr(record, name)}
-        self._calls.note(
-            Call.LOG, logger=record.name, level=record.levelno, text=self.format(record), fields=fields
-        )  # fmt: skip
+        fields = {name: readable(str(getattr(record, name))) for name in FIELDS if hasattr(record, name)}
+        try:
+            text = readable(self.format(record))
+            self._calls.note(Call.LOG, logger=record.name, level=record.levelno, text=text, fields=fields)
+        except Exception:  # a broken log line must not fail a message
+            self.handleError(record)
 
 
 class _Outputs(Outputs):

@@ -4,8 +4,11 @@ The worker's side is `isolated_services.py`; it has no connection of its own. Ou
 objects are those that the handler would have in the node's own process.
 """
 
+import asyncio
+import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from types import MappingProxyType
 
 from runtime.bus.base import Confirmation
 from runtime.errors import ContextError
@@ -18,15 +21,19 @@ from runtime.node.isolation_objects import ObjectDesk
 from runtime.node.work import Work
 from runtime.stores.base import Point
 
+NO_WORKS: Mapping[int, Work] = MappingProxyType({})
+
 
 class ServiceDesk:
     """Answers the calls of one worker. What it has is of the request that the worker works on."""
 
     def __init__(self) -> None:
-        self.services: Services | None = None
+        self._services: Services | None = None
         # The messages that the handler has, by the numbers that the request has given them; and the limit of a batch.
-        self.works: dict[int, Work] = {}
-        self.limit: TimeLimit | None = None
+        self._works: Mapping[int, Work] = {}
+        self._limit: TimeLimit | None = None
+        # Outputs that are being handed over.
+        self._emitting: set[asyncio.Task[object]] = set()
         self._objects = ObjectDesk()
         self._answers: dict[str, Callable[[Services, Head, Body], Awaitable[CallAnswer]]] = {
             Call.EMIT: self._emit,
@@ -44,6 +51,26 @@ class ServiceDesk:
             Call.RESTART: self._restart,
         }
 
+    @contextlib.asynccontextmanager
+    async def serving(
+        self, services: Services, works: Mapping[int, Work] = NO_WORKS, limit: TimeLimit | None = None
+    ) -> AsyncIterator[None]:
+        """Do meanwhile what the handler asks for. At the end no output of its messages is on its way to the publisher.
+
+        Those that have begun are waited for, or given up with a request that has failed: they would take place behind
+        the end of their message, which waits for every output that it knows of.
+        """
+        self._services, self._works, self._limit = services, works, limit
+        try:
+            yield
+        except BaseException:
+            for task in self._emitting:
+                task.cancel()
+            raise
+        finally:
+            self._works, self._limit = NO_WORKS, None
+            await asyncio.gather(*self._emitting, return_exceptions=True)
+
     async def answer(self, head: Head, body: Body) -> CallAnswer:
         """Do what the handler asks for, and return what it gets; raises what its context is to raise."""
         return await self._answers[head["call"]](self._present(), head, body)
@@ -57,15 +84,17 @@ class ServiceDesk:
         await self._objects.close()
 
     def _present(self) -> Services:
-        if self.services is None:
+        if self._services is None:
             raise ContextError("the context is only available from init to teardown")
-        return self.services
+        return self._services
 
     async def _emit(self, services: Services, head: Head, body: Body) -> CallAnswer:
         # A task that the handler has left behind may speak of a message that is through.
-        work = self.works.get(head["message"])
-        if work is None:
+        work, task = self._works.get(head["message"]), asyncio.current_task()
+        if work is None or task is None:
             raise ContextError("ctx.send_output is only available while a message is handled")
+        self._emitting.add(task)
+        task.add_done_callback(self._emitting.discard)
         kind, stored = MessageType(head["type"]), Confirmation() if head["stored"] else None
         await services.outputs.emit(
             work, as_payload(body), head["channel"], kind=kind, last=head["last"], stored=stored
@@ -99,10 +128,10 @@ class ServiceDesk:
         self._present().points.save(Point(**head["point"]))
 
     def _progress(self, head: Head) -> None:
-        work = self.works.get(head["message"])
+        work = self._works.get(head["message"])
         if work is not None:
             work.progress(self._present().clock.monotonic())
 
     def _restart(self, head: Head) -> None:
-        if self.limit is not None:
-            self.limit.restart()
+        if self._limit is not None:
+            self._limit.restart()

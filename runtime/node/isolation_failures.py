@@ -11,6 +11,7 @@ import orjson
 
 from runtime import errors
 from runtime.node.dead_letters import RemoteTraceback, user_traceback
+from runtime.node.isolation_frames import readable
 from runtime.node.settle import text_of
 
 Told = dict[str, Any]
@@ -30,10 +31,10 @@ def told(failure: BaseException) -> Told:
     is_ours = isinstance(failure, (errors.KrtError, errors.Outcome))
     return {
         "classes": [(kind.__module__, kind.__name__) for kind in kinds],
-        "text": text_of(failure),
+        "text": readable(text_of(failure)),
         "arguments": list(failure.args) if _is_plain(failure.args) else None,
         "attributes": {name: each for name, each in vars(failure).items() if _is_plain(each)} if is_ours else {},
-        "traceback": user_traceback(failure),
+        "traceback": readable(user_traceback(failure)),
     }
 
 

@@ -97,6 +97,11 @@ def as_payload(body: Body) -> Payload:
     return body if isinstance(body, bytes) else (memoryview(body),)
 
 
+def readable(text: str) -> str:
+    """Return a text that has a form in JSON: half a surrogate pair has none."""
+    return text.encode(errors="replace").decode()
+
+
 def _plain(value: Any) -> Any:
     """Return the plain form of what orjson does not know; called by orjson."""
     if isinstance(value, Mapping):

@@ -1,6 +1,5 @@
 """One worker process of a node, with the channels that lead to it. Its own side is `isolated.py`."""
 
-import contextlib
 import itertools
 import logging
 import socket
@@ -82,12 +81,12 @@ class HandlerWorker:
 
     async def initialise(self, services: Services) -> None:
         """Run the handler's `init`; raises what that raises."""
-        with self._serving(services):
+        async with self._desk.serving(services):
             await self._ask({"do": Request.INIT, "limit_bytes": services.document_client.limit_bytes})
 
     async def tear_down(self, services: Services) -> None:
         """Run the handler's `teardown`; raises what that raises."""
-        with self._serving(services):
+        async with self._desk.serving(services):
             await self._ask({"do": Request.TEARDOWN})
 
     async def handle(self, context: Context, data: Any) -> Any:
@@ -98,6 +97,7 @@ class HandlerWorker:
         """
         batch = context if isinstance(context, BatchContext) else None
         payloads: Sequence[Body] = [payload or b"" for payload in (data if batch else [data])]
+        limit = batch._time_limit if batch else None
         works = {next(self._messages): work for work in works_of(context)}
         now_s = context._services.clock.monotonic()
         request: Head = {
@@ -105,9 +105,9 @@ class HandlerWorker:
             "messages": [_facts(number, work, now_s) for number, work in works.items()],
             "sizes": [len(payload) for payload in payloads],
             "batch": batch is not None,
-            "left_s": batch._time_limit.left_s if batch else None,
+            "left_s": limit.left_s if limit else None,
         }
-        with self._serving(context._services, works, batch):
+        async with self._desk.serving(context._services, works, limit):
             answer, content = await self._ask(request, *payloads)
         self.has_answered = True
         for number in answer["early_exits"]:
@@ -136,18 +136,6 @@ class HandlerWorker:
             await self._worker.close(grace_s)
         finally:
             await self._release()
-
-    @contextlib.contextmanager
-    def _serving(
-        self, services: Services, works: dict[int, Work] | None = None, batch: BatchContext | None = None
-    ) -> Iterator[None]:
-        """Do meanwhile what the handler asks for."""
-        desk = self._desk
-        desk.services, desk.works, desk.limit = services, works or {}, batch._time_limit if batch else None
-        try:
-            yield
-        finally:
-            desk.works, desk.limit = {}, None
 
     async def _ask(self, head: Head, *body: Body) -> tuple[Head, Body]:
         """Return the answer to a request, or raise the failure that it tells of."""

@@ -494,3 +494,104 @@ async def test_a_batch_that_crashes_its_worker_is_taken_apart(start_node: StartN
 
     assert sorted(node.outputs()) == [0, 1, 2]
     assert node.the_dead_letter().error.startswith("WorkerEndedError")
+
+
+async def test_a_message_whose_output_cannot_be_handed_over_ends_all_the_same(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    node = await start_node(
+        "def handler(ctx, data: int):\n  ctx.run(ctx.send_output(data))",
+        spec=node_spec(timeout_s=10.0, retry=RETRY.model_copy(update={"attempts": 1})),
+    )
+    begun = asyncio.Event()
+
+    async def publish(subject: str, *_: Any, **__: Any) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(node.process._publisher, "publish", publish)
+    await node.send(1)
+    async with asyncio.timeout(PATIENCE_S):
+        await begun.wait()
+    monkeypatch.undo()
+    await node.clock.advance(11.0)
+    await node.settled()
+
+    assert node.the_dead_letter().reason == "timeout"
+
+
+async def test_an_output_that_nobody_waits_for_is_stored_before_its_message_ends(start_node: StartNode) -> None:
+    source = """
+        import asyncio
+
+        async def handler(ctx, data: int):
+            ctx.task = asyncio.create_task(ctx.send_output(data))
+            await asyncio.sleep(0)
+    """
+    node = await start_node(source)
+
+    await node.send(1)
+    await node.settled()
+
+    assert node.outputs() == [1]
+
+
+async def test_a_task_that_is_left_behind_cannot_send_for_a_later_message(start_node: StartNode) -> None:
+    source = """
+        import asyncio
+
+        go = asyncio.Event()
+
+        async def late(ctx):
+            await go.wait()
+            try:
+                await ctx.send_output("late")
+            except Exception as error:
+                ctx.set("error", str(error))
+
+        async def handler(ctx, data: int):
+            if data == 1:
+                ctx.set("task", asyncio.create_task(late(ctx)))
+                return None
+            go.set()
+            await ctx.get("task")
+            return ctx.get("error")
+    """
+    node = await start_node(source)
+
+    await node.send(1)
+    await node.send(2)
+    await node.settled()
+
+    assert node.outputs() == ["ctx.send_output is only available while a message is handled"]
+
+
+async def test_what_a_worker_prints_and_warns_of_is_in_the_nodes_log(
+    start_node: StartNode, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    source = """
+        import logging
+
+        log = logging.getLogger("my.library")
+        print("imported")
+
+        def handler(ctx, data: int):
+            log.warning("half a pair: \\ud800")
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                log.exception("it went wrong")
+            return data
+    """
+    node = await start_node(source)
+
+    await node.send(1)
+    await node.settled()
+    await node.stop()
+
+    told = {(record.name, record.levelname): record.getMessage() for record in caplog.records}
+    assert told["runtime.node.isolation_worker", "INFO"] == "imported"
+    assert told["my.library", "WARNING"] == "half a pair: ?"
+    assert told["my.library", "ERROR"].startswith("it went wrong\nTraceback")
+    assert "ZeroDivisionError" in told["my.library", "ERROR"]
