@@ -26,6 +26,7 @@ from runtime.deploy.rights import (
     calls_algorithms,
     calls_models,
     carries_claims,
+    carries_claims,
     makes,
     owns,
     presence,
@@ -36,6 +37,7 @@ from runtime.deploy.rights import (
 )
 from runtime.spec import names
 from runtime.spec.batch import BatchSpec
+from runtime.spec.claims import letter_claims_store
 from runtime.spec.claims import letter_claims_store
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ManagerSpec
@@ -142,6 +144,7 @@ def _driver(process: Process, spec: ManagerSpec) -> Permissions:
     stream = spec.stream
     allowed = [*_ask(spec), *presence(stream, names.DRIVER), names.dead_letter_subject(stream, driver.ref)]
     allowed += carries_claims(letter_claims_store(stream))
+    allowed += carries_claims(letter_claims_store(stream))
     allowed += [f"$JS.API.{operation}.{stream}.>" for operation in (*MAKE_CONSUMERS, "CONSUMER.MSG.NEXT")]
     allowed += [*reads(stream), f"$JS.API.CONSUMER.CREATE.{stream}"]
     allowed += [
@@ -206,6 +209,9 @@ def _manager(spec: ManagerSpec) -> list[str]:
     allowed += [subject for bucket in _buckets(spec) for subject in makes(f"KV_{bucket}")]
     # Not into the bucket of the project, whose name holds no workflow: it belongs to all workflows of the version.
     allowed += [f"$KV.{bucket}.>" for bucket in _buckets(spec) if spec.stream in bucket]
+    # It reads which message a payload belongs to, and what there is of them.
+    read = [spec.stream, f"OBJ_{spec.claims.store}"] if spec.claims else []
+    allowed += [f"$JS.API.CONSUMER.MSG.NEXT.{stream}.>" for stream in read]
     return [*allowed, *(f"$O.{store.name}.>" for store in spec.object_stores)]
 
 
@@ -227,6 +233,8 @@ def _node(node: str, environment: Mapping[str, str], senders: Sequence[str]) -> 
     allowed += [f"$KV.{bucket}.>" for bucket in own]
     if store := environment.get("KRT_NATS_OBJECT_STORE", ""):
         allowed += [*owns(f"OBJ_{store}"), f"$O.{store}.>"]
+    for store in (spec.claims.store, letter_claims_store(stream)) if spec.claims else ():
+        allowed += carries_claims(store)
     for store in (spec.claims.store, letter_claims_store(stream)) if spec.claims else ():
         allowed += carries_claims(store)
     for behind in spec.behind:
@@ -266,6 +274,7 @@ def _ask(spec: ManagerSpec) -> list[str]:
     looks = [f"$JS.API.{operation}.{stream}" for stream in streams for operation in ("STREAM.INFO", "CONSUMER.LIST")]
     asks = [names.driver_host_subject(spec.stream, "*"), names.driver_subject(spec.stream, "*", ">")]
     asks += _asks_for_runs(spec) if _has_runs(spec) else []
+    asks += carries_claims(spec.claims.store) if spec.claims else []
     asks += carries_claims(spec.claims.store) if spec.claims else []
     return [entrypoint, f"{entrypoint}.>", names.cancel_subject(spec.stream), *looks, *asks, *watches_presence()]
 
