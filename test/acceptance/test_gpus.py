@@ -115,6 +115,26 @@ def test_too_few_gpus_are_shared_on_request(
     assert run.stop() == exits.OK
 
 
+def test_gpus_are_looked_for_when_an_edit_asks_for_the_first_one(
+    start: Callable[..., Run], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install(tmp_path, monkeypatch, gpus=1)
+    file = tmp_path / "flow" / "workflow.yaml"
+    file.write_text("name: flow\nnodes: [{name: ocr, handler: handler.py}]\n")
+    run = start("--reload")
+    run.wait_for("ready in")
+    assert run.answer("{}") == {"ocr": [None, None]}
+
+    file.write_text("name: flow\nnodes: [{name: ocr, handler: handler.py, resources: {gpu: 2}}]\n")
+    run.wait_for("workflow.yaml changed, but: this machine lends 1 GPU, which does not do for ocr 2")
+    file.write_text("name: flow\nnodes: [{name: ocr, handler: handler.py, resources: {gpu: 1}}]\n")
+
+    run.wait_for("GPUs      0 NVIDIA H200")
+    run.wait_for("ready again")
+    assert run.answer("{}") == {"ocr": ["0", "1"]}
+    assert run.stop() == exits.OK
+
+
 @pytest.mark.gpu
 def test_a_real_gpu_is_lent_and_shown(start: Callable[..., Run], tmp_path: Path) -> None:
     if shutil.which(PROGRAM) is None:
