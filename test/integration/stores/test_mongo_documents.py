@@ -118,7 +118,7 @@ async def test_a_batch_beyond_one_message_of_48_mb_is_stored_whole(store: MongoD
 
     await insert(store, *(Insert(collection="c", document={"_id": f"{n}", "text": text}) for n in range(5)))
 
-    # One at a time, for FerretDB and the stand-in do not split their replies by size; by id, for which they read no other.
+    # One at a time, for FerretDB and the stand-in do not split their replies by size; and by id, to read no other one.
     assert [len((await store.find("c", {"_id": f"{n}"}))[0]["text"]) for n in range(5)] == [len(text)] * 5
 
 
