@@ -289,8 +289,8 @@ _HANDLER_NODE = {
         description="Messages handled at once by a replica; 16 for async def, else 1; with batch: calls at once, 1",
     ),
     **WORKERS,
-    "timeout": Field(
     "batch": BATCHING_FIELD,
+    "timeout": Field(
         type=Duration(positive=True, or_none=True),
         default="60s",
         attribute="timeout_s",
