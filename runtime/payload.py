@@ -19,10 +19,9 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import math
 import sys
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from typing import Any
 
@@ -36,6 +35,7 @@ from runtime import payload_files
 from runtime.errors import DecodeError, EncodeError
 from runtime.message import Payload
 from runtime.payload_files import File
+from runtime.payload_json import encode_json as encode_json
 from runtime.proto import natives
 from runtime.proto.packed import TYPE_PREFIX as TYPE_PREFIX
 from runtime.proto.packed import any_head, content_start, whole, wrapped
@@ -48,7 +48,6 @@ Decoder = Callable[[bytes], Any]
 _RAW = (Any, object, any_pb2.Any, ProtobufMessage)
 # Most results; looked up first, because asking whether something is a protobuf message is slow.
 _PLAIN_TYPES = frozenset((dict, str, int, float, list, tuple, bool))
-_JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -171,17 +170,6 @@ def encode_result(value: Any) -> Payload:
         if error.__cause__ is None:  # NaN, whose type is right
             raise
         raise EncodeError(f"{error}; return JSON-able values, bytes or a protobuf message") from error
-
-
-def encode_json(value: Any) -> bytes:
-    """Return a value as JSON. Raises EncodeError naming the type, or the key path of what does not fit."""
-    try:
-        text = orjson.dumps(value, _plain, _JSON_OPTIONS)
-    except TypeError as error:
-        raise EncodeError(_find_fault(value) or f"cannot be sent as JSON: {error}") from error
-    if b"null" in text and (fault := _find_fault(value)):  # orjson writes NaN and infinities as null
-        raise EncodeError(fault)
-    return text
 
 
 def describe_type(payload: bytes) -> str:
@@ -361,51 +349,3 @@ def _encode_protobuf(value: ProtobufMessage) -> bytes:
     packed = any_pb2.Any()
     packed.Pack(value)
     return packed.SerializeToString()
-
-
-def _plain(value: Any) -> Any:
-    """Turn what orjson does not know into what it knows; called by orjson."""
-    if isinstance(value, pydantic.BaseModel):
-        return value.model_dump(mode="json")
-    raise TypeError(f"type {type(value).__name__} has no JSON form")
-
-
-def _find_fault(value: Any) -> str:
-    try:
-        return _describe_fault(value)
-    except RecursionError:
-        return "the value is nested too deeply, or holds itself"
-
-
-def _describe_fault(value: Any, path: str = "") -> str:
-    """Return the first thing in `value` that has no form in JSON, with its key path, or ""."""
-    at = f" at {path}" if path else ""
-    if isinstance(value, float) and not math.isfinite(value):
-        return f"{value}{at} has no form in JSON"
-    if isinstance(value, int) and not -(2**63) <= value < 2**64:
-        return f"the integer{at} is beyond 64 bits"
-    if isinstance(value, pydantic.BaseModel):
-        return _describe_fault(value.model_dump(), path)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
-    if hasattr(value, "tolist"):  # numpy's arrays and numbers; numpy itself is the user's
-        return _describe_fault(value.tolist(), path)
-    if isinstance(value, Mapping):
-        return _first_fault(value.items(), path)
-    if isinstance(value, (list, tuple)):
-        return _first_fault(enumerate(value), path)
-    try:
-        orjson.dumps(value, _plain, _JSON_OPTIONS)
-    except TypeError:
-        return f"{type(value).__name__}{at} has no form in JSON"
-    return ""
-
-
-def _first_fault(items: Any, path: str) -> str:
-    for key, item in items:
-        if not isinstance(key, (str, int)) or isinstance(key, bool):
-            return f"key {key!r} at {path or 'the top'} is no text"
-        step = f"{path}.{key}" if path else str(key)
-        if fault := _describe_fault(item, step):
-            return fault
-    return ""

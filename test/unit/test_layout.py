@@ -27,6 +27,7 @@ LAYERS = [
         "payload",
         "payload_arrays",
         "payload_files",
+        "payload_json",
         "payload_tables",
         "proto",
         "settings",
