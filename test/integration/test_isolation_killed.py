@@ -189,3 +189,23 @@ async def test_presence_goes_on_while_all_workers_are_busy(open_workbench: OpenW
         first = (await presence.get(key)).revision
         while (await presence.get(key)).revision <= first + 1:  # noqa: ASYNC110  # what is watched is that it goes on
             await asyncio.sleep(0.1)
+
+
+BROKEN = {
+    "its import": ("import nothing_like_this", 2, "handler.py:2: ModuleNotFoundError: No module named"),
+    "a crash of its import": ("import os; os._exit(5)", 1, "while it imported the handler, with exit code 5"),
+    "its init": ("def init(ctx): raise RuntimeError('no model')\ndef handler(ctx, data): ...", 1, "no model"),
+}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(("source", "exit_code", "text"), BROKEN.values(), ids=BROKEN.keys())
+async def test_a_node_that_cannot_start_its_workers_ends_as_one_without_them(
+    open_workbench: OpenWorkbench, source: str, exit_code: int, text: str
+) -> None:
+    bench = await open_workbench(f"\n{source}")
+
+    child = bench.launch_child(node_spec(workers=2))
+
+    assert await child.exit_code() == exit_code
+    assert text in child.log()
