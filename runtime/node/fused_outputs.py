@@ -65,8 +65,7 @@ class FusedOutputs(Outputs):
         )
         work.outstanding += 1
         try:
-            # A handler that still runs must not lend its time to the next one.
-            await link.put(handed, work.confirmed, may_wait_for_it=work.run_s > 0)
+            await link.put(handed, work.confirmed)
         except BaseException:
             work.outstanding -= 1
             raise

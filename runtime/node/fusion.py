@@ -47,7 +47,6 @@ class FusedProcess:
         self._reader = ChainReader(bus.reader(consumer, create=False))
         self.nodes: list[NodeProcess] = []
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._links: dict[str, Link] = {}
         for member in members:
             settings = replace(member.settings, grace_s=LAST_GRACE_S)
             reader = self._link_to(settings.node, clock) if self.nodes else self._reader
@@ -55,7 +54,7 @@ class FusedProcess:
 
     def _link_to(self, node: str, clock: Clock) -> Link:
         """Return the reader of a node, to which the last one so far hands its output over."""
-        link = self._links[node] = Link(self._reader, clock)
+        link = Link(self._reader, clock)
         self._reader.add(node, link)
         before = self.nodes[-1]
         assert isinstance(before.outputs, FusedOutputs) and before.spec.hand_over, "planned as a node of a chain"
@@ -72,8 +71,6 @@ class FusedProcess:
             finally:
                 logs.NODE.reset(before)
             node.failed.add_done_callback(self._on_failure)
-            if link := self._links.get(node.settings.node):
-                link.call_quick(node.settings.node, node.work_on)
 
     async def stop(self) -> None:
         """Finish what was taken within the grace time, then stop every node; each is tried."""

@@ -9,10 +9,8 @@ acknowledged last, once, and a process that dies before leaves nothing undone.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from functools import partial
 
-from runtime import log as logs
 from runtime.bus.base import Confirm, Delivery, Reader, ReaderClosed
 from runtime.clock import Clock
 from runtime.errors import BusError, BusUnavailableError
@@ -23,12 +21,8 @@ from runtime.spec import names
 # attempt included. Beyond it the one before waits, and at last the chain takes no more.
 MAX_HANDED = 1_000
 MAX_HANDED_BYTES = 64 * 1024 * 1024
-# Messages worth having at hand from which on a node is quick: sixteen of its slots handle as many in a quarter second,
-# so that calling it costs less than waking up one of them.
-QUICK_PREFETCH = 1_000
-
-# Works on one delivery of a reader in a task, as a slot of the node's runner does.
-WorkOn = Callable[[Delivery, Reader, asyncio.Task[None]], Awaitable[None]]
+# Of these, those that no slot has: no round trip has to be hidden, and what lies longer has left the processor's caches.
+MAX_WAITING = 64
 
 
 class ChainReader:
@@ -120,8 +114,6 @@ class Link:
         self._handed: dict[Delivery, Confirm] = {}
         self._handed_bytes = 0
         self._retries: set[Handed] = set()
-        self._node = ""
-        self._work_on: WorkOn | None = None
         self._stopping = False
         self._over: BusError | None = None
         self._room = asyncio.Event()
@@ -135,54 +127,24 @@ class Link:
 
     # --- handing over ---
 
-    def call_quick(self, node: str, work_on: WorkOn) -> None:
-        """Let senders call the node themselves where it takes no time, which spares two turns of the loop."""
-        self._node = node
-        self._work_on = work_on
-
-    async def put(self, handed: Handed, confirm: Confirm, *, may_wait_for_it: bool = False) -> None:
+    async def put(self, handed: Handed, confirm: Confirm) -> None:
         """Hand over one message; returns once there is room for it. `confirm`: called once, as by a publisher.
 
-        may_wait_for_it: the sender has nothing else to do, so a quick node works on it before this returns. Raises
-        BusUnavailableError once closed; `confirm` is not called then.
+        Raises BusUnavailableError once closed; `confirm` is not called then.
         """
-        calls = may_wait_for_it and self.prefetch >= QUICK_PREFETCH
-        while self._over is None and (self._is_full() or (calls and not self._takers)):
+        while self._over is None and self._is_full():
             self._room.clear()
             await self._room.wait()
         if self._over is not None:
             raise BusUnavailableError("the next node of the chain has stopped")
         self._handed[handed] = confirm
         self._handed_bytes += handed.size_bytes
-        if calls:
-            await self._call(handed)
-        else:
-            self.offer(handed)
-
-    async def _call(self, handed: Handed) -> None:
-        """Work on a message in the place of a slot of the node, which is not free for so long."""
-        slot, task = self._takers.popleft(), asyncio.current_task()
-        assert self._work_on is not None and task is not None, "given by the process"
-        before = logs.NODE.set(self._node)
-        try:
-            await self._work_on(handed, self, task)
-        finally:
-            logs.NODE.reset(before)
-            if not slot.done():
-                self._free(slot)
-
-    def _free(self, slot: asyncio.Future[Delivery]) -> None:
-        if self._over is not None:
-            slot.set_exception(self._over)
-        elif self._waiting:
-            slot.set_result(self._waiting.popleft())
-        else:
-            self._takers.append(slot)
+        self.offer(handed)
 
     def _is_full(self) -> bool:
         if len(self._handed) >= MAX_HANDED or self._handed_bytes >= MAX_HANDED_BYTES:
             return True
-        return len(self._waiting) >= self.prefetch and not self._takers
+        return len(self._waiting) >= min(self.prefetch, MAX_WAITING) and not self._takers
 
     def offer(self, delivery: Delivery) -> None:
         """Give a message to the next slot that is free."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import pydantic
 
-from runtime.bus.base import Bus, ConsumerConfig, Delivery, Reader
+from runtime.bus.base import Bus, ConsumerConfig, Reader
 from runtime.bus.dead_letters import LetterClaims
 from runtime.clock import Clock, SystemClock
 from runtime.errors import SettingsError
@@ -104,11 +104,6 @@ class NodeProcess:
     def nodes(self) -> Sequence["NodeProcess"]:
         """The nodes that run here; more than this one in a `fusion.FusedProcess`."""
         return (self,)
-
-    async def work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
-        """As `Runner.work_on`."""
-        assert self._runner is not None, "start first"
-        await self._runner.work_on(delivery, reader, slot)
 
     @property
     def failed(self) -> asyncio.Future[None]:

@@ -127,16 +127,15 @@ class Runner:
             except ReaderClosed:
                 return
             if self._turn is None:
-                await self.work_on(delivery, reader, slot)
+                await self._work_on(delivery, reader, slot)
             else:
                 async with self._turn:
-                    await self.work_on(delivery, reader, slot)
+                    await self._work_on(delivery, reader, slot)
             done += 1
             if done % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
-    async def work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
-        """Handle one delivery in the task `slot`: one of ours, or in a fused chain one of the node before."""
+    async def _work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
         self._metrics.counts.taken += 1
         work = Work(delivery, reader, self._finish)
         failure: BaseException | None = None

@@ -21,6 +21,8 @@ FUSABLE = {
     "name", "kind", "description", "handler", "sources", "replicas", "concurrency", "timeout_s", "retry",
     "dead_letter_keep_s", "object_store", "env", "config", "secrets", "resources",
 }  # fmt: skip
+# Others that ask for nothing, though they are written.
+_NEUTRAL = {"isolation": "thread", "workers": 1}
 # Keys of the file that drafts know by another name.
 _KEYS = {"batching": "batch"}
 
@@ -79,7 +81,10 @@ def _check_node(name: Text, nodes: Table[str, NodeDraft], seen: set[str]) -> Non
     kind = node.values.get("kind", "handler")
     if kind != "handler":
         raise _refused(name, f"{node.title} is of kind {kind}", "only nodes with a handler can be fused")
-    if others := sorted(key for key, value in node.values.items() if key not in FUSABLE and value):
+    others = sorted(
+        key for key, value in node.values.items() if key not in FUSABLE and value and _NEUTRAL.get(key) != value
+    )
+    if others:
         keys = " and ".join(f'"{_KEYS.get(key, key)}"' for key in others)
         raise _refused(name, f"{node.title} has {keys}, which needs a process of its own", "take it out of the chain")
 

@@ -269,7 +269,8 @@ class Workflow(Frozen):
         return min(max(longest, MIN_DEDUP_WINDOW_S), MAX_DEDUP_WINDOW_S)
 
     def __str__(self) -> str:
-        return f"{self.name} {self.version} ({', '.join(node.name for node in self.nodes)} → {self.output})"
+        processes = ("+".join(node.name for node in chain) for chain in self.chains)
+        return f"{self.name} {self.version} ({', '.join(processes)} → {self.output})"
 
 
 def entrypoint() -> Source:

@@ -1,16 +1,23 @@
-"""A chain of three nodes fused into one process, to be compared with a process for each."""
+"""A chain of three nodes fused into one process beside one with a process for each: rate, and time of one message."""
 
+import functools
 from collections.abc import Sequence
 from pathlib import Path
+from statistics import median
 
 from runtime.spec.node import FusedNode, HandOver, NodeSpec
+from test.bench import payloads
+from test.bench.latency import BLOCK, SIZE_BYTES, STAGES, WARM_UP, Caller
 from test.bench.processes import Child, Stage, start_node
-from test.bench.report import Target
+from test.bench.report import Row, Target
 from test.bench.throughput import NODE, Contender
+from test.bench.workbench import Workbench
 
 HANDLER = "echo.py"
 # How many times the messages a second of a process for each node.
 TARGETS = {"unfused": Target(bound=2.5)}
+# Share of the time of one message that is left.
+LATENCY_TARGET = Target(bound=0.4, at_most=True)
 
 
 class FusedChain(Contender):
@@ -36,6 +43,46 @@ CONTENDERS = (
     FusedChain(NODE.name, start_node, takes_envelopes=True),
     Contender("unfused", start_node, takes_envelopes=True),
 )
+
+
+async def measure_latency(bench: Workbench, requests: int) -> list[Row]:
+    """Send requests through both chains, one in flight, block by block in turn."""
+    request = functools.partial(payloads.envelope, payloads.json_of_size(SIZE_BYTES))
+    times_ms: dict[str, list[float]] = {contender.name: [] for contender in CONTENDERS}
+    async with bench.chain(STAGES) as fused, bench.chain(STAGES) as unfused:
+        chains = list(zip(CONTENDERS, (fused, unfused), strict=True))
+        children = [child for contender, stages in chains for child in contender.start_all(stages, bench.folder)]
+        callers = {contender.name: Caller(bench, stages[0].source, request) for contender, stages in chains}
+        try:
+            for child in children:
+                await child.wait_ready()
+            for caller in callers.values():
+                await caller.start()
+                await caller.call(WARM_UP)
+            for _ in range(max(1, requests // BLOCK)):
+                for name, caller in callers.items():
+                    times_ms[name] += await caller.call(BLOCK)
+        finally:
+            for child in children:
+                await child.stop()
+    return _latency_rows({name: median(times) for name, times in times_ms.items()})
+
+
+def _latency_rows(p50_ms: dict[str, float]) -> list[Row]:
+    unfused = next(contender.name for contender in CONTENDERS if contender.name != NODE.name)
+    title = "latency, three fused, p50"
+    return [
+        Row(name=title, who=unfused, value=p50_ms[unfused], unit="ms"),
+        Row(
+            name=title,
+            who=NODE.name,
+            value=p50_ms[NODE.name],
+            unit="ms",
+            ratio=p50_ms[NODE.name] / p50_ms[unfused],
+            baseline=unfused,
+            target=LATENCY_TARGET,
+        ),
+    ]
 
 
 def _spec(stage: Stage, fused_with: str = "") -> NodeSpec:

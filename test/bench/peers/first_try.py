@@ -18,7 +18,7 @@ from runtime.node.work import Work
 class FirstTryRunner(Runner):
     """Takes, decodes, calls, publishes and acknowledges; an exception ends the process."""
 
-    async def work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
+    async def _work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
         self._metrics.counts.taken += 1
         work = Work(delivery, reader, self._finish)
         call = self._decode(work)
