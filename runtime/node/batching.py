@@ -208,9 +208,7 @@ class Batcher:
         context = BatchContext(self._services, [item.context for item in items], limit)
         started_s = self._clock.monotonic()
         for item in items:
-            if item.called:
-                item.work.begin_again()
-            item.called = True
+            self._begin(item)
             item.work.start(started_s, None)
         try:
             with limit:
@@ -226,6 +224,14 @@ class Batcher:
         finally:
             self._run_s += (self._clock.monotonic() - started_s - self._run_s) * MEAN_WEIGHT
         return None
+
+    def _begin(self, item: Item) -> None:
+        """Make a message ready for a call. A further one gets it as it came, whatever the first has done to it."""
+        if item.called:
+            item.work.begin_again()
+            if item.work.message.payload:
+                item.data = self._function.decode(item.work.message.payload)
+        item.called = True
 
     async def _run(self, context: BatchContext, data: list[Any]) -> Any:
         if self._function.kind is CallKind.ASYNC:

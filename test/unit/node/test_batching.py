@@ -356,6 +356,26 @@ async def test_what_a_failed_call_has_sent_is_sent_once(start_node: StartNode) -
     assert sorted(node.outputs()) == [f"early {each}" for each in range(4)] + results
 
 
+async def test_a_repeated_call_gets_the_messages_as_they_came(start_node: StartNode) -> None:
+    node = await start_node(
+        """
+        def handler(ctx, data: list[dict]):
+            for each in data:
+                each["seen"] = each.get("seen", 0) + 1
+            if any("poison" in each for each in data):
+                raise ValueError("poison")
+            return data
+        """,
+        spec=batching(2),
+    )
+
+    await node.send({"poison": True})
+    await node.send({"id": 1})
+    await node.settled()
+
+    assert node.outputs() == [{"id": 1, "seen": 1}]
+
+
 async def test_an_atomic_node_leaves_nothing_of_a_failed_call(start_node: StartNode) -> None:
     node = await start_node(
         """
