@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pyarrow as pa  # type: ignore[import-untyped]  # it ships no types
 import pytest
@@ -11,6 +12,7 @@ from typer.testing import CliRunner
 from runtime import File
 from runtime.cli import exits
 from runtime.cli.main import app
+from runtime.drivers.fastapi_driver import FastAPIDriver
 from runtime.inference import init
 from runtime.testing import run_workflow
 from test.integration.conftest import OpenWorkbench
@@ -114,6 +116,20 @@ def test_a_chain_that_fits_passes_the_check(chain: Path, monkeypatch: pytest.Mon
     result = CliRunner().invoke(app, ("check", "--strict"))
 
     assert (result.exit_code, result.output) == (exits.OK, "workflow flow: 3 nodes, ok\n")
+
+
+def test_an_image_is_posted_to_a_workflow_that_says_what_it_takes(chain: Path) -> None:
+    with init("debug") as rt:
+        proc = rt.start_inference(chain)
+        port = proc.add_driver("web", FastAPIDriver).get_service("http")["port"]
+        answer = httpx.post(
+            f"http://127.0.0.1:{port}/predict", content=bytes(range(6)), headers={"Content-Type": "image/x-raw"}
+        )
+        schema = httpx.get(f"http://127.0.0.1:{port}/schema").json()
+
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "text/plain")
+    assert answer.text == "[{'row': 0, 'sum': 3}, {'row': 1, 'sum': 12}]"
+    assert (schema["inputs"]["format"], schema["outputs"]["format"]) == ("file", "file")
 
 
 async def test_arrays_go_through_a_real_server_and_another_process(open_workbench: OpenWorkbench) -> None:

@@ -1,5 +1,6 @@
 """Arrays as payloads: exact round trips, no copy on reading, and the refusal of what is none."""
 
+import sys
 import tracemalloc
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +16,7 @@ from hypothesis.extra import numpy as arrays
 from runtime import wire
 from runtime.errors import DecodeError, EncodeError
 from runtime.message import Message, MessageType
-from runtime.payload import decode_value, decoder_for, describe, encode_result, encode_value
+from runtime.payload import codec, decode_value, decoder_for, describe, encode_result, encode_value
 from runtime.proto import natives, varint
 from runtime.proto.packed import any_head, whole
 
@@ -154,6 +155,17 @@ def test_arrays_inside_of_json_are_lists_and_numbers_stay_json() -> None:
 
     assert decode_value(encode_value(value)) == {"id": 3, "image": [[0, 1, 2], [3, 4, 5]], "score": 0.5}
     assert decoder_for(float)(encode_value(np.float64(0.5))) == 0.5
+
+
+def test_an_array_is_the_raw_any_where_numpy_is_not_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    payload = encode_value(np.zeros(2))
+    monkeypatch.setitem(sys.modules, "runtime.payload_arrays", None)
+    codec.cache_clear()
+
+    value = decode_value(payload)
+
+    assert isinstance(value, any_pb2.Any)
+    assert describe(payload) == "Array float64 (2,), 16 bytes"
 
 
 # --- what comes from others ---
