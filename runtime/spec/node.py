@@ -166,6 +166,8 @@ class NodeSpec(Frozen):
     concurrency: int | None = None
     # Worker processes that have the handler; None for a handler in the runner's own process.
     workers: Annotated[int, Field(ge=1)] | None = None
+    # The handler gets lists of messages; `concurrency` counts calls.
+    batching: BatchingSpec | None = None
     # Set on the workflow's output node: the channel whose messages answer the caller ("main" for the plain output).
     exit_channel: str | None = None
     # Where an ERROR is published so that it reaches the exit node: the own output, or the channel that leads there.
@@ -177,8 +179,6 @@ class NodeSpec(Frozen):
     # Set on an ordered node: its inputs are in so many partitions, each with a consumer named after `durable`.
     partitions: Annotated[int, Field(ge=1)] | None = None
     state: StateSpec | None = None
-    # The handler gets lists of messages; `concurrency` counts calls.
-    batching: BatchingSpec | None = None
     join: JoinSpec | None = None
     # Where payloads lie that are larger than a message; None for a node that neither sends nor takes any.
     claims: ClaimsSpec | None = None
