@@ -102,9 +102,14 @@ def _last_line(found: Sequence["Loaded"], problems: Sequence["Problem"], passed:
     parts = [_counted(failures, "problem")] if failures else []
     workflows = [loaded.workflow for loaded in found if loaded.workflow is not None]
     if passed and workflows:
-        parts = [f"workflow {workflow.name}: {_counted(len(workflow.nodes), 'node')}" for workflow in workflows]
+        parts = [f"workflow {workflow.name}: {_nodes(workflow)}" for workflow in workflows]
         parts.append("ok")
     return ", ".join([*parts, _counted(warnings, "warning")] if warnings else parts)
+
+
+def _nodes(workflow: "Workflow") -> str:
+    fused = f" in {len(workflow.chains)} process{'es' * (len(workflow.chains) != 1)}" if workflow.fuse else ""
+    return f"{_counted(len(workflow.nodes), 'node')}{fused}"
 
 
 def _counted(count: int, thing: str) -> str:

@@ -18,7 +18,16 @@ from runtime.spec.claims import ClaimsSpec
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
 from runtime.spec.model import AlgorithmRunner, Driver, Node, ObjectStore, Order, Source, State, Stream, Workflow
-from runtime.spec.node import DispatchSpec, ModelCall, ModelsSpec, NodeSpec, Partitions, RetryPolicy, StateSpec
+from runtime.spec.node import (
+    DispatchSpec,
+    HandOver,
+    ModelCall,
+    ModelsSpec,
+    NodeSpec,
+    Partitions,
+    RetryPolicy,
+    StateSpec,
+)
 
 TARGET = Target(
     nats_servers=("nats://one:4222", "nats://two:4222"),
@@ -457,3 +466,40 @@ def test_the_version_of_a_node_without_a_handler_is_that_of_its_functions(tmp_pa
     ).model_copy(update={"folder": tmp_path})
 
     assert handler_versions(flow) == {"a": hashlib.sha256(b"one").hexdigest()[:12], "b": ""}
+
+
+def test_a_chain_is_one_process_with_one_consumer_that_takes_what_is_redriven_to_any_of_its_nodes() -> None:
+    flow = workflow(
+        node("clean", env={"LEVEL": "high"}, replicas=2),
+        node("score", "clean", secrets=("API_TOKEN",)),
+        node("store", "score"),
+        node("audit", "clean"),
+        output="store",
+        fuse=(("clean", "score", "store"),),
+    )
+
+    process, spec = process_of(flow, "clean"), spec_of(flow, "clean")
+
+    stream = "local_v1_triage"
+    assert [each.name for each in plan(flow, TARGET) if each.arguments == ("node",)] == ["clean", "audit"]
+    assert (process.replicas, process.environment["LEVEL"], process.environment["API_TOKEN"]) == (2, "high", "hush")
+    assert spec.hand_over == HandOver(subjects=(f"{stream}.clean",), stored=True)
+    assert [(each.node, each.input, each.output, each.handler) for each in spec.behind] == [
+        ("score", f"{stream}.clean", f"{stream}.score", "score/handler.py"),
+        ("store", f"{stream}.score", f"{stream}.store", "store/handler.py"),
+    ]
+    assert [each.spec.hand_over for each in spec.behind] == [HandOver(subjects=(f"{stream}.score",)), HandOver()]
+    assert [each.spec.fused_with for each in spec.behind] == ["clean", "clean"]
+    assert spec.behind[0].spec.handler_version == "abc123"
+    assert [(each.durable, each.filter_subjects) for each in manager_spec(flow, "local").consumers] == [
+        (
+            "clean__entrypoint",
+            (
+                f"{stream}.entrypoint",
+                f"{stream}._redrive.clean.entrypoint",
+                f"{stream}._redrive.score.clean",
+                f"{stream}._redrive.store.score",
+            ),
+        ),
+        ("audit__clean", (f"{stream}.clean", f"{stream}._redrive.audit.clean")),
+    ]

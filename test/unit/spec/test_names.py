@@ -22,6 +22,7 @@ def test_the_source_of_a_redriven_message_can_be_read_from_its_subject(subject: 
         (names.message_id("score-2", 17, 0, mark="e", redrive=3), MessageId("score-2", 17, "e", 3)),
         (names.dead_letter_id("score", 17), MessageId("score", 17, "dlq", 0)),
         (names.redrive_id("score", 17, 1), MessageId("score", 17, "in", 1)),
+        (names.message_id("score-2", 17, 2, path="-0-e0r1"), MessageId("score-2", 17, "", 0, "-0-e0r1")),
     ],
 )
 def test_a_message_id_can_be_read_back(made: str, read: MessageId) -> None:
