@@ -4,6 +4,7 @@ Imported when a table is read or written, and never before: pyarrow comes with t
 `proto/natives.py`.
 """
 
+import io
 import struct
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -31,16 +32,7 @@ def encode(table: Any) -> Payload:
 
     Raises EncodeError for a table that Arrow cannot write.
     """
-    sink = pyarrow.BufferOutputStream()
-    try:
-        table = _table_of(table)
-        if table.num_rows and not table.num_columns:
-            raise ValueError("the rows of a table without columns would be lost")
-        with pyarrow.ipc.new_stream(sink, table.schema) as writer:
-            writer.write(table)
-    except (ValueError, TypeError, pyarrow.ArrowException) as error:
-        raise EncodeError(f"the table has no form as a payload: {error}") from error
-    return natives.write_table(memoryview(sink.getvalue()))
+    return natives.write_table(memoryview(to_media(table)))
 
 
 def decoder(annotation: Any) -> Callable[[bytes], Any]:
@@ -85,11 +77,17 @@ def from_media(stream: bytes | memoryview) -> Any:
 
 
 def to_media(table: Any) -> bytes:
-    """Return the IPC stream of a pyarrow Table."""
-    sink = pyarrow.BufferOutputStream()
-    with pyarrow.ipc.new_stream(sink, table.schema) as writer:
-        writer.write(table)
-    return bytes(sink.getvalue())
+    """Return the IPC stream of a table; takes and raises what `encode` does."""
+    sink = io.BytesIO()
+    try:
+        table = _table_of(table)
+        if table.num_rows and not table.num_columns:
+            raise ValueError("the rows of a table without columns would be lost")
+        with pyarrow.ipc.new_stream(sink, table.schema) as writer:
+            writer.write(table)
+    except (ValueError, TypeError, pyarrow.ArrowException) as error:
+        raise EncodeError(f"the table has no form as a payload: {error}") from error
+    return sink.getvalue()
 
 
 def from_json(rows: Any) -> Any:

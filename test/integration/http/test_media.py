@@ -247,10 +247,11 @@ async def test_the_client_sends_files_arrays_and_tables_and_gets_files() -> None
         answers += [await client.apredict(ARRAY), await client.apredict(np.array([1j]))]
     async with taking("table") as (web, _), FastAPIClient(port=web.port) as client:
         answers.append(await client.apredict(TABLE, state_id="cam-1"))
+        answers.append(await client.apredict(TABLE.to_pandas()))
 
     assert answers[:3] == [file, file, ARRAY.tolist()]
     assert answers[3].tolist() == [1j]
-    assert answers[4] == TABLE.to_pylist()
+    assert answers[4] == answers[5] == TABLE.to_pylist()
 
 
 @pytest.mark.parametrize(
