@@ -9,11 +9,8 @@ from typing import Any
 
 from runtime.errors import BusClosedError
 from runtime.node.isolation_failures import raised
-from runtime.node.isolation_frames import Body, Call, CallAnswer, Frames, Head
-from runtime.worker_child import LENGTH
-
-# Bytes asked for at once: as much as a socket of the kernel holds.
-CHUNK_BYTES = 262_144
+from runtime.node.isolation_frames import Body, Call, CallAnswer, FrameBuffer, Frames, Head
+from runtime.worker_child import CHUNK_BYTES, LENGTH
 
 
 class NodeCalls:
@@ -52,17 +49,10 @@ class NodeCalls:
 
     def _read(self) -> None:
         """Hand every answer to whoever waits for it, until the channel ends."""
-        received = bytearray()
+        received = FrameBuffer()
         while chunk := self._receive():
-            received += chunk
-            begin = 0
-            while len(received) - begin >= LENGTH.size:
-                end = begin + LENGTH.size + LENGTH.unpack_from(received, begin)[0]
-                if len(received) < end:
-                    break
-                self._settle(bytes(memoryview(received)[begin + LENGTH.size : end]))
-                begin = end
-            del received[:begin]
+            for frame in received.add(chunk):
+                self._settle(frame)
 
     def _receive(self) -> bytes:
         try:

@@ -6,7 +6,7 @@ from typing import Self, cast
 
 from runtime.node.isolation_desk import ServiceDesk
 from runtime.node.isolation_failures import told
-from runtime.node.isolation_frames import Body, Frames, Head
+from runtime.node.isolation_frames import Body, FrameBuffer, Frames, Head
 from runtime.worker_child import LENGTH
 
 
@@ -18,7 +18,7 @@ class CallServer(asyncio.Protocol):
         self._desk = desk
         self._frames = frames
         self._transport: asyncio.Transport | None = None
-        self._received = bytearray()
+        self._received = FrameBuffer()
         self._answering: set[asyncio.Task[None]] = set()
 
     @classmethod
@@ -41,15 +41,8 @@ class CallServer(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        self._received += data
-        begin = 0
-        while len(self._received) - begin >= LENGTH.size:
-            end = begin + LENGTH.size + LENGTH.unpack_from(self._received, begin)[0]
-            if len(self._received) < end:
-                break
-            self._take(bytes(memoryview(self._received)[begin + LENGTH.size : end]))
-            begin = end
-        del self._received[:begin]
+        for frame in self._received.add(data):
+            self._take(frame)
 
     def _take(self, frame: bytes) -> None:
         head, body = self._frames.unpack(frame)

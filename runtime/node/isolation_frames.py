@@ -13,6 +13,7 @@ import orjson
 
 from runtime.handover import Handover, SharedBytes
 from runtime.message import Message, Payload
+from runtime.worker_child import LENGTH
 
 # Names the job of a worker, `runtime/node/isolated.py`.
 JOB = "runtime.node.isolated:make_answer"
@@ -90,6 +91,26 @@ class Frames:
     def close(self) -> None:
         """Hand over nothing more; what was taken stays."""
         self._handover.close()
+
+
+class FrameBuffer:
+    """What has come of the frames of a channel that carries a stream of bytes."""
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def add(self, chunk: bytes) -> list[bytes]:
+        """Return the frames that are complete with these bytes."""
+        self._received += chunk
+        frames, begin = [], 0
+        while len(self._received) - begin >= LENGTH.size:
+            end = begin + LENGTH.size + LENGTH.unpack_from(self._received, begin)[0]
+            if len(self._received) < end:
+                break
+            frames.append(bytes(memoryview(self._received)[begin + LENGTH.size : end]))
+            begin = end
+        del self._received[:begin]
+        return frames
 
 
 def as_payload(body: Body) -> Payload:

@@ -237,7 +237,7 @@ def handler(ctx, data: str):
         spec = node_spec(retry=RETRY.model_copy(update={"attempts": 1, "never": ("Gone",)}))
         node = await start_node(source, workers=workers, spec=spec)
         for name in FAILURES:
-            await node.send(name)
+            await node.send(name, request_id=name)
         await node.settled()
         letters = [
             (
