@@ -241,7 +241,7 @@ def handler(ctx, data: str):
         await node.settled()
         letters = [
             (
-                letter.sequence,
+                letter.request_id,
                 letter.reason,
                 letter.error,
                 _without_places(letter.traceback, node),
