@@ -84,6 +84,26 @@ async def test_an_early_exit_ends_the_request_with_what_the_handler_returns(
     assert len(node.replies) == 1
 
 
+@each_isolation
+async def test_an_atomic_node_stores_all_outputs_or_none(start_node: StartNode, workers: int) -> None:
+    source = """
+        async def handler(ctx, data: int):
+            await ctx.send_output("first")
+            if data == 2:
+                raise ValueError("no")
+            return ["second", "third"]
+    """
+    spec = node_spec(atomic=True, retry=RETRY.model_copy(update={"attempts": 1}))
+    node = await start_node(source, workers=workers, spec=spec)
+
+    await node.send(1)
+    await node.send(2)
+    await node.settled()
+
+    assert node.outputs() == ["first", "second", "third"]
+    assert node.the_dead_letter().error == "ValueError: no"
+
+
 # --- what it can do ---
 
 CONTEXT = """
