@@ -40,7 +40,7 @@ class Asks(PipelineDriver):
         self._leave = leave
 
     def run(self, inference, resources):
-        answer = inference.predict({"name": self._name})
+        answer = inference.predict({"name": self._name}, timeout=100)
         print(self._name, "has asked", flush=True)
         if not self._leave:
             print(self._name, "got", answer.result(), flush=True)
@@ -64,7 +64,10 @@ class Dies(Asks):
 
 @pytest.fixture
 async def place(tmp_path: Path, nats_server_binary: Path) -> Path:
-    """The folder of the test, with the workflow `flow`: a node that echoes, and a driver of the folder."""
+    """The folder of the test, with the workflow `flow`: a node that echoes, and a driver of the folder.
+
+    Both are patient: while the gate is closed, several commands run, for which a loaded machine needs half a minute.
+    """
     flow = tmp_path / "flow"
     flow.mkdir()
     (flow / "echo.py").write_text(ECHO)
@@ -83,7 +86,7 @@ async def runs() -> AsyncIterator[list[RunProcess]]:
 
 
 def write(place: Path, drivers: str) -> None:
-    nodes = "nodes: [{name: echo, handler: echo.py}]"
+    nodes = "nodes: [{name: echo, handler: echo.py, timeout: 100s}]"
     (place / "flow" / "workflow.yaml").write_text(f"name: flow\n{nodes}\ndrivers:\n  {drivers}\n")
 
 
