@@ -3,7 +3,6 @@
 from collections.abc import Awaitable
 from functools import partial
 
-from runtime import wire
 from runtime.bus.base import Confirm, Headers
 from runtime.errors import BusError, ContextError
 from runtime.message import MessageType, Payload
@@ -16,7 +15,8 @@ from runtime.spec.node import HandOver
 
 # Looked up once: reading a member of an enumeration costs as much as a call.
 _OK = MessageType.OK
-_EARLY = (MessageType.EARLY_REPLY, MessageType.EARLY_EXIT)
+# How handlers name the plain output.
+_PLAIN = ("", names.MAIN_CHANNEL)
 
 
 class FusedOutputs(Outputs):
@@ -42,26 +42,29 @@ class FusedOutputs(Outputs):
         last: bool = False,
         stored: Confirm | None = None,
     ) -> Awaitable[None]:
-        """As in the class above; what nobody but the next node gets is handed over without being an envelope."""
-        if self._link is None or self._stored or channel or kind is not _OK or stored is not None:
+        """As in the class above; the next node gets a plain output as it is: no envelope, and of any size."""
+        if self._link is None or kind is not _OK or channel not in _PLAIN:
             return super().emit(work, payload, channel, kind=kind, last=last, stored=stored)
-        packed = whole(payload)
-        if len(packed) > self._publisher.limit_bytes - wire.HEADER_ROOM_BYTES:  # a dead letter could not hold it
-            return super().emit(work, payload, last=last)
-        return self._emit_inside(self._link, work, packed)
+        return self._emit_plain(self._link, work, payload, last=last)
 
-    async def _emit_inside(self, link: Link, work: Work, payload: bytes) -> None:
+    async def _emit_plain(self, link: Link, work: Work, payload: Payload, *, last: bool) -> None:
         if work.handled:
             raise ContextError("ctx.send_output is only available while a message is handled")
+        packed = whole(payload)
+        if self._claims is None:
+            self._fit(packed, self._publisher.limit_bytes)  # refuses what no dead letter could hold
         number = work.outputs
-        work.outputs += 1
+        if self._stored:
+            await super().emit(work, payload, last=last)
+        else:
+            work.outputs += 1
         handed = Handed(
             work.delivery,
             self._subject,
             origin=work.origin,
             path=hops.path_of_output(work.path, number, work.redrive),
             passed=self._passed(work),
-            message=work.message._replace(payload=payload, from_node=self.node, type=_OK, error=""),
+            message=work.message._replace(payload=packed, from_node=self.node, type=_OK, error=""),
         )
         work.outstanding += 1
         try:
@@ -75,7 +78,7 @@ class FusedOutputs(Outputs):
     ) -> None:
         headers = self._hops_so_far(work)
         publish = partial(self._publisher.publish, subject, data, message_id=message_id, headers=headers)
-        if self._link is None or subject not in self._handed:
+        if self._link is None or kind is _OK or subject not in self._handed:
             await publish(confirm=confirm)
             return
         handed = Handed(
@@ -86,21 +89,16 @@ class FusedOutputs(Outputs):
             passed=self._passed(work),
             data=data,
         )
-        # Somebody else waits for it, or its sender until it is stored: not until the next node has a free slot.
-        if not self._stored and kind not in _EARLY:
-            await self._link.put(handed, confirm)
-        elif kind is MessageType.ERROR:  # its message is ended once it is confirmed
+        if (
+            kind is not MessageType.ERROR
+        ):  # its sender waits until it is stored, not until the next node has a free slot
+            await publish(confirm=confirm)
+            confirm = work.confirmed
+            work.outstanding += 1
+        elif self._stored:  # its message is ended once it is confirmed
             confirm = _once_both(confirm)
             await publish(confirm=confirm)
-            await self._link.put(handed, confirm)
-        else:
-            await publish(confirm=confirm)
-            work.outstanding += 1
-            try:
-                await self._link.put(handed, work.confirmed)
-            except BaseException:
-                work.outstanding -= 1
-                raise
+        await self._link.put(handed, confirm)
 
     def _hops_so_far(self, work: Work) -> Headers | None:
         """Return the header of what leaves the process; only what came through a link has passed nodes of it."""

@@ -155,7 +155,13 @@ nodes:
                 await asyncio.sleep(0.7)
             return data
         """
-    b = "import asyncio\n\nasync def handler(ctx, data: int):\n    await asyncio.sleep(30 if data else 0)\n    return data\n"
+    b = """
+        import asyncio
+
+        async def handler(ctx, data: int):
+            await asyncio.sleep(30 if data else 0)
+            return data
+        """
     async with open_chain(flow(waits, b, workflow=workflow), fused=fused) as chain:
         answers = await chain.send(1)
 
@@ -224,6 +230,33 @@ async def test_plain_handlers_and_generators_are_fused_as_well(flow: Callable[..
         await chain.send(4)
 
         assert chain.outputs("c") == [1, 2, 3, 4]
+
+
+async def test_the_plain_output_has_a_name_as_well(flow: Callable[..., Path], fused: bool) -> None:
+    b = "async def handler(ctx, data: int):\n    await ctx.send_output(data + 1, 'main')\n"
+    async with open_chain(flow(PASS, b), fused=fused) as chain:
+        await chain.send(4)
+
+        assert chain.outputs("c") == [5]
+
+
+async def test_a_payload_larger_than_a_message_goes_through_and_into_a_dead_letter(
+    flow: Callable[..., Path], fused: bool
+) -> None:
+    a = "import random\n\nasync def handler(ctx, data: int):\n    return bytes([data]) + random.randbytes(3_000_000)\n"
+    b = """
+        async def handler(ctx, data: bytes):
+            if data[0] % 2:
+                raise ValueError(len(data))
+            return data
+        """
+    c = "async def handler(ctx, data: bytes):\n    return len(data)\n"
+    async with open_chain(flow(a, b, c), fused=fused) as chain:
+        ends = [(await chain.send(number)).end.partition(":")[0] for number in (0, 1)]
+
+        assert ends == ["ok", "failed at b"]
+        assert chain.outputs("c") == [3_000_001]
+        assert [(letter.error, letter.left_out) for letter, _ in chain.letters()] == [("ValueError: 3000001", False)]
 
 
 async def test_init_and_configuration_are_those_of_each_node(flow: Callable[..., Path], fused: bool) -> None:

@@ -75,10 +75,13 @@ class Chain:
         return sorted((decode_value(message.payload) for message in sent), key=str)
 
     def letters(self) -> list[tuple[DeadLetter, Any]]:
-        """Return the dead letters with the values of their inputs."""
+        """Return the dead letters with the values of their inputs, None for one larger than a message."""
         found = self.stored(names.dead_letter_stream(self.stream))
         return [
-            (DeadLetter.from_header(stored.headers[HEADER]), decode_value(wire.decode(stored.data).payload))
+            (
+                DeadLetter.from_header(stored.headers[HEADER]),
+                decode_value(wire.decode(stored.data, takes_claims=True).payload),
+            )
             for stored in found
         ]
 
