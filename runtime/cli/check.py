@@ -13,6 +13,7 @@ from runtime.cli import exits
 if TYPE_CHECKING:
     from runtime.errors import Problem
     from runtime.spec.load import Loaded
+    from runtime.spec.model import Workflow
 
 
 def register(app: typer.Typer) -> None:

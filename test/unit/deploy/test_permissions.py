@@ -138,3 +138,27 @@ def test_http_drivers_call_and_serve_algorithms_where_the_file_says_so(tmp_path:
     asked = {name for name, user in drivers.items() if "algorithm.*.*" in user.subscribe}
 
     assert (calling, telling, asked) == ({"open", "hosts"}, {"hosts"}, {"hosts"})
+
+
+def test_the_process_of_a_chain_may_what_each_of_its_nodes_needs(tmp_path: Path) -> None:
+    workflow = """
+name: flow
+objects: {pictures: {}, sounds: {}}
+nodes:
+  - {name: clean, handler: a.py}
+  - {name: score, handler: b.py, object_store: sounds}
+fuse: [clean, score]
+"""
+
+    users = users_of(tmp_path, workflow)
+
+    stream = "local_dev_flow"
+    assert "score" not in users
+    needed = {
+        f"{stream}.score",
+        f"{stream}_dlq.score",
+        f"$KV.key-store_{stream}_score.>",
+        f"$O.{stream}_sounds.>",
+        f"$KV.presence.node.{stream}.score.>",
+    }
+    assert needed <= {*users["clean"].publish}
