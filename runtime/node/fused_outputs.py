@@ -64,7 +64,8 @@ class FusedOutputs(Outputs):
             origin=work.origin,
             path=hops.path_of_output(work.path, number, work.redrive),
             passed=self._passed(work),
-            message=work.message._replace(payload=packed, from_node=self.node, type=_OK, error=""),
+            # Without the claim of what it was made from, which would be fetched in its place.
+            message=work.message._replace(payload=packed, from_node=self.node, type=_OK, error="", claim=None),
         )
         work.outstanding += 1
         try:
