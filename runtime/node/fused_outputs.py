@@ -65,14 +65,11 @@ class FusedOutputs(Outputs):
             path=hops.path_of_output(work.path, number, work.redrive),
             passed=self._passed(work),
             # Without the claim of what it was made from, which would be fetched in its place.
-            message=work.message._replace(payload=packed, from_node=self.node, type=_OK, error="", claim=None),
+            message=work.message._replace(
+                payload=packed, from_node=self.node, type=_OK, error="", outcome="", claim=None
+            ),
         )
-        work.outstanding += 1
-        try:
-            await link.put(handed, work.confirmed)
-        except BaseException:
-            work.outstanding -= 1
-            raise
+        await self._put(link, work, handed)
 
     async def _hand_over(
         self, work: Work, subject: str, data: bytes, kind: MessageType, message_id: str, confirm: Confirm
@@ -90,16 +87,24 @@ class FusedOutputs(Outputs):
             passed=self._passed(work),
             data=data,
         )
-        if (
-            kind is not MessageType.ERROR
-        ):  # its sender waits until it is stored, not until the next node has a free slot
+        # Whoever sends an early answer waits until it is stored, not until the next node has a free slot.
+        if kind is not MessageType.ERROR:
             await publish(confirm=confirm)
-            confirm = work.confirmed
-            work.outstanding += 1
-        elif self._stored:  # its message is ended once it is confirmed
+            await self._put(self._link, work, handed)
+            return
+        if self._stored:  # the message that failed is ended once its ERROR is confirmed
             confirm = _once_both(confirm)
             await publish(confirm=confirm)
         await self._link.put(handed, confirm)
+
+    async def _put(self, link: Link, work: Work, handed: Handed) -> None:
+        """Hand over what the work is not finished without."""
+        work.outstanding += 1
+        try:
+            await link.put(handed, work.confirmed)
+        except BaseException:
+            work.outstanding -= 1
+            raise
 
     def _hops_so_far(self, work: Work) -> Headers | None:
         """Return the header of what leaves the process; only what came through a link has passed nodes of it."""
