@@ -21,7 +21,7 @@ from runtime.spec import names
 # attempt included. Beyond it the one before waits, and at last the chain takes no more.
 MAX_HANDED = 1_000
 MAX_HANDED_BYTES = 64 * 1024 * 1024
-# Of these, those that no slot has: no round trip has to be hidden, and what lies longer has left the processor's caches.
+# Of these, those that no slot has: no round trip has to be hidden, and what lies longer leaves the processor's caches.
 MAX_WAITING = 64
 
 

@@ -302,9 +302,7 @@ class Outputs:
         number = 0 if kind is MessageType.ERROR else work.outputs
         work.outputs += 1
         mark = "" if kind is _OK else _MARKS[kind]
-        message_id = names.message_id(
-            self.node, work.origin, number, mark=mark, redrive=work.redrive, path=work.path
-        )
+        message_id = names.message_id(self.node, work.origin, number, mark=mark, redrive=work.redrive, path=work.path)
         work.outstanding += 1
         try:
             if is_claimed:

@@ -43,9 +43,9 @@ class Request(Protocol):
 def derive_id(stream: str, origin: int | str, request_id: str, node: str, part: int | str) -> str:
     """Return the id of a document: the same for every delivery of the same input, so that a repeat changes nothing.
 
-    origin: stream sequence of the (first) input, with its path in a fused chain. request_id: keeps apart the messages of two streams of one name, when
-    the first was deleted and the documents were kept. part: how many documents this delivery has saved before, or what
-    else tells it from them.
+    origin: stream sequence of the (first) input, with its path in a fused chain. request_id: keeps apart the messages
+    of two streams of one name, when the first was deleted and the documents were kept. part: how many documents this
+    delivery has saved before, or what else tells it from them.
     """
     return hashlib.sha256(f"{stream}\0{origin}\0{request_id}\0{node}\0{part}".encode()).hexdigest()[:24]
 
@@ -90,7 +90,7 @@ class DocumentClient:
         return self._limit_bytes()
 
     async def forward(self, body: bytes, headers: Mapping[str, str], timeout_s: float) -> bytes:
-        """Ask the writer once what the client of another process asks for, and return its answer. Raises as `Request`."""
+        """Ask the writer once what another process asks for, and return its answer. Raises as `Request`."""
         return await self._request(self._subject, body, headers, timeout_s)
 
     async def _encode(self, collection: str, values: dict[str, Any]) -> bytes:

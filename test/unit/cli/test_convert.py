@@ -48,7 +48,10 @@ def test_the_picked_workflow_is_printed_and_its_warnings_stand_apart(folder: Pat
         "version": "mail-v1",
         "description": "Sorts mail",
         "defaults": {"concurrency": 1, "timeout": "none", "retry": {"attempts": 1}, "secrets": ["API_TOKEN"]},
-        "nodes": [{"name": "etl", "handler": "src/etl.py", "resources": {"gpu": 1}}, {"name": "fit", "handler": "src/fit.py"}],
+        "nodes": [
+            {"name": "etl", "handler": "src/etl.py", "resources": {"gpu": 1}},
+            {"name": "fit", "handler": "src/fit.py"},
+        ],
         "drivers": {
             "grpc": {
                 "class": "grpc",

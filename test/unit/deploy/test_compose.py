@@ -27,7 +27,7 @@ def workflow(*nodes: Node) -> Workflow:
     return Workflow(name="triage", version="v1", nodes=nodes, output=output, folder=path.parent, path=path)
 
 
-def services_of(flow: Workflow, **options: str) -> dict[str, Any]:
+def services_of(flow: Workflow, **options: Any) -> dict[str, Any]:
     found: dict[str, Any] = compose_file(flow, ComposeOptions(image="flows:1", folder="./flows", **options))["services"]
     return found
 
