@@ -26,7 +26,6 @@ from runtime.deploy.rights import (
     calls_algorithms,
     calls_models,
     carries_claims,
-    carries_claims,
     makes,
     owns,
     presence,
@@ -37,7 +36,6 @@ from runtime.deploy.rights import (
 )
 from runtime.spec import names
 from runtime.spec.batch import BatchSpec
-from runtime.spec.claims import letter_claims_store
 from runtime.spec.claims import letter_claims_store
 from runtime.spec.driver import DriverSpec
 from runtime.spec.manager import ManagerSpec
@@ -144,7 +142,6 @@ def _driver(process: Process, spec: ManagerSpec) -> Permissions:
     stream = spec.stream
     allowed = [*_ask(spec), *presence(stream, names.DRIVER), names.dead_letter_subject(stream, driver.ref)]
     allowed += carries_claims(letter_claims_store(stream))
-    allowed += carries_claims(letter_claims_store(stream))
     allowed += [f"$JS.API.{operation}.{stream}.>" for operation in (*MAKE_CONSUMERS, "CONSUMER.MSG.NEXT")]
     allowed += [*reads(stream), f"$JS.API.CONSUMER.CREATE.{stream}"]
     allowed += [
@@ -235,8 +232,6 @@ def _node(node: str, environment: Mapping[str, str], senders: Sequence[str]) -> 
         allowed += [*owns(f"OBJ_{store}"), f"$O.{store}.>"]
     for store in (spec.claims.store, letter_claims_store(stream)) if spec.claims else ():
         allowed += carries_claims(store)
-    for store in (spec.claims.store, letter_claims_store(stream)) if spec.claims else ():
-        allowed += carries_claims(store)
     for behind in spec.behind:
         allowed += _fused(stream, behind)
     allowed += calls_models(spec.models.cluster) if spec.models else []
@@ -274,7 +269,6 @@ def _ask(spec: ManagerSpec) -> list[str]:
     looks = [f"$JS.API.{operation}.{stream}" for stream in streams for operation in ("STREAM.INFO", "CONSUMER.LIST")]
     asks = [names.driver_host_subject(spec.stream, "*"), names.driver_subject(spec.stream, "*", ">")]
     asks += _asks_for_runs(spec) if _has_runs(spec) else []
-    asks += carries_claims(spec.claims.store) if spec.claims else []
     asks += carries_claims(spec.claims.store) if spec.claims else []
     return [entrypoint, f"{entrypoint}.>", names.cancel_subject(spec.stream), *looks, *asks, *watches_presence()]
 
