@@ -125,7 +125,7 @@ async def test_a_trace_shows_every_node_of_the_chain_and_how_long_it_ran(nodes: 
     [last] = passed.inner
     assert (last.node, [output.value for output in last.outputs]) == ("c", [7])
     assert (given_up.node, given_up.fate, given_up.letter is not None) == ("b", Fate.DEAD, True)
-    assert last.run_s is not None and last.run_s >= 0.004
+    assert last.run_s is not None and last.run_s > 0.003  # timers may be early by a millisecond
     assert None not in (first.run_s, passed.run_s)
 
     (tmp_path / "flow" / "mended").touch()
