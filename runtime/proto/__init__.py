@@ -90,18 +90,22 @@ FirstEnvelope: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName
 Tracking: Any = message_factory.GetMessageClass(_pool.FindMessageTypeByName("krt.Tracking"))
 
 
-def varint(number: int) -> bytes:
-    """Return a length as protobuf writes it."""
-    if number < 0x80:
-        return bytes((number,))
-    if number < 0x4000:  # most lengths of a message
-        return bytes((number & 0x7F | 0x80, number >> 7))
+def _encoded(number: int) -> bytes:
     encoded = bytearray()
     while number >= 0x80:
         encoded.append(number & 0x7F | 0x80)
         number >>= 7
     encoded.append(number)
     return bytes(encoded)
+
+
+# Most lengths of a message; a node writes four of them for each.
+_SHORT = tuple(map(_encoded, range(0x400)))
+
+
+def varint(number: int) -> bytes:
+    """Return a length as protobuf writes it."""
+    return _SHORT[number] if number < 0x400 else _encoded(number)
 
 
 # Bits of a number on the wire, at most: what goes on for longer is none, and could be megabytes long.
