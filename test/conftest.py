@@ -1,6 +1,7 @@
 """What every layer of tests shares: the time limits of the layers, and servers for those tests that need one."""
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -41,6 +42,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.timeout(LAYER_TIMEOUT_S[layer]))
         if layer in SERVER_LAYERS:
             item.add_marker("integration")
+
+
+@pytest.fixture
+def own_modules() -> Iterator[None]:
+    """Undo what loading a handler does to this process: it changes `sys.path` and `sys.modules` on purpose."""
+    path, modules = list(sys.path), set(sys.modules)
+    yield
+    sys.path[:] = path
+    for name in set(sys.modules) - modules:
+        module = sys.modules[name]
+        if name in ("handler", "worker") or not getattr(module, "__file__", None):
+            del sys.modules[name]
 
 
 @pytest.fixture(scope="session")

@@ -112,7 +112,7 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
         `close` cancels the task that reconnects. Where that falls together with a refused connection, `wait_for` of
         Python 3.11 loses it (https://github.com/python/cpython/issues/86296), and the task would go on for ever.
         """
-        if self.is_closed:
+        if self.is_closed and asyncio.current_task() is self._reconnection_task:
             raise asyncio.CancelledError
         if server.uri.scheme in WEBSOCKET_SCHEMES:
             from runtime.bus.websocket import WebSocketTransport

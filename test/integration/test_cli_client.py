@@ -179,11 +179,13 @@ async def test_status_shows_every_node_as_a_table_and_as_json(krt: Krt) -> None:
                     "redelivered": 0,
                     "dead_letters": 0,
                     "rate": 0.0,
+                    "fused_with": "",
                 }
             ],
             "services": [json.loads(writer.encode())],
             "placement": {"storage": "memory", "replicas": 1, "leader": "", "followers": []},
             "sync": "unknown (give --monitoring)",
+            "gpus": [],
         }
     }
     await bus.close()

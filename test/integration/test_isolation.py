@@ -24,7 +24,7 @@ each_isolation = pytest.mark.parametrize("workers", [0, 2], ids=["thread", "proc
 
 
 @pytest.fixture
-async def start_node(tmp_path: Path) -> AsyncIterator[StartNode]:
+async def start_node(tmp_path: Path, own_modules: None) -> AsyncIterator[StartNode]:
     """Start nodes; they are stopped after the test."""
     nodes: list[IsolatedNode] = []
 

@@ -1,7 +1,6 @@
-"""Starts nodes and cleans up behind them: loading a handler changes `sys.path` and `sys.modules` on purpose."""
+"""Starts nodes and cleans up behind them."""
 
-import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +12,8 @@ StartNode = Callable[..., Awaitable[NodeUnderTest]]
 
 
 @pytest.fixture(autouse=True)
-def own_modules() -> Iterator[None]:
-    """Undo what loading a handler does to this process."""
-    path, modules = list(sys.path), set(sys.modules)
-    yield
-    sys.path[:] = path
-    for name in set(sys.modules) - modules:
-        module = sys.modules[name]
-        if name in ("handler", "worker") or not getattr(module, "__file__", None):
-            del sys.modules[name]
+def clean(own_modules: None) -> None:
+    """Undo what loading a handler does to this process, after every test here."""
 
 
 @pytest.fixture
