@@ -110,14 +110,15 @@ class DirectClient(Client):  # type: ignore[misc]  # nats-py is not typed here
         """Overridden: nats-py would take its own transport for WebSockets, see `websocket.py`, and connect once closed.
 
         `close` cancels the task that reconnects. Where that falls together with a refused connection, `wait_for` of
-        Python 3.11 loses it (https://github.com/python/cpython/issues/86296), and the task would go on for ever.
+        Python 3.11 loses it (https://github.com/python/cpython/issues/86296), and the task would go on for ever. And it
+        would leave the connection open to a server that took it and then said nothing, such as a frozen one.
         """
         if self.is_closed and asyncio.current_task() is self._reconnection_task:
             raise asyncio.CancelledError
+        await self.drop_transport()
         if server.uri.scheme in WEBSOCKET_SCHEMES:
             from runtime.bus.websocket import WebSocketTransport
 
-            await self.drop_transport()
             self._transport = WebSocketTransport(server.tls_name)
         await super()._connect_to_server(server)
 

