@@ -21,6 +21,7 @@ class FirstTryRunner(Runner):
     async def _work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
         self._metrics.counts.taken += 1
         work = Work(delivery, reader, self._finish)
+        self._read(work)
         call = self._decode(work)
         assert call is not None, "no message of the benchmark passes by"
         await self._handle(work, slot, *call)
