@@ -124,7 +124,7 @@ async def test_replicas_killed_under_calls_answer_or_fail_every_one(bench: Bench
     # One that no runner says to have taken would wait for its timeout.
     async with asyncio.timeout(PATIENCE_S):
         while not are_taken(bench.client, calls):
-            await asyncio.sleep(0)
+            await bench.stats("later")
 
     runners[0].kill()
     ended = await asyncio.gather(*calls, return_exceptions=True)
