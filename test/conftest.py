@@ -47,6 +47,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def own_modules() -> Iterator[None]:
     """Undo what loading a handler does to this process: it changes `sys.path` and `sys.modules` on purpose."""
+    for name in ("handler", "worker"):  # of a test that has loaded one elsewhere
+        sys.modules.pop(name, None)
     path, modules = list(sys.path), set(sys.modules)
     yield
     sys.path[:] = path

@@ -18,6 +18,8 @@ from runtime.testing import RecordingContext, Sent, Workflow, call, run_workflow
 from runtime.testing.stores import MemoryDocuments, MemoryPoints
 from test.conformance.stores import document_store
 
+pytestmark = pytest.mark.usefixtures("own_modules")
+
 DOUBLE = "async def handler(ctx, data: int) -> int:\n    return 2 * data\n"
 
 

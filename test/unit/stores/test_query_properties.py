@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 from hypothesis import event, example, given, settings
 
 from runtime.stores.query import compile_query
@@ -9,6 +10,7 @@ from test.unit.stores.naive_matcher import matches
 from test.unit.stores.query_strategies import documents, queries
 
 
+@pytest.mark.timeout(60)
 @settings(max_examples=400, deadline=None)
 @given(document=documents, query=queries)
 @example(document={"a": [{"b": 1}]}, query={"a.0.b": None})
