@@ -139,8 +139,9 @@ class NodeProcess:
         self._initialised = True
         if self._handler.beside is not None:
             self._beside = asyncio.create_task(self._call(self._handler.beside), name=f"{settings.node} beside")
-        self._readers = [self._bus.reader(config, create=not self._planned) for config in consumers]
-        if self._reader is not None:
+        if self._reader is None:
+            self._readers = [self._bus.reader(config, create=not self._planned) for config in consumers]
+        else:
             self._readers = [self._reader]
         self._runner = Runner(
             Parts(
