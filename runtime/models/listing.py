@@ -9,10 +9,12 @@ from typing import Any, Self
 
 from runtime.bus.presence import ServiceRecord
 from runtime.models.quarantine import Quarantined
-from runtime.models.wire import HostRecord
+from runtime.models.wire import HostRecord, HostState
 
 # State of a model that is kept from being started.
 QUARANTINED = "quarantined"
+# State of a model whose process runs, and whose host has not told of itself yet: nobody can call it.
+STARTING = "starting"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,4 +110,5 @@ def _of_host(host: HostRecord, of_fleet: FleetModel | None) -> ListedModel:
 
 
 def _of_fleet(model_id: str, model: FleetModel) -> ListedModel:
-    return ListedModel(id=model_id, name=model.name, state=model.state, restarts=model.restarts, reason=model.reason)
+    state = STARTING if model.state == HostState.RUNNING else model.state
+    return ListedModel(id=model_id, name=model.name, state=state, restarts=model.restarts, reason=model.reason)

@@ -46,6 +46,14 @@ def test_a_model_without_a_host_is_as_its_fleet_tells() -> None:
     ]
 
 
+def test_a_model_whose_process_runs_is_not_running_before_its_host_tells_so() -> None:
+    up = FleetModel(name="beta", state="running")
+
+    rows = listed([HOST], [replace(FLEET, models={"m1": FleetModel(name="alpha", state="running"), "m2": up})], [])
+
+    assert [(row.id, row.state) for row in rows] == [("m1", "running"), ("m2", "starting")]
+
+
 def test_a_model_in_quarantine_is_listed_without_a_fleet() -> None:
     entry = Quarantined(model_id="m9", digest="ab", reason="MULTIPLE_FAILED: it raised", at_ms=1)
 
