@@ -10,8 +10,13 @@ import pytest
 
 from runtime.bus.base import Confirmation, ConsumerConfig, StreamConfig
 from runtime.bus.nats import NatsBus
+from runtime.clock import SystemClock
+from runtime.deploy.manager import Manager
+from runtime.deploy.plan import Target, plan
+from runtime.deploy.service import read_manager_spec
 from runtime.errors import AccessError, BusError
 from runtime.spec import names
+from runtime.spec.load import load
 from test.support.actions import actions
 from test.support.guarded_nats import ROOT, GuardedServer, environment, guarded_server, krt
 from test.support.run_process import RunProcess
@@ -175,6 +180,8 @@ async def test_a_node_without_credentials_ends_as_wrongly_configured(
 # --- refused ---
 
 STREAM, THEIRS = "local_dev_mine", "local_dev_theirs"
+# Stores that no process of these tests opens.
+NOWHERE = "sqlite:///nowhere.db"
 
 Attempt = Callable[[NatsBus], Awaitable[object]]
 
@@ -225,17 +232,16 @@ REFUSED: dict[str, Attempt] = {
 
 
 @pytest.fixture
-async def deployed(server: tuple[GuardedServer, Path], workflows: list[Path], tmp_path: Path) -> None:
-    """Let the managers of both workflows make what they have on NATS."""
+async def deployed(server: tuple[GuardedServer, Path], workflows: list[Path]) -> None:
+    """Make what the managers of both workflows make on NATS, with their credentials."""
     guarded, credentials = server
-    for number, folder in enumerate(workflows):
-        place = tmp_path / f"place-{number}"
-        place.mkdir()
-        run = await RunProcess.start(place, str(folder), "--nats", guarded.url, KRT_NATS_CREDENTIALS=str(credentials))
-        try:
-            await run.wait_for("ready in")
-        finally:
-            await run.stop()
+    for folder in workflows:
+        target = Target(nats_servers=(guarded.url,), mongo_uri=NOWHERE, influx_uri=NOWHERE, base_path=str(folder))
+        [manager] = [process for process in plan(load(folder), target) if process.name == "krt.manager"]
+        spec = read_manager_spec(manager.environment["KRT_MANAGER_SPEC"])
+        bus = await NatsBus.connect([guarded.url], name="manager", credentials=credentials / spec.stream / manager.name)
+        await Manager(bus, spec, SystemClock()).apply()
+        await bus.close()
 
 
 @pytest.mark.timeout(120)
