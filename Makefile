@@ -18,6 +18,8 @@ export PIPENV_VENV_IN_PROJECT := 1
 export PIPENV_DONT_LOAD_ENV := 1
 export PIPENV_NOSPIN := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+# Tests start thousands of processes, and each would compile the runtime anew: a third of its start.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 KRT := $(BIN)/krt
