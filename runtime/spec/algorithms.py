@@ -11,7 +11,7 @@ from runtime.spec import names
 from runtime.spec.model import AlgorithmRunner
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Place, Report
-from runtime.spec.resources import RESOURCES_FIELD
+from runtime.spec.resources import IMAGE_FIELD, RESOURCES_FIELD
 from runtime.spec.tree import Entry, Mapping, Text, Value
 from runtime.spec.values import (
     Choice,
@@ -20,7 +20,6 @@ from runtime.spec.values import (
     JsonSchema,
     Name,
     Path,
-    Replicas,
     SecretNames,
     Spot,
     WholeNumber,
@@ -38,7 +37,7 @@ RUNNER = Record(
         "concurrency": Field(
             type=WholeNumber(most=10_000), default=1, description="Calls of each algorithm that a replica runs at once"
         ),
-        "replicas": Field(type=Replicas(), default=1, description="Processes that share the work"),
+        "replicas": Field(type=WholeNumber(), default=1, description="Processes that share the work"),
         "isolation": Field(
             type=Choice(("thread", "process")),
             default="thread",
@@ -53,6 +52,7 @@ RUNNER = Record(
         "env": Field(type=Environment(), description="Variables of the process: text as written"),
         "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
         "resources": RESOURCES_FIELD,
+        "image": IMAGE_FIELD,
     }
 )
 

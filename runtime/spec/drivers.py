@@ -15,7 +15,7 @@ from runtime.spec.driver import BUILT_IN_DRIVERS, driver_class
 from runtime.spec.model import Driver
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Place, Report, nearest
-from runtime.spec.resources import RESOURCES_FIELD
+from runtime.spec.resources import IMAGE_FIELD, RESOURCES_FIELD
 from runtime.spec.tree import Entry, Items, Mapping, Text, Value
 from runtime.spec.values import (
     CLASS,
@@ -175,9 +175,9 @@ DRIVER = Record(
         "env": Field(type=Environment(), description="Variables of the process: text as written"),
         "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
         "resources": RESOURCES_FIELD,
+        "image": IMAGE_FIELD,
         **OPTIONS,
-    },
-    planned={"image": "chooses a container image"},
+    }
 )
 
 

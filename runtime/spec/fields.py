@@ -15,8 +15,9 @@ from runtime.spec.fuse import Chains
 from runtime.spec.kinds import DISPATCH, MODELS
 from runtime.spec.model import DEFAULT_DEAD_LETTER_KEEP_S, ObjectStore, Order, State
 from runtime.spec.record import Field, Record
+from runtime.spec.replicas import Replicas
 from runtime.spec.report import Fault, Report
-from runtime.spec.resources import RESOURCES_FIELD
+from runtime.spec.resources import IMAGE_FIELD, RESOURCES_FIELD
 from runtime.spec.sources import Joining, OneSource, Sources
 from runtime.spec.tree import SHOWN_LENGTH, Items, Mapping, Text, Value
 from runtime.spec.values import (
@@ -31,7 +32,6 @@ from runtime.spec.values import (
     Name,
     Number,
     Path,
-    Replicas,
     SecretNames,
     Size,
     Spot,
@@ -283,7 +283,11 @@ _HANDLER_NODE = {
         description="entrypoint, node or node.channel, or a list of these; the node above by default",
     ),
     "join": Field(type=Joining(), description="In place of from: wait for all parts of a set, then handle them"),
-    "replicas": Field(type=Replicas(), default=1, description="Processes that share the work"),
+    "replicas": Field(
+        type=Replicas(),
+        default=1,
+        description="Processes that share the work; {min, max, lag}: Kubernetes scales them",
+    ),
     "concurrency": Field(
         type=WholeNumber(most=10_000),
         description="Messages handled at once by a replica; 16 for async def, else 1; with batch: calls at once, 1",
@@ -317,10 +321,10 @@ _HANDLER_NODE = {
     "config": Field(type=Configuration(), description="Values of the node's configuration scope"),
     "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
     "resources": RESOURCES_FIELD,
+    "image": IMAGE_FIELD,
 }
 _PLANNED = {
     "sink": "stores messages without code",
-    "image": "chooses a container image",
     "versions": "runs a second version beside the first",
 }
 
@@ -357,8 +361,10 @@ for _key in MODELS.keys() & BATCH.keys() - _HANDLER_NODE.keys():
     _OF_OTHER_KINDS[_key] = replace(_OF_OTHER_KINDS[_key], type=OfKinds((MODELS[_key].type, BATCH[_key].type)))
 # Limits of a process, and on nodes of kind batch those of a run.
 _RESOURCES = replace(RESOURCES_FIELD, type=OfKinds((RESOURCES_FIELD.type, BATCH["resources"].type)))
+# The runner's, and on nodes of kind batch the model's.
+_IMAGE = replace(IMAGE_FIELD, type=OfKinds((IMAGE_FIELD.type, BATCH["image"].type)))
 _FURTHER = {key: known for key, known in _OF_OTHER_KINDS.items() if key not in _HANDLER_NODE}
-NODE = Record(_HANDLER_NODE | _FURTHER | {"resources": _RESOURCES}, _PLANNED)
+NODE = Record(_HANDLER_NODE | _FURTHER | {"resources": _RESOURCES, "image": _IMAGE}, _PLANNED)
 
 
 def _node_schema() -> JsonSchema:
@@ -375,8 +381,8 @@ def _node_schema() -> JsonSchema:
     return {**NODE.schema(), "required": ["name"], "allOf": kinds}
 
 
-# Keys that make no sense for every node at once.
-NOT_SHARED = {"name", "kind", "description", "handler", "from", "join", "sink"}
+# Keys that make no sense for every node at once. The image of them all is an option of `krt compose` and its like.
+NOT_SHARED = {"name", "kind", "description", "handler", "from", "join", "sink", "image"}
 DEFAULTS = Record(
     {key: known for key, known in NODE.fields.items() if key not in NOT_SHARED},
     {key: what for key, what in NODE.planned.items() if key not in NOT_SHARED},

@@ -19,7 +19,7 @@ WrittenChain = tuple[Text, ...]
 # process of its own.
 FUSABLE = {
     "name", "kind", "description", "handler", "sources", "replicas", "concurrency", "timeout_s", "retry",
-    "dead_letter_keep_s", "object_store", "env", "config", "secrets", "resources",
+    "dead_letter_keep_s", "object_store", "env", "config", "secrets", "resources", "image",
 }  # fmt: skip
 # Others that ask for nothing, though they are written.
 _NEUTRAL = {"isolation": "thread", "workers": 1}
@@ -95,7 +95,7 @@ def _check_pair(name: Text, before: NodeDraft, behind: NodeDraft) -> None:
         read = " and ".join(f'"{source}"' for source in behind.resolved) or "nothing"
         what = f'{behind.title} is fused behind "{before.name}", but reads {read}'
         raise _refused(name, what, f"let it read {before.name} alone, or take it out of the chain")
-    for key, default in (("replicas", 1), ("resources", None)):
+    for key, default in (("replicas", 1), ("resources", None), ("image", "")):
         if before.values.get(key, default) != behind.values.get(key, default):
             what = f'"{before.name}" and "{behind.name}" are fused, but differ in "{key}"'
             raise _refused(name, what, "give both the same: they are one process")

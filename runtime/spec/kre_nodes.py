@@ -4,11 +4,10 @@ from collections.abc import Callable
 from collections.abc import Mapping as Table
 
 from runtime.spec import kre_keys, names
-from runtime.spec.fields import NODE
 from runtime.spec.kre_keys import EXITPOINT, Keys
 from runtime.spec.report import Fault, Report
 from runtime.spec.tree import Mapping, Text, Value, new_mapping, new_text
-from runtime.spec.values import NOT_YET, Choice, Spot, WholeNumber, expect_text
+from runtime.spec.values import Choice, Spot, WholeNumber, expect_text
 
 # Images of KRE's own runners hold this; a node keeps any other.
 OWN_IMAGES = "konstellation/kre-"
@@ -73,15 +72,7 @@ class NodeReader:
 
     def _image(self, value: Value, spot: Spot) -> Parts:
         own = OWN_IMAGES in expect_text(value, spot, "the name of an image").text
-        return {} if own else self._unless_planned("image", value, spot)
-
-    def _unless_planned(self, key: str, value: Value, spot: Spot) -> Parts:
-        """Return a key that works; one that is only planned is left out with a warning, so that the workflow runs."""
-        if key not in NODE.planned:
-            return {key: value}
-        what = f"{spot} has no effect: it {NODE.planned[key]}, {NOT_YET}"
-        self._report.add(Fault(value.place, what, "remove it", "not-yet"), warning=True)
-        return {}
+        return {} if own else {"image": value}
 
     def _object_store(self, value: Value, spot: Spot) -> Parts:
         given = kre_keys.OBJECT_STORE.read(value, str(spot), self._report)

@@ -29,6 +29,7 @@ from runtime.spec.model import MAX_DEDUP_WINDOW_S, Join, Node, Source, Stream, W
 from runtime.spec.node import RetryPolicy
 from runtime.spec.objects import choose_object_stores
 from runtime.spec.order import check_order, warn_of_order
+from runtime.spec.replicas import replica_values
 from runtime.spec.report import START, Fault, Place, Report, nearest
 from runtime.spec.resources import ProcessResources
 from runtime.spec.sources import WrittenJoin, WrittenSource
@@ -280,7 +281,7 @@ def _sources(values: dict[str, Any]) -> tuple[WrittenSource, ...]:
 
 
 def _node(draft: NodeDraft) -> Node:
-    values = {**draft.values, "handler": draft.handler, "sources": draft.resolved}
+    values = {**replica_values(draft.values), "handler": draft.handler, "sources": draft.resolved}
     values["workers"] = worker_count(values)
     if draft.values.get("kind") == "models":
         values |= {"models": models_spec(values), "concurrency": 1}

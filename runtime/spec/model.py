@@ -14,6 +14,7 @@ from runtime.spec import names
 from runtime.spec.batch import BatchSpec
 from runtime.spec.batching import BatchingSpec
 from runtime.spec.node import DEFAULT_TIMEOUT_S, DispatchSpec, Frozen, ModelsSpec, Partitions, RetryPolicy
+from runtime.spec.replicas import Scaling
 from runtime.spec.resources import ProcessResources
 
 # Seconds after which the server delivers again what nobody has acknowledged; long deliveries are kept alive before.
@@ -100,6 +101,8 @@ class Node(Frozen):
     """One step of a workflow.
 
     handler: path of the module, relative to the workflow's folder, with "/"; "" on a node of another kind.
+    scaling: how Kubernetes scales it, from `replicas` on; None leaves it at those.
+    image: of its container, "" for that of the deployment.
     concurrency: messages handled at once by a replica; None leaves it to the handler (`async def` 16, else 1).
     workers: processes of each replica that have the handler, which then may be killed; None has it in a thread.
     batching: its handler gets lists of messages, and `concurrency` counts calls (None: 1).
@@ -116,6 +119,8 @@ class Node(Frozen):
     handler: str = ""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
     replicas: Annotated[int, Field(ge=1)] = 1
+    scaling: Scaling | None = None
+    image: str = ""
     concurrency: Annotated[int, Field(ge=1)] | None = None
     workers: Annotated[int, Field(ge=1)] | None = None
     batching: BatchingSpec | None = None
@@ -167,7 +172,7 @@ class Driver(Frozen):
 
     type: `http`, `grpc`, `source-sink`, or `module:Class`. ports: numbers by the names of the class, 0 for a free one.
     arguments: of the class, by name. parameters, timeout_s: see `DriverSpec`. secrets: names of variables, never
-    values.
+    values. image: of its container, "" for that of the deployment.
     """
 
     name: str
@@ -178,6 +183,7 @@ class Driver(Frozen):
     parameters: dict[str, Any] = Field(default_factory=dict)
     timeout_s: Annotated[float, Field(gt=0)] | None = None
     replicas: Annotated[int, Field(ge=1)] = 1
+    image: str = ""
     env: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     resources: ProcessResources = ProcessResources()
@@ -187,7 +193,8 @@ class AlgorithmRunner(Frozen):
     """A process that serves the algorithms of an adapter, deployed with the workflow.
 
     adapter: file or folder, relative to the workflow's folder, with "/". concurrency: calls of each algorithm that a
-    replica runs at once. timeout_s: longest run of a call. secrets: names of variables, never values.
+    replica runs at once. timeout_s: longest run of a call. secrets: names of variables, never values. image: of its
+    container, "" for that of the deployment.
     """
 
     name: str
@@ -196,6 +203,7 @@ class AlgorithmRunner(Frozen):
     replicas: Annotated[int, Field(ge=1)] = 1
     isolation: Literal["thread", "process"] = "thread"
     timeout_s: Annotated[float, Field(gt=0)] = DEFAULT_TIMEOUT_S
+    image: str = ""
     env: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
     resources: ProcessResources = ProcessResources()

@@ -43,8 +43,9 @@ def warn_of_order(drafts: Sequence[NodeDraft], workflow: Workflow, report: Repor
             what = f'{draft.title} is ordered, but "{unordered}", which it reads, is not, and may overtake itself'
             remedy = f'give "{unordered}" order: true, or expect messages of one state id in any order'
             report.add(Fault(draft.place, what, remedy, "order-at-risk"), warning=True)
-        if node.replicas > node.partitions:
-            what = f"{draft.title} has {node.replicas} replicas for {node.partitions} partitions"
+        most = node.scaling.max if node.scaling else node.replicas
+        if most > node.partitions:
+            what = f"{draft.title} has {most} replicas for {node.partitions} partitions"
             remedy = "lower the replicas, or give it more partitions"
             report.add(Fault(draft.place, what, remedy, "idle-replicas"), warning=True)
 

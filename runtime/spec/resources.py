@@ -1,4 +1,4 @@
-"""The key `resources` of nodes, drivers and runners of algorithms: what each of their processes may use."""
+"""The keys `resources` and `image` of nodes, drivers and runners of algorithms: what each of their processes has."""
 
 import re
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ from runtime.spec.frozen import Frozen
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Report
 from runtime.spec.tree import Value
-from runtime.spec.values import NUMBER, JsonSchema, Number, Size, Spot, expect_text, wrong_type
+from runtime.spec.values import NUMBER, ImageName, JsonSchema, Number, Size, Spot, expect_text, wrong_type
 
 # Thousandths of a core, as Kubernetes writes them.
 MILLICORES = re.compile(r"([0-9]{1,7})m")
@@ -91,3 +91,4 @@ class Resources:
 
 
 RESOURCES_FIELD = Field(type=Resources(), description="What each process may use: {cpu: 500m, memory: 512Mi, gpu: 1}")
+IMAGE_FIELD = Field(type=ImageName(), description="Image of its containers; that of the deployment by default")

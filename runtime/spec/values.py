@@ -24,6 +24,8 @@ NUMBER = re.compile(r"-?[0-9]{1,12}(\.[0-9]{1,12})?")
 VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 CLASS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_][A-Za-z0-9_]*")
 EXCEPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
+# A reference to a container image: registry, path, tag and digest, of which the engine knows the rest.
+IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
 # What NATS takes as the key of a key-value bucket, without a dot at either end.
 CONFIG_KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
 # A plain scalar that JSON reads as itself; any other becomes a string inside a JSON text.
@@ -155,19 +157,6 @@ class WholeNumber:
 
     def schema(self) -> JsonSchema:
         return {"type": "integer", "minimum": self.least, "maximum": self.most}
-
-
-@dataclass(frozen=True, slots=True)
-class Replicas:
-    """How many processes share the work."""
-
-    def read(self, value: Value, spot: Spot, report: Report) -> int:
-        if isinstance(value, Mapping):
-            raise Fault(value.place, f"{spot} is a range to scale in, {NOT_YET}", "give a whole number", "not-yet")
-        return WholeNumber().read(value, spot, report)
-
-    def schema(self) -> JsonSchema:
-        return WholeNumber().schema()
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,6 +305,21 @@ class ClassName:
 
     def schema(self) -> JsonSchema:
         return {"type": "string", "pattern": f"^{CLASS.pattern}$"}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageName:
+    """A container image."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> str:
+        text = expect_text(value, spot, "the name of an image: registry.example/score:1.4")
+        if not IMAGE.fullmatch(text.text):
+            remedy = "name it as an engine does: registry.example/score:1.4"
+            raise Fault(value.place, f"{spot} is {text}", remedy, "bad-name")
+        return text.text
+
+    def schema(self) -> JsonSchema:
+        return {"type": "string", "pattern": f"^{IMAGE.pattern}$"}
 
 
 @dataclass(frozen=True, slots=True)

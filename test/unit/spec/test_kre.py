@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from runtime.spec.dump import plain
-from runtime.spec.fields import NODE
 from runtime.spec.kre import workflow_file
 from runtime.spec.load import load, load_report, workflow_names
 from runtime.spec.model import Source, Workflow
@@ -172,28 +171,11 @@ def test_a_node_called_like_kre_s_exitpoint_keeps_its_own_source(tmp_path: Path)
     assert workflow.nodes[0].handler == "etl.py"
 
 
-def test_an_image_that_is_only_planned_is_left_out_with_a_warning(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(NODE.planned, "image", "does something")
-    node = ETL.replace("image: konstellation/kre-py:latest", "image: my/scorer:2")
-
-    report = load_report(write(tmp_path, v1(node))).report
-
-    assert report.errors == ()
-    assert [problem.what.split(" has no effect")[0] for problem in report.problems if problem.line == 5] == [
-        '"image" of node "etl"'
-    ]
-
-
 @pytest.mark.parametrize(
     ("written", "key", "value"),
     [("gpu: true", "resources", {"gpu": 1}), ("image: my/scorer:2", "image", "my/scorer:2")],
 )
-def test_a_key_that_works_is_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, written: str, key: str, value: object
-) -> None:
-    monkeypatch.delitem(NODE.planned, key, raising=False)
+def test_gpus_and_an_image_of_one_s_own_are_written(written: str, key: str, value: object) -> None:
     node = ETL.replace("image: konstellation/kre-py:latest", written) if key == "image" else f"{ETL}, {written}"
     root = parse(v1(node).encode(), Report("krt.yml"))
     assert isinstance(root, Mapping)

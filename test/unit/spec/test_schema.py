@@ -60,6 +60,8 @@ def test_the_example_of_every_key_has_every_key() -> None:
         (["nodes", 0, "retires"], {}),
         (["nodes", 0, "timeout"], "30"),
         (["nodes", 0, "replicas"], 0),
+        (["nodes", 0, "replicas"], {"min": 1}),
+        (["nodes", 0, "image"], "two words"),
         (["nodes", 0, "env"], {"KRT_X": "1"}),
         (["nodes", 0, "from"], []),
         (["nodes", 0, "dead_letter"], "keep"),
