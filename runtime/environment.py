@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from runtime.durations import duration_s
 from runtime.errors import SettingsError
-from runtime.wire import MAX_CLAIM_BYTES, MAX_INFLATED_BYTES
+from runtime.message import MAX_CLAIM_BYTES, MAX_INFLATED_BYTES
 
 T = TypeVar("T")
 

@@ -8,6 +8,11 @@ from enum import IntEnum, StrEnum
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
+# Largest unpacked message, so that a small message cannot fill the memory (KRT_MAX_INFLATED_BYTES).
+MAX_INFLATED_BYTES = 128 * 1024 * 1024
+# Largest payload, or body of a call, that is handed over in an object store (KRT_MAX_CLAIM_BYTES).
+MAX_CLAIM_BYTES = 1024 * 1024 * 1024
+
 # A serialised `google.protobuf.Any`, whole, or in pieces of bytes that are joined only in the envelope: each join of a
 # large one is a copy.
 Payload: TypeAlias = bytes | tuple[bytes | memoryview, ...]

@@ -13,16 +13,14 @@ from typing import Any
 from google.protobuf.message import DecodeError as ProtobufError
 
 from runtime.errors import DecodeError, MessageTooLargeError
+from runtime.message import MAX_CLAIM_BYTES as MAX_CLAIM_BYTES
+from runtime.message import MAX_INFLATED_BYTES as MAX_INFLATED_BYTES
 from runtime.message import NO_HEADERS, Claim, Message, MessageType, Payload
 from runtime.proto import ClaimFields, Envelope, read_varint, varint
 from runtime.wire_version import refuse_first
 
 # The first two bytes of a gzip stream; no envelope begins so (0x1f would be field 3 with the reserved wire type 7).
 GZIP_MAGIC = b"\x1f\x8b"
-# Largest unpacked message, so that a small message cannot fill the memory (KRT_MAX_INFLATED_BYTES).
-MAX_INFLATED_BYTES = 128 * 1024 * 1024
-# Largest payload, or body of a call, that is handed over in an object store (KRT_MAX_CLAIM_BYTES).
-MAX_CLAIM_BYTES = 1024 * 1024 * 1024
 # Room that a message leaves for its headers: a message id now, and later those of its dead letter.
 HEADER_ROOM_BYTES = 2048
 # Bytes that are compressed between two looks at how much has come out.
