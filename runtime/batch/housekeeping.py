@@ -15,7 +15,8 @@ import os
 from runtime.batch.backend import Exit
 from runtime.batch.endings import store, tell_end, verdict
 from runtime.batch.parts import Tools
-from runtime.batch.run import Reason, RunEvent, RunSummary, is_run_id
+from runtime.batch.run import Reason, RunEvent, is_run_id
+from runtime.batch.summaries import RunSummary
 from runtime.batch.worker import Worker
 from runtime.errors import BackendUnavailableError, BusClosedError, BusError, DecodeError, RunStateError
 
@@ -122,9 +123,9 @@ class Housekeeping:
                 await tell_end(self._tools, kept)
 
     def _is_to_tell(self, run: RunSummary) -> bool:
-        end, now_ms = run.callbacks.end, self._tools.records.now_ms()
         is_ours = run.node == self._worker.node and not self._worker.is_active(run.run_id)
-        return is_ours and run.state.is_final and end.status == "pending" and end.next <= now_ms
+        is_due = run.end_status == "pending" and run.end_next <= self._tools.records.now_ms()
+        return is_ours and run.state.is_final and is_due
 
 
 def _folders(tools: Tools) -> list[str]:

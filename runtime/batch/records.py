@@ -9,11 +9,12 @@ Every change is made over the revision that it was made from: of two workers tha
 
 import logging
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import pydantic
 
-from runtime.batch.run import FINAL, Reason, RunRecord, RunState, RunSummary, is_run_id
+from runtime.batch.run import FINAL, Reason, RunRecord, RunState, is_run_id
+from runtime.batch.summaries import Listed, list_all
 from runtime.bus.base import Bus, CoreMessage, Entry, KeyValue, Subscription
 from runtime.clock import Clock
 from runtime.errors import (
@@ -35,8 +36,6 @@ MAX_PIECE_BYTES = 256 * 1024
 # Times that a cancellation is tried against a record that changes all the time.
 CANCEL_TRIES = 10
 
-Summary = TypeVar("Summary", bound=RunSummary)
-
 OnRecord = Callable[[RunRecord], None]
 # Name of the stream, `stdout` or `stderr`, and a piece of it as it was written.
 OnOutput = Callable[[str, bytes], None]
@@ -47,13 +46,6 @@ class Kept(NamedTuple):
 
     record: RunRecord
     revision: int
-
-
-class Listed(NamedTuple):
-    """One run of many. data: its record as it is kept, for whoever shows more than the summary."""
-
-    summary: RunSummary
-    data: bytes
 
 
 class RunRecords:
@@ -94,23 +86,13 @@ class RunRecords:
 
     async def all(self) -> list[Listed]:
         """Return every run that is not expired, the newest first."""
-        found: dict[str, Listed] = {}
-
-        def on_entry(key: str, entry: Entry | None) -> None:
-            if entry is not None and (summary := _readable(key, entry.value, RunSummary)):
-                found[key] = Listed(summary, entry.value)
-
-        watch = await (await self._bucket()).watch("*", on_entry)
-        await watch.unsubscribe()
-        now_ms = self.now_ms()
-        runs = (each for each in found.values() if not each.summary.is_expired(now_ms))
-        return sorted(runs, key=lambda each: (-each.summary.times.created, each.summary.run_id))
+        return await list_all(await self._bucket(), self.now_ms())
 
     async def follow(self, run_id: str, on_record: OnRecord) -> Subscription:
         """Call back, on the loop, with the run as it is, and from then on with every change."""
 
         def on_entry(key: str, entry: Entry | None) -> None:
-            if entry is not None and (record := _readable(key, entry.value, RunRecord)):
+            if entry is not None and (record := _readable(key, entry.value)):
                 on_record(record)
 
         return await (await self._bucket()).watch(run_id, on_entry)
@@ -256,19 +238,15 @@ def check_cancel(record: RunRecord) -> None:
 
 def decode(data: bytes) -> RunRecord:
     """Read a record; fields of a later version are left out. Raises DecodeError."""
-    return _decode(data, RunRecord)
-
-
-def _decode(data: bytes, kind: type[Summary]) -> Summary:
     try:
-        return kind.model_validate_json(data)
+        return RunRecord.model_validate_json(data)
     except pydantic.ValidationError as error:
         raise DecodeError(f"the record of a run cannot be read: {error}", reason="payload") from error
 
 
-def _readable(key: str, data: bytes, kind: type[Summary]) -> Summary | None:
+def _readable(key: str, data: bytes) -> RunRecord | None:
     try:
-        return _decode(data, kind)
+        return decode(data)
     except DecodeError as error:
         log.warning("key %s of the bucket of runs is passed over: %s", key, error, extra={"action": "run-record"})
         return None

@@ -1,21 +1,24 @@
-"""One run of a packaged model: its states, why it ended, and its record. Pure; the first file to read about batch runs.
+"""One run of a packaged model: its id and its record. Pure; the first file to read about batch runs, with `states.py`.
 
-    pending ─▶ starting ─▶ running ─▶ storing ─▶ complete | unsupported | failed | cancelled | timed-out
-
-`TRANSITIONS` is every step that there is. A record is JSON with the names of the design page, kept by `records.py`.
+A record is JSON with the names of the design page, kept by `records.py`; lists read a part of it, see `summaries.py`.
 """
 
 import hashlib
 import re
-from collections.abc import Mapping
-from enum import StrEnum
-from types import MappingProxyType
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.alias_generators import to_camel
 
-from runtime.errors import RunStateError
+from runtime.batch.states import FINAL as FINAL
+from runtime.batch.states import INVALID as INVALID
+from runtime.batch.states import REOPENED as REOPENED
+from runtime.batch.states import TRANSITIONS as TRANSITIONS
+from runtime.batch.states import Reason as Reason
+from runtime.batch.states import RunEvent as RunEvent
+from runtime.batch.states import RunState as RunState
+from runtime.batch.states import ending as ending
+from runtime.batch.states import next_state as next_state
 
 # Characters of a `detail`, and artifacts that a record names: it is one message, and the store knows the rest.
 MAX_DETAIL = 2_000
@@ -23,121 +26,6 @@ MAX_ARTIFACTS = 1_000
 # Request ids that run ids show as they are: every other one is hashed, for a run id is part of a subject.
 _PLAIN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 _RUN_ID = re.compile(r"[A-Za-z0-9_-]{1,64}_[a-z0-9-]{1,40}_[0-9]{1,4}")
-
-
-class RunState(StrEnum):
-    """Where a run is."""
-
-    PENDING = "pending"
-    STARTING = "starting"
-    RUNNING = "running"
-    STORING = "storing"
-    COMPLETE = "complete"
-    UNSUPPORTED = "unsupported"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    TIMED_OUT = "timed-out"
-
-    @property
-    def is_final(self) -> bool:
-        return self in FINAL
-
-    @property
-    def word(self) -> str:
-        """What callbacks and results call it: four words, for the reason tells the endings apart."""
-        return _WORDS[self]
-
-
-FINAL = frozenset(
-    (RunState.COMPLETE, RunState.UNSUPPORTED, RunState.FAILED, RunState.CANCELLED, RunState.TIMED_OUT),
-)
-_WORDS = {
-    RunState.PENDING: "pending",
-    RunState.STARTING: "in-progress",
-    RunState.RUNNING: "in-progress",
-    RunState.STORING: "in-progress",
-    RunState.COMPLETE: "complete",
-    RunState.UNSUPPORTED: "unsupported",
-    RunState.FAILED: "failed",
-    RunState.CANCELLED: "failed",
-    RunState.TIMED_OUT: "failed",
-}
-
-
-class RunEvent(StrEnum):
-    """What happens to a run."""
-
-    TAKE = "take"  # a worker has a slot for it
-    WAIT = "wait"  # what it needs is unavailable, or its worker stops: it waits for the next attempt
-    START = "start"  # the process is about to be started
-    END = "end"  # the process has ended
-    COMPLETE = "complete"
-    REFUSE = "refuse"  # the model does not support this input
-    FAIL = "fail"
-    CANCEL = "cancel"
-    TIME_OUT = "time-out"
-    LOSE = "lose"  # its worker is gone, and with it what it has computed
-    REOPEN = "reopen"  # a person redrives the message of a run that failed for something unavailable
-    STORE_AGAIN = "store-again"  # a person asks for `krt runs retry-store`
-
-
-_S, _E = RunState, RunEvent
-# Every step of a run; what is not here does not happen.
-TRANSITIONS: Mapping[tuple[RunState, RunEvent], RunState] = MappingProxyType(
-    {
-        (_S.PENDING, _E.TAKE): _S.STARTING,
-        (_S.PENDING, _E.FAIL): _S.FAILED,
-        (_S.PENDING, _E.CANCEL): _S.CANCELLED,
-        (_S.STARTING, _E.WAIT): _S.PENDING,
-        (_S.STARTING, _E.LOSE): _S.PENDING,
-        (_S.STARTING, _E.START): _S.RUNNING,
-        (_S.STARTING, _E.FAIL): _S.FAILED,
-        (_S.STARTING, _E.CANCEL): _S.CANCELLED,
-        (_S.RUNNING, _E.WAIT): _S.PENDING,
-        (_S.RUNNING, _E.LOSE): _S.PENDING,
-        (_S.RUNNING, _E.END): _S.STORING,
-        (_S.RUNNING, _E.FAIL): _S.FAILED,
-        (_S.RUNNING, _E.CANCEL): _S.CANCELLED,
-        (_S.STORING, _E.LOSE): _S.PENDING,
-        (_S.STORING, _E.COMPLETE): _S.COMPLETE,
-        (_S.STORING, _E.REFUSE): _S.UNSUPPORTED,
-        (_S.STORING, _E.FAIL): _S.FAILED,
-        (_S.STORING, _E.CANCEL): _S.CANCELLED,
-        (_S.STORING, _E.TIME_OUT): _S.TIMED_OUT,
-        (_S.FAILED, _E.REOPEN): _S.PENDING,
-        (_S.FAILED, _E.STORE_AGAIN): _S.STORING,
-    }
-)
-
-
-def next_state(state: RunState, event: RunEvent) -> RunState:
-    """Return the state that follows. Raises RunStateError for a step that there is not."""
-    follows = TRANSITIONS.get((state, event))
-    if follows is None:
-        raise RunStateError(f"a run that is {state} cannot {event}")
-    return follows
-
-
-class Reason(StrEnum):
-    """Why a run did not complete: a stable word of its record, its callbacks and its result."""
-
-    INVALID_INPUT = "INVALID_INPUT"
-    IMAGE_NOT_ALLOWED = "IMAGE_NOT_ALLOWED"
-    CALLBACK_REFUSED = "CALLBACK_REFUSED"
-    PULL_FAILED = "PULL_FAILED"
-    START_FAILED = "START_FAILED"
-    BACKEND_UNAVAILABLE = "BACKEND_UNAVAILABLE"
-    UNSUPPORTED_INPUT = "UNSUPPORTED_INPUT"
-    EXIT_CODE = "EXIT_CODE"
-    SIGNAL = "SIGNAL"
-    OUT_OF_MEMORY = "OUT_OF_MEMORY"
-    TIMEOUT = "TIMEOUT"
-    CANCELLED = "CANCELLED"
-    INVALID_OUTPUT = "INVALID_OUTPUT"
-    OUTPUT_LIMIT = "OUTPUT_LIMIT"
-    NO_SPACE = "NO_SPACE"
-    UNSAFE_OUTPUT = "UNSAFE_OUTPUT"
-    STORE_FAILED = "STORE_FAILED"
 
 
 class _Part(BaseModel):
@@ -203,22 +91,7 @@ class Callbacks(_Part):
     end: CallbackRecord = CallbackRecord()
 
 
-class RunSummary(_Part):
-    """What tells a run from others, read out of the record for lists: a quarter of the time of all of it."""
-
-    run_id: str
-    node: str
-    slug: str
-    state: RunState = RunState.PENDING
-    reason: Reason | None = None
-    times: Times = Times()
-    callbacks: Callbacks = Callbacks()
-
-    def is_expired(self, now_ms: int) -> bool:
-        return bool(self.times.expires) and self.times.expires <= now_ms
-
-
-class RunRecord(RunSummary):
+class RunRecord(_Part):
     """One run, as everybody sees it.
 
     id: of the submitter, else the request's. attempt: times that a worker has taken it. owner: the worker that has it,
@@ -227,6 +100,13 @@ class RunRecord(RunSummary):
     `MAX_ARTIFACTS`; left_out: how many more the store has.
     """
 
+    run_id: str
+    node: str
+    slug: str
+    state: RunState = RunState.PENDING
+    reason: Reason | None = None
+    times: Times = Times()
+    callbacks: Callbacks = Callbacks()
     id: str
     attempt: int = 0
     failures: int = 0
@@ -243,6 +123,9 @@ class RunRecord(RunSummary):
     left_out: int = 0
     locations: Locations = Locations()
     callback_url: str = ""
+
+    def is_expired(self, now_ms: int) -> bool:
+        return bool(self.times.expires) and self.times.expires <= now_ms
 
     def after(self, event: RunEvent, now_ms: int, **changes: object) -> Self:
         """Return the record after an event, with what changes with it. Raises RunStateError."""
@@ -291,25 +174,6 @@ class RunRecord(RunSummary):
             "exportLocation": _location(locations.store, locations.export),
             "runId": self.run_id,
         }
-
-
-# Endings that a redriven message may undo: what was missing then may be there now.
-REOPENED = frozenset((Reason.BACKEND_UNAVAILABLE,))
-# Endings that are the sender's fault: their message is a dead letter, and not a result.
-INVALID = frozenset((Reason.INVALID_INPUT,))
-
-
-def ending(reason: Reason | None) -> RunEvent:
-    """Return what ends a run for a reason; None is the reason of a run that went well."""
-    return _ENDINGS.get(reason, RunEvent.FAIL)
-
-
-_ENDINGS = {
-    None: RunEvent.COMPLETE,
-    Reason.UNSUPPORTED_INPUT: RunEvent.REFUSE,
-    Reason.CANCELLED: RunEvent.CANCEL,
-    Reason.TIMEOUT: RunEvent.TIME_OUT,
-}
 
 
 def run_id(request_id: str, node: str, index: int) -> str:

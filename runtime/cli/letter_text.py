@@ -6,7 +6,8 @@ from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from runtime.bus.stored import StoredMessage
-from runtime.cli.message_text import body_text, indented, iso, moment, size, span
+from runtime.cli.message_text import body_text, indented
+from runtime.cli.quantities import iso, moment, size, span
 from runtime.inspection.letters import Letter
 from runtime.inspection.seen import Seen, see
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
@@ -10,9 +11,12 @@ import typer
 from runtime import errors
 from runtime.cli import exits, target
 from runtime.cli.options import JsonOption, NatsOption, StreamOption, WorkflowOption
+from runtime.clock import SystemClock
+from runtime.spec import names
 
 if TYPE_CHECKING:
-    from runtime.batch.records import Listed, RunRecords
+    from runtime.batch.records import RunRecords
+    from runtime.batch.summaries import Listed
     from runtime.bus.base import Bus
 
 T = TypeVar("T")
@@ -20,13 +24,18 @@ T = TypeVar("T")
 RunArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the run, as `krt runs ls` shows it.")]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Place:
     """A workflow within reach, with the records of its runs."""
 
     bus: "Bus"
     stream: str
-    records: "RunRecords"
+
+    @cached_property
+    def records(self) -> "RunRecords":
+        from runtime.batch.records import RunRecords
+
+        return RunRecords(self.bus, self.stream, SystemClock())
 
 
 def register(app: typer.Typer) -> None:
@@ -86,16 +95,18 @@ def list_runs(
 
     Example: krt runs ls --state failed
     """
-    from runtime.batch.run import RunState
+    from runtime.batch.states import RunState
+    from runtime.batch.summaries import list_all
 
     if state and state not in [each.value for each in RunState]:
         raise errors.ConfigError(f'"{state}" is no state; use {", ".join(RunState)}')
 
     async def main(place: Place) -> None:
-        every = await place.records.all()
+        now_ms = SystemClock().time_ns() // 1_000_000
+        every = await list_all(await place.bus.key_value(names.runs_bucket(place.stream)), now_ms)
         found = [each for each in every if state in ("", each.summary.state) and node in ("", each.summary.node)]
         shown = found[:limit] if limit else found
-        _print_runs(shown, as_json, place.records.now_ms())
+        _print_runs(shown, as_json, now_ms)
         if len(shown) < len(found):
             typer.echo(f"{len(found) - len(shown)} more, older ones; --limit 0 lists all", err=True)
 
@@ -169,7 +180,7 @@ def cancel(
     """
 
     async def main(place: Place) -> int:
-        from runtime.batch.run import RunState
+        from runtime.batch.states import RunState
         from runtime.cli import runs_follow
 
         await place.records.cancel(run_id)
@@ -248,7 +259,7 @@ def retry_store(
     """
 
     async def main(place: Place) -> int:
-        from runtime.batch.run import Reason
+        from runtime.batch.states import Reason
         from runtime.cli import runs_follow
 
         before = (await place.records.read(run_id)).record
@@ -282,13 +293,9 @@ def _run(workflow: str, nats: str, stream: str, main: Callable[[Place], Coroutin
 
 
 async def _with_place(found: target.Target, main: Callable[[Place], Coroutine[Any, Any, T]]) -> T:
-    from runtime.batch.records import RunRecords
-    from runtime.clock import SystemClock
-
     async with target.connected(found, name="krt runs") as bus:
         try:
-            records = RunRecords(bus, found.stream, SystemClock())
-            return await main(Place(bus=bus, stream=found.stream, records=records))
+            return await main(Place(bus=bus, stream=found.stream))
         except errors.NotFoundError as error:
             # Of a run, a node or a file: inside of the block it would be taken for the stream's.
             missing = error

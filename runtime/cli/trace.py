@@ -102,7 +102,7 @@ def _print(seen: "Trace", as_json: bool) -> None:
 
 
 def _head(seen: "Trace") -> str:
-    from runtime.cli.message_text import iso, span
+    from runtime.cli.quantities import iso, span
 
     times_ns = [message.stored_ns for message in seen.messages] + [letter.died_ns for letter in seen.letters]
     took = span((max(times_ns) - min(times_ns)) / 1e9)
@@ -135,7 +135,8 @@ def _lines(branches: Sequence[_Branch]) -> Iterator[str]:
 
 
 def _message_line(message: "Seen") -> str:
-    from runtime.cli.message_text import payload_text, size
+    from runtime.cli.message_text import payload_text
+    from runtime.cli.quantities import size
     from runtime.message import MessageType
 
     parts = [f"#{message.sequence} on {message.subject.partition('.')[2]}", size(message.size_bytes)]
@@ -147,7 +148,7 @@ def _message_line(message: "Seen") -> str:
 
 
 def _step_line(step: "Step") -> str:
-    from runtime.cli.message_text import span
+    from runtime.cli.quantities import span
 
     parts = [f"{step.node}: {step.fate}"]
     if step.letter is not None:

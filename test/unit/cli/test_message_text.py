@@ -11,7 +11,8 @@ import pytest
 from runtime import File, wire
 from runtime.bus.stored import StoredMessage
 from runtime.cli.letter_text import letter_record, letter_text
-from runtime.cli.message_text import message_record, message_text, span
+from runtime.cli.message_text import message_record, message_text
+from runtime.cli.quantities import span
 from runtime.cli.options import parse_moment_ns
 from runtime.cli.outputs import json_line
 from runtime.deadletter import Attempt
