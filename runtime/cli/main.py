@@ -1,81 +1,86 @@
-"""The command `krt`: puts the groups of commands together and turns errors into exit codes.
+"""The command `krt`: finds the module of each command and turns errors into exit codes.
 
-A group is a module beside this one with `register(app)`, listed in `GROUPS`. Groups import what they need inside
-their commands, because every process of a workflow starts through here and pays for each import at the top.
+A command is registered by a module beside this one with `register(app)`, which is imported when the command is used:
+`COMMANDS` says where each one is. These modules import what they need inside their commands, for people wait for them.
 """
 
 import gc
+import importlib
 import os
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
 from runtime import errors
-from runtime.cli import (
-    algorithms,
-    check,
-    clean,
-    compose,
-    connector,
-    convert,
-    dlq,
-    driver,
-    exits,
-    feed,
-    model,
-    new,
-    peek,
-    permissions,
-    processes,
-    repro,
-    run,
-    runs,
-    send,
-    state,
-    status,
-    trace,
-)
+from runtime.cli import exits
+from runtime.cli.plain_values import spare_pydantic
 from runtime.cli.target import NotRunningError
 from runtime.version import __version__
 
 # New objects, and younger collections, before a collection of each generation: a list of ten thousand things is made in
 # half the time, and a command ends soon. Python's own are 700, 10, 10.
 GC_THRESHOLDS = (50_000, 20, 50)
-# In the order in which the help lists them.
-GROUPS = (
-    new,
-    check,
-    run,
-    send,
-    feed,
-    status,
-    driver,
-    algorithms,
-    model,
-    runs,
-    connector,
-    state,
-    dlq,
-    repro,
-    peek,
-    trace,
-    clean,
-    compose,
-    permissions,
-    convert,
-    processes,
-)
+# Command -> its module, in the order in which the help lists them.
+COMMANDS = {
+    "new": "new",
+    "check": "check",
+    "schema": "check",
+    "run": "run",
+    "send": "send",
+    "feed": "feed",
+    "status": "status",
+    "driver": "driver",
+    "algorithms": "algorithms",
+    "model": "model",
+    "runs": "runs",
+    "connector": "connector",
+    "state": "state",
+    "dlq": "dlq",
+    "repro": "repro",
+    "peek": "peek",
+    "trace": "trace",
+    "clean": "clean",
+    "compose": "compose",
+    "permissions": "permissions",
+    "convert": "convert",
+    "node": "processes",
+    "writer": "processes",
+    "manager": "processes",
+}
 
-app = typer.Typer(
-    name="krt",
-    help="Run streaming workflows on NATS JetStream.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+
+spare_pydantic()
+
+
+class Commands(TyperGroup):
+    """The commands of `krt`, each made when it is asked for; the help asks for all of them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        # For an unknown one they are all made, which is where typer looks for one that was meant.
+        for name in (cmd_name,) if cmd_name in COMMANDS else COMMANDS:
+            if name not in self.commands:
+                self.commands.update(_commands_of(COMMANDS[name]))
+        return self.commands.get(cmd_name)
+
+
+def _commands_of(module: str) -> dict[str, Any]:
+    part = _typer()
+    importlib.import_module(f"runtime.cli.{module}").register(part)
+    return dict(get_group(part).commands)
+
+
+def _typer(**options: Any) -> typer.Typer:
+    return typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False, **options)
+
+
+app = _typer(cls=Commands, name="krt", help="Run streaming workflows on NATS JetStream.", no_args_is_help=True)
 
 
 def _print_version(wanted: bool) -> None:
@@ -103,10 +108,6 @@ def options(
     if nats_credentials is not None:
         # Where every command, and every process that one starts, finds it.
         os.environ["KRT_NATS_CREDENTIALS"] = str(nats_credentials.absolute())
-
-
-for group in GROUPS:
-    group.register(app)
 
 
 def main() -> None:

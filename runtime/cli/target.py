@@ -8,13 +8,15 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from runtime import errors
-from runtime.bus.base import Bus
 from runtime.cli.run_file import RunFile, RunWorkflow, places_to_look
 from runtime.settings import read_credentials_folder, redact
 from runtime.spec import names
+
+if TYPE_CHECKING:
+    from runtime.bus.base import Bus
 
 T = TypeVar("T")
 
@@ -77,7 +79,7 @@ def find_one(workflow: str = "", *, nats: str = "", stream: str = "") -> Target:
 
 
 @asynccontextmanager
-async def connected(target: Target, *, name: str) -> AsyncIterator[Bus]:
+async def connected(target: Target, *, name: str) -> AsyncIterator["Bus"]:
     """Connect to the target's server, and check that its stream is there.
 
     name: of the connection, in the server's monitoring. Raises NotRunningError, also for an outage inside the block.
