@@ -27,11 +27,13 @@ def node_spec(workflow: Workflow, node: Node, runtime_id: str, handler_version: 
         state=StateSpec(bucket=names.state_bucket(stream, node.name), type=node.state.type) if node.state else None,
         partitioned=_partitioned(workflow, node, stream),
         join=_join(node, stream),
+        when={subject_of(Source.parse(source), stream): conditions for source, conditions in node.when.items()},
         claims=claims_of_node(workflow, node, stream),
         atomic=node.atomic,
         models=node.models,
         dispatch=node.dispatch,
         batch=node.batch,
+        sink=node.sink,
         hand_over=_hand_over(workflow, node, stream),
     )
 

@@ -18,6 +18,7 @@ from runtime.spec.record import Field, Record
 from runtime.spec.replicas import Replicas
 from runtime.spec.report import Fault, Report
 from runtime.spec.resources import IMAGE_FIELD, RESOURCES_FIELD
+from runtime.spec.sink_keys import SINK
 from runtime.spec.sources import Joining, OneSource, Sources
 from runtime.spec.tree import SHOWN_LENGTH, Items, Mapping, Text, Value
 from runtime.spec.values import (
@@ -324,7 +325,6 @@ _HANDLER_NODE = {
     "image": IMAGE_FIELD,
 }
 _PLANNED = {
-    "sink": "stores messages without code",
     "versions": "runs a second version beside the first",
 }
 
@@ -356,7 +356,7 @@ NODE_KINDS = {
     "dispatch": _node_of("dispatch", _ANY_NODE | DISPATCH),
     "batch": _node_of("batch", _ANY_NODE | BATCH),
 }
-_OF_OTHER_KINDS = {key: replace(known, required=False) for key, known in (BATCH | MODELS | DISPATCH).items()}
+_OF_OTHER_KINDS = {key: replace(known, required=False) for key, known in (BATCH | MODELS | DISPATCH | SINK).items()}
 for _key in MODELS.keys() & BATCH.keys() - _HANDLER_NODE.keys():
     _OF_OTHER_KINDS[_key] = replace(_OF_OTHER_KINDS[_key], type=OfKinds((MODELS[_key].type, BATCH[_key].type)))
 # Limits of a process, and on nodes of kind batch those of a run.
@@ -365,6 +365,13 @@ _RESOURCES = replace(RESOURCES_FIELD, type=OfKinds((RESOURCES_FIELD.type, BATCH[
 _IMAGE = replace(IMAGE_FIELD, type=OfKinds((IMAGE_FIELD.type, BATCH["image"].type)))
 _FURTHER = {key: known for key, known in _OF_OTHER_KINDS.items() if key not in _HANDLER_NODE}
 NODE = Record(_HANDLER_NODE | _FURTHER | {"resources": _RESOURCES, "image": _IMAGE}, _PLANNED)
+# A node with `sink` has no kind to choose, and nothing that is about code.
+_SINK_FIELDS = {key: known for key, known in (_ANY_NODE | SINK).items() if key != "kind"}
+SINK_NODE = Record(
+    _SINK_FIELDS,
+    _PLANNED,
+    elsewhere={key: "is for nodes with code, and this one is a sink" for key in NODE.fields if key not in _SINK_FIELDS},
+)
 
 
 def _node_schema() -> JsonSchema:
@@ -378,6 +385,7 @@ def _node_schema() -> JsonSchema:
         own = {key: known.schema() for key, known in record.fields.items() if known.type != NODE.fields[key].type}
         others = dict.fromkeys(record.elsewhere, False)
         kinds.append({"if": is_one, "then": {"required": record.schema()["required"], "properties": own | others}})
+    kinds.append({"if": {"required": ["sink"]}, "then": {"properties": dict.fromkeys(SINK_NODE.elsewhere, False)}})
     return {**NODE.schema(), "required": ["name"], "allOf": kinds}
 
 

@@ -22,13 +22,14 @@ from runtime.spec import kre, names
 from runtime.spec.algorithms import RunnerDraft, check_adapters
 from runtime.spec.batch import batch_spec
 from runtime.spec.drivers import DriverDraft, check_drivers
-from runtime.spec.fields import NODE, NODE_KINDS, WORKFLOW, node_title
+from runtime.spec.fields import NODE, NODE_KINDS, SINK_NODE, WORKFLOW, node_title
 from runtime.spec.fuse import WrittenChain, check_chains
 from runtime.spec.kinds import check_kinds, dispatch_spec, models_spec
 from runtime.spec.model import MAX_DEDUP_WINDOW_S, Join, Node, Source, Stream, Workflow
 from runtime.spec.node import RetryPolicy
 from runtime.spec.objects import choose_object_stores
 from runtime.spec.order import check_order, warn_of_order
+from runtime.spec.record import Record
 from runtime.spec.replicas import replica_values
 from runtime.spec.report import START, Fault, Place, Report, nearest
 from runtime.spec.resources import ProcessResources
@@ -171,7 +172,7 @@ class _Loader:
         if self._check_handlers:
             check_adapters(runners, self._file.parent, self._report)
         written: WrittenSource | None = values.pop("output", None)
-        output = written or _last(drafts)
+        output = written or _last([draft for draft in drafts if not draft.is_sink] or drafts)
         if written is not None and drafts:
             check_output(written, drafts, self._report)
         values["drivers"] = tuple(draft.driver for draft in drivers)
@@ -193,8 +194,10 @@ class _Loader:
 
     def _draft(self, node: Mapping, number: int) -> NodeDraft:
         title = node_title(node, number)
-        name, kind = node.get("name"), kind_of(node)
-        values = NODE_KINDS.get(kind, NODE).read(node, Spot("", title), self._report)
+        name, record = node.get("name"), _record_of(node)
+        values = record.read(node, Spot("", title), self._report)
+        if record is SINK_NODE:
+            values["kind"] = "sink"
         draft = NodeDraft(
             name=name.text if isinstance(name, Text) else "",
             title=title,
@@ -204,7 +207,7 @@ class _Loader:
             handler_place=node.place,
             sources=_sources(values),
         )
-        if kind == "handler" and node.get("sink") is None:
+        if record is NODE_KINDS["handler"]:
             with self._report.collecting():
                 self._find_handler(draft, node)
         for key in FUNCTION_KEYS & values.keys():
@@ -282,6 +285,7 @@ def _sources(values: dict[str, Any]) -> tuple[WrittenSource, ...]:
 
 def _node(draft: NodeDraft) -> Node:
     values = {**replica_values(draft.values), "handler": draft.handler, "sources": draft.resolved}
+    values["when"] = {str(source): dict(source.when) for source in draft.sources if source.when}
     values["workers"] = worker_count(values)
     if draft.values.get("kind") == "models":
         values |= {"models": models_spec(values), "concurrency": 1}
@@ -310,6 +314,11 @@ def _batch_values(values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+def _record_of(node: Mapping) -> Record:
+    """Return the table of a node's keys; that of all kinds together where it does not say a kind that there is."""
+    return SINK_NODE if node.get("sink") is not None else NODE_KINDS.get(kind_of(node), NODE)
+
+
 def kind_of(node: Mapping) -> str:
     """Return the kind that a node says it is; "" where that is no text."""
     kind = node.get("kind")
@@ -325,7 +334,7 @@ def with_defaults(node: Mapping, defaults: Mapping | None) -> Mapping:
     """
     if defaults is None:
         return node
-    elsewhere = NODE_KINDS[kind].elsewhere if (kind := kind_of(node)) in NODE_KINDS else {}
+    elsewhere = _record_of(node).elsewhere
     entries = [_merged(entry, defaults.get(entry.key.text)) for entry in node.entries]
     entries += [
         entry for entry in defaults.entries if node.get(entry.key.text) is None and entry.key.text not in elsewhere

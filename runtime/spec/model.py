@@ -13,9 +13,10 @@ from runtime import errors
 from runtime.spec import names
 from runtime.spec.batch import BatchSpec
 from runtime.spec.batching import BatchingSpec
-from runtime.spec.node import DEFAULT_TIMEOUT_S, DispatchSpec, Frozen, ModelsSpec, Partitions, RetryPolicy
+from runtime.spec.node import DEFAULT_TIMEOUT_S, Conditions, DispatchSpec, Frozen, ModelsSpec, Partitions, RetryPolicy
 from runtime.spec.replicas import Scaling
 from runtime.spec.resources import ProcessResources
+from runtime.spec.sink import SinkSpec
 
 # Seconds after which the server delivers again what nobody has acknowledged; long deliveries are kept alive before.
 ACK_WAIT_S = 30.0
@@ -111,13 +112,15 @@ class Node(Frozen):
     object_store: name of the one that is `ctx.object_store`, "" for none.
     secrets: names of variables to pass on to the process, never values.
     atomic: all outputs of one delivery are stored together, or none.
+    when: for sources of which it reads a part, what headers those messages have: one of the values of each.
     """
 
     name: str
-    kind: Literal["handler", "models", "dispatch", "batch"] = "handler"
+    kind: Literal["handler", "models", "dispatch", "batch", "sink"] = "handler"
     description: str = ""
     handler: str = ""
     sources: Annotated[tuple[Source, ...], Field(min_length=1)]
+    when: dict[str, Conditions] = Field(default_factory=dict)
     replicas: Annotated[int, Field(ge=1)] = 1
     scaling: Scaling | None = None
     image: str = ""
@@ -139,6 +142,7 @@ class Node(Frozen):
     models: ModelsSpec | None = None
     dispatch: DispatchSpec | None = None
     batch: BatchSpec | None = None
+    sink: SinkSpec | None = None
 
     @property
     def code_files(self) -> list[str]:

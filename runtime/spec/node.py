@@ -14,6 +14,7 @@ from runtime.spec.batch import BatchSpec
 from runtime.spec.batching import BatchingSpec
 from runtime.spec.claims import ClaimsSpec
 from runtime.spec.frozen import Frozen as Frozen
+from runtime.spec.sink import SinkSpec
 
 # Seconds that one delivery may take on a node that says nothing about `timeout`.
 DEFAULT_TIMEOUT_S = 60.0
@@ -25,6 +26,8 @@ DEFAULT_WAIT_FOR_RUNNER_S = 30.0
 DEFAULT_CALL_TIMEOUT_S = 10.0
 # Failures, and timeouts, in a row after which a model is reported, when the file does not say.
 DEFAULT_LIMIT = 3
+# The values of which a message has one, by the headers that it has to have.
+Conditions = dict[str, tuple[str, ...]]
 # Arguments of the functions that a node of kind `models` may have.
 ARGUMENTS, AGGREGATE = "(model, data)", "(results, data)"
 
@@ -180,6 +183,8 @@ class NodeSpec(Frozen):
     partitions: Annotated[int, Field(ge=1)] | None = None
     state: StateSpec | None = None
     join: JoinSpec | None = None
+    # What the messages of an input have to fit, by its subject without a partition; what does not is left out.
+    when: dict[str, Conditions] = Field(default_factory=dict)
     # Where payloads lie that are larger than a message; None for a node that neither sends nor takes any.
     claims: ClaimsSpec | None = None
     # All outputs of one delivery are stored together, or none.
@@ -188,6 +193,7 @@ class NodeSpec(Frozen):
     models: ModelsSpec | None = None
     dispatch: DispatchSpec | None = None
     batch: BatchSpec | None = None
+    sink: SinkSpec | None = None
     # Own outputs that are published in partitions, by their subjects.
     partitioned: dict[str, Partitions] = Field(default_factory=dict)
     # Set on every node of a fused chain; on the first one, those behind it in their order; on those, its name.

@@ -51,6 +51,7 @@ Code = Literal[
     "partitions-differ",
     "reserved-name",
     "secret-value",
+    "sink-source",
     "too-deep",
     "too-large",
     "too-many-sources",

@@ -1,6 +1,7 @@
 """What a node reads, as it stands in the file: sources, and the parts of a join. Not looked up yet."""
 
 import re
+from collections.abc import Mapping as Table
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -8,22 +9,20 @@ from runtime.spec import names
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Place, Report
 from runtime.spec.tree import Items, Mapping, Text, Value
-from runtime.spec.values import Choice, Duration, JsonSchema, Spot, check_name, expect_text, not_yet, wrong_type
+from runtime.spec.values import Choice, Duration, JsonSchema, Spot, expect_text, wrong_type
+from runtime.spec.when import NO_CONDITIONS, When, check_channel
 
 
 class WrittenSource(NamedTuple):
-    """A source as the file has it: not looked up yet."""
+    """A source as the file has it: not looked up yet. when: what the headers of its messages have to be."""
 
     node: str
     channel: str
     place: Place
+    when: Table[str, tuple[str, ...]] = NO_CONDITIONS
 
     def __str__(self) -> str:
         return f"{self.node}.{self.channel}" if self.channel else self.node
-
-
-# Channels that the runtime names itself: the plain output, and the partitions of an ordered one.
-OWN_CHANNELS = re.compile(rf"{names.MAIN_CHANNEL}|p[0-9]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,12 +30,10 @@ class OneSource:
     """`entrypoint`, `node` or `node.channel`."""
 
     def read(self, value: Value, spot: Spot, report: Report) -> WrittenSource:
-        if isinstance(value, Mapping) and value.get("when"):
-            raise not_yet(f'"when" in {spot} selects messages by header or channel', value)
         text = expect_text(value, spot, "a node or node.channel")
         node, dot, channel = text.text.partition(".")
         if dot:
-            _check_channel(channel, text)
+            check_channel(channel, text)
         return WrittenSource(node, channel, text.place)
 
     def schema(self) -> JsonSchema:
@@ -44,11 +41,41 @@ class OneSource:
         return {"type": ["string", "integer"], "pattern": rf"^{name}(\.{name})?$"}
 
 
-def _check_channel(channel: str, at: Text) -> None:
-    if OWN_CHANNELS.fullmatch(channel):
-        remedy = "name the node alone" if channel == names.MAIN_CHANNEL else "choose another name"
-        raise Fault(at.place, f'the channel "{channel}" belongs to the runtime', remedy, "reserved-name")
-    check_name(channel, at)
+_SELECTED = Record(
+    {
+        "node": Field(type=OneSource(), required=True, description="entrypoint, node or node.channel"),
+        "when": Field(type=When(), description="Which of its messages are read; the others are left out"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class SelectedSource:
+    """A source, or `{node, when}`: those of its messages that fit. It is several where `when` names channels."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> tuple[WrittenSource, ...]:
+        if not isinstance(value, Mapping):
+            return (OneSource().read(value, spot, report),)
+        values = _SELECTED.read(value, spot, report)
+        if "node" not in values:
+            return ()
+        when = values.get("when", {})
+        source: WrittenSource = values["node"]._replace(when=when.get("header", NO_CONDITIONS))
+        return _channels_of(source, when["channel"]) if "channel" in when else (source,)
+
+    def schema(self) -> JsonSchema:
+        return {"anyOf": [OneSource().schema(), _SELECTED.schema()]}
+
+
+def _channels_of(source: WrittenSource, channels: tuple[Text, ...]) -> tuple[WrittenSource, ...]:
+    """Return a source for each channel of a node, which the server then filters."""
+    if source.channel:
+        what = f'"{source}" names a channel, and "when" as well'
+        raise Fault(source.place, what, f"write {{node: {source.node}, when: {{channel: [..]}}}}", "conflict")
+    return tuple(
+        source._replace(channel="" if each.text == names.MAIN_CHANNEL else each.text, place=each.place)
+        for each in channels
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,19 +84,19 @@ class Sources:
 
     def read(self, value: Value, spot: Spot, report: Report) -> tuple[WrittenSource, ...]:
         if not isinstance(value, Items):
-            return (OneSource().read(value, spot, report),)
+            return SelectedSource().read(value, spot, report)
         if not value.items:
             remedy = "name a source, or remove the key to read the node above"
             raise Fault(value.place, f"{spot} is an empty list", remedy, "wrong-type")
         found: list[WrittenSource] = []
         for item in value.items:
             with report.collecting():
-                found.append(OneSource().read(item, spot, report))
+                found += SelectedSource().read(item, spot, report)
         return tuple(found)
 
     def schema(self) -> JsonSchema:
-        one = OneSource().schema()
-        return {"anyOf": [one, {"type": "array", "items": one, "minItems": 1}]}
+        one = SelectedSource().schema()
+        return {"anyOf": [*one["anyOf"], {"type": "array", "items": one, "minItems": 1}]}
 
 
 class WrittenPart(NamedTuple):
@@ -99,18 +126,26 @@ class Parts:
                 if name is not None and not name.text.isidentifier():
                     remedy = "use letters, digits and _, as for a field of a class"
                     raise Fault(name.place, f"{spot} has the part {name}", remedy, "bad-name")
-                read = OneSource().read(source, spot, report)
-                found.append(WrittenPart(name.text if name else str(read), read))
+                for read in _one_source(SelectedSource().read(source, spot, report), source, spot):
+                    found.append(WrittenPart(name.text if name else str(read), read))
         return tuple(found)
 
     def schema(self) -> JsonSchema:
-        one = OneSource().schema()
+        one = SelectedSource().schema()
         return {
             "anyOf": [
                 {"type": "array", "items": one, "minItems": 2},
                 {"type": "object", "additionalProperties": one, "minProperties": 2},
             ]
         }
+
+
+def _one_source(read: tuple[WrittenSource, ...], value: Value, spot: Spot) -> tuple[WrittenSource, ...]:
+    """Return what was read of a part, which is one source, or none where its faults are told."""
+    if len(read) > 1:
+        what = f"{spot} has {len(read)} channels in one part"
+        raise Fault(value.place, what, "make a part of each: all parts are waited for", "wrong-value")
+    return read
 
 
 # What parts may be joined by: the request, the state id, or the value of a header.

@@ -34,9 +34,14 @@ class NodeDraft:
     sources: tuple[WrittenSource, ...] = ()
     resolved: tuple[Source, ...] = field(default=(), init=False)
 
+    @property
+    def is_sink(self) -> bool:
+        """Whether the node has no code and sends nothing."""
+        return self.values.get("kind") == "sink"
+
 
 def wire(drafts: Sequence[NodeDraft], drivers: Sequence[str], report: Report) -> None:
-    """Give every draft its sources: those written, else the node above, else the entrypoint."""
+    """Give every draft its sources: those written, else the node above that is no sink, else the entrypoint."""
     _check_names(drafts, report)
     nodes = _by_name(drafts)
     above = names.ENTRYPOINT
@@ -46,7 +51,7 @@ def wire(drafts: Sequence[NodeDraft], drivers: Sequence[str], report: Report) ->
             draft.sources = (WrittenSource(above, "", draft.place),)
         draft.resolved = tuple(_resolved(draft, nodes, drivers, report))
         _check_durable(draft, report)
-        above = draft.name
+        above = above if draft.is_sink else draft.name
     for loop in _loops(nodes):
         report.add(loop)
 
@@ -104,6 +109,8 @@ def _check_source(
             raise Fault(written.place, f"{reads}, but the entrypoint has no channels", remedy, "unknown-channel")
         return
     if written.node in nodes:
+        if nodes[written.node].is_sink:
+            raise _reads_a_sink(written, reads, nodes)
         return
     if written.node in drivers:
         remedy = f'drivers feed "{names.ENTRYPOINT}": write from: {names.ENTRYPOINT}'
@@ -111,6 +118,13 @@ def _check_source(
     others = [name for name in nodes if name != draft.name]
     remedy = did_you_mean(written.node, [*others, names.ENTRYPOINT])
     raise Fault(written.place, f"{reads}, which no node provides", remedy, "unknown-source")
+
+
+def _reads_a_sink(written: WrittenSource, reads: str, nodes: dict[str, NodeDraft]) -> Fault:
+    """Return the fault of a source that sends nothing; its own is likely to be meant."""
+    meant = next((str(source) for source in nodes[written.node].sources if str(source) != str(written)), "")
+    remedy = f'read from "{meant}"' if meant else "read from a node with code"
+    return Fault(written.place, f"{reads}, a sink, which sends nothing", remedy, "sink-source")
 
 
 def _check_durable(draft: NodeDraft, report: Report) -> None:
