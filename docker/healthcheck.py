@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# Where an address has no port: of NATS, and over WebSocket those of HTTP.
+DEFAULT_PORTS = {"ws": 80, "wss": 443}
 DEFAULT_NATS_PORT = 4222
 # State of a TCP connection that stands, in the kernel's tables.
 ESTABLISHED = "01"
@@ -17,8 +19,12 @@ ESTABLISHED = "01"
 
 def ports(servers: str) -> set[int]:
     """Return the ports of `host[:port]` or `nats://host[:port]`, separated by commas."""
-    found = (re.search(r":(\d+)$", server.strip()) for server in servers.split(","))
-    return {int(match[1]) if match else DEFAULT_NATS_PORT for match in found}
+    return {_port(server.strip()) for server in servers.split(",")}
+
+
+def _port(server: str) -> int:
+    match = re.search(r":(\d+)$", server)
+    return int(match[1]) if match else DEFAULT_PORTS.get(server.partition("://")[0], DEFAULT_NATS_PORT)
 
 
 def connected_sockets(table: str, remote_ports: set[int]) -> set[str]:

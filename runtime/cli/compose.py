@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from runtime.cli.options import PickOption
+from runtime.cli.loading import checked_workflow
+from runtime.cli.options import FolderArgument, InfluxUriOption, MongoUriOption, PickOption, RuntimeOption
 
 # What docker/Dockerfile and Dockerfile.cuda are built as: docs/images.md.
 IMAGE, CUDA_IMAGE = "krt", "krt:cuda"
@@ -20,7 +21,7 @@ def register(app: typer.Typer) -> None:
 
 
 def compose(
-    path: Annotated[Path, typer.Argument(metavar="[DIR]", help="A workflow's folder, or its file.")] = Path("."),
+    path: FolderArgument = Path("."),
     workflow: PickOption = "",
     image: Annotated[str, typer.Option("--image", metavar="NAME", help="Image of the processes. [krt]")] = "",
     gpu_image: Annotated[
@@ -32,14 +33,9 @@ def compose(
         typer.Option("--gpus", metavar="IDS", help="GPUs to give out: 0,1 or UUIDs, or none. [from 0 on]"),
     ] = "",
     share_gpus: Annotated[bool, typer.Option("--share-gpus", help="Let processes share too few GPUs.")] = False,
-    runtime_id: Annotated[str, typer.Option("--runtime", metavar="NAME", help="First part of the names.")] = "local",
-    mongo_uri: Annotated[
-        str, typer.Option("--mongo-uri", metavar="URI", help="Keep documents in this MongoDB, not in one of the file.")
-    ] = "",
-    influx_uri: Annotated[
-        str,
-        typer.Option("--influx-uri", metavar="URI", help="Keep measurements in this InfluxDB, not in one of the file."),
-    ] = "",
+    runtime_id: RuntimeOption = "local",
+    mongo_uri: MongoUriOption = "",
+    influx_uri: InfluxUriOption = "",
 ) -> None:
     """Print a compose file of the workflow: NATS, MongoDB, InfluxDB, manager, writer, every node and driver.
 
@@ -52,27 +48,21 @@ def compose(
     Example: krt compose workflows/hello > compose.yaml
     """
     from runtime.deploy.compose import ComposeOptions, compose_file
-    from runtime.errors import WorkflowError
     from runtime.spec.dump import yaml_text
-    from runtime.spec.load import load_report
 
-    loaded = load_report(path, workflow=workflow, check_handlers=True)
-    if loaded.workflow is None:
-        raise WorkflowError(loaded.report.problems)
-    for problem in loaded.report.problems:
-        typer.echo(str(problem), err=True)
+    loaded = checked_workflow(path, workflow)
     options = ComposeOptions(
         image=image or IMAGE,
         gpu_image=gpu_image or image or CUDA_IMAGE,
         gpus=gpus.strip(),
         share_gpus=share_gpus,
-        folder=_from_here(loaded.workflow.folder),
+        folder=_from_here(loaded.folder),
         runtime_id=runtime_id,
         mongo_uri=mongo_uri,
         influx_uri=influx_uri,
     )
     typer.echo(HEADER)
-    typer.echo(yaml_text(compose_file(loaded.workflow, options)), nl=False)
+    typer.echo(yaml_text(compose_file(loaded, options)), nl=False)
 
 
 def _from_here(folder: Path) -> str:

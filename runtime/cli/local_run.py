@@ -301,6 +301,8 @@ class LocalRun:
         self._console.say(f"NATS      {where}{kept}")
         self._console.say(f"data      {store}/{DATA_FILE}")
         self._say_gpus(processes)
+        if with_image := [process.name for process in processes if process.image]:
+            self._console.say(f"image     has no effect on processes of this machine: {', '.join(with_image)}")
 
     def _say_gpus(self, processes: Sequence[Process]) -> None:
         """Say which GPUs there are, or what does without; after an edit only what is new."""

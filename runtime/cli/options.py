@@ -1,5 +1,6 @@
 """Options that several commands share, and how their texts are read."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -9,6 +10,15 @@ from runtime.durations import duration_s
 
 PickOption = Annotated[
     str, typer.Option("--workflow", metavar="NAME", help="The workflow to take of a krt.yml with several.")
+]
+FolderArgument = Annotated[Path, typer.Argument(metavar="[DIR]", help="A workflow's folder, or its file.")]
+RuntimeOption = Annotated[str, typer.Option("--runtime", metavar="NAME", help="First part of the names.")]
+MongoUriOption = Annotated[
+    str, typer.Option("--mongo-uri", metavar="URI", help="Keep documents in this MongoDB, not in one of the file.")
+]
+InfluxUriOption = Annotated[
+    str,
+    typer.Option("--influx-uri", metavar="URI", help="Keep measurements in this InfluxDB, not in one of the file."),
 ]
 WorkflowArgument = Annotated[
     str, typer.Argument(metavar="WORKFLOW", help="Name, folder or file of a running workflow.")

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from runtime.cli.options import RuntimeOption
+
 if TYPE_CHECKING:
     from runtime.deploy.permissions import Permissions
 
@@ -23,7 +25,7 @@ def register(app: typer.Typer) -> None:
 
 def permissions(
     paths: Annotated[list[Path], typer.Argument(metavar="PATH…", help="Folders or files of workflows, or models.yml.")],
-    runtime_id: Annotated[str, typer.Option("--runtime", metavar="NAME", help="First part of the names.")] = "local",
+    runtime_id: RuntimeOption = "local",
     credentials: Annotated[
         Path | None,
         typer.Option(

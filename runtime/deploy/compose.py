@@ -5,21 +5,20 @@
 A text of the file in which compose finds `$` is a reference to a variable; every literal `$` is doubled.
 """
 
-import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
 from runtime.deploy import compose_servers
-from runtime.deploy.compose_drivers import ADVERTISED, ALL_ADDRESSES, driver_keys, with_ports
+from runtime.deploy.compose_drivers import ADVERTISED, check_published_ports, driver_keys
 from runtime.deploy.compose_resources import Devices, containers_of, resource_keys
 from runtime.deploy.compose_servers import INFLUX, MONGO, NATS
-from runtime.deploy.drivers import process_name
-from runtime.deploy.plan import SERVICE_STAGE, Target, plan, runner_process_name
+from runtime.deploy.drivers import ALL_ADDRESSES, process_name, with_ports
+from runtime.deploy.plan import Target, plan, uses_folder
 from runtime.deploy.process import Process
+from runtime.deploy.store_uris import INFLUX_SCHEMES, MONGO_SCHEMES, check_store_uri
 from runtime.errors import ConfigError
-from runtime.settings import DEFAULT_GRACE_S, redact
+from runtime.settings import DEFAULT_GRACE_S
 from runtime.spec.model import Workflow
 
 # Where the image has the workflow's folder and the shared data; docker/Dockerfile makes both.
@@ -31,9 +30,6 @@ SQLITE_FILES = f"sqlite:///{DATA_FOLDER}/"
 
 # Seconds after the grace of a process until its container is killed: for `teardown` and the last writes.
 KILL_MARGIN_S = 5
-
-MONGO_SCHEMES = ("mongodb", "mongodb+srv")
-INFLUX_SCHEMES = ("http", "https")
 
 # By server, the variable by which a process knows it.
 VARIABLES = {NATS: "KRT_NATS_SERVER", MONGO: "KRT_MONGO_URI", INFLUX: "KRT_INFLUX_URI"}
@@ -65,23 +61,21 @@ class ComposeOptions:
 
 def compose_file(workflow: Workflow, options: ComposeOptions) -> dict[str, Any]:
     """Return the document of a compose file. Raises ConfigError for a name or a port that is taken, and for a URI."""
-    _check_uri("--mongo-uri", options.mongo_uri, MONGO_SCHEMES)
-    _check_uri("--influx-uri", options.influx_uri, INFLUX_SCHEMES)
+    check_store_uri("--mongo-uri", options.mongo_uri, MONGO_SCHEMES, files=SQLITE_FILES)
+    check_store_uri("--influx-uri", options.influx_uri, INFLUX_SCHEMES, files=SQLITE_FILES)
     workflow = with_ports(workflow)
+    check_published_ports(workflow)
     services = _servers(options)
     _check_names(workflow, services)
     waited_for = list(services)
     drivers = {process_name(driver.name): driver for driver in workflow.drivers}
-    secrets = {chain[0].name: frozenset(name for node in chain for name in node.secrets) for chain in workflow.chains}
-    secrets |= {name: frozenset(driver.secrets) for name, driver in drivers.items()}
-    secrets |= {runner_process_name(runner.name): frozenset(runner.secrets) for runner in workflow.algorithms}
     processes = plan(workflow, _target(workflow, options))
     devices = Devices(processes, options.gpus, sharing=options.share_gpus)
     for process in processes:
         needs = [server for server in waited_for if VARIABLES[server] in process.environment]
         for container in containers_of(process):
             gpus = devices.take(container)
-            service = _service(container, options, secrets.get(process.name, frozenset()), needs, gpus)
+            service = _service(container, options, needs, gpus)
             if driver := drivers.get(process.name):
                 service |= driver_keys(driver)
                 service["environment"]["KRT_ADVERTISE_ADDRESS"] = ADVERTISED
@@ -99,19 +93,6 @@ def _add(services: dict[str, Any], name: str, service: dict[str, Any]) -> None:
     if name in services:
         raise ConfigError(f'two services of the compose file are called "{name}"; give the node another name')
     services[name] = service
-
-
-def _check_uri(option: str, uri: str, schemes: tuple[str, ...]) -> None:
-    if not uri or uri.startswith(SQLITE_FILES):
-        return
-    parts = urlsplit(uri)
-    if parts.scheme not in schemes:
-        expected = " or ".join([*(f"{each}://…" for each in schemes), f"{SQLITE_FILES}…"])
-        raise ConfigError(f"{option} is '{redact(uri)}': expected {expected}")
-    if parts.password and not re.fullmatch(r"\$\{\w+\}", parts.password):
-        raise ConfigError(
-            f"{option} holds a password, which a file must not; write ${{NAME}} there, and set NAME later"
-        )
 
 
 def _target(workflow: Workflow, options: ComposeOptions) -> Target:
@@ -149,14 +130,12 @@ def _servers(options: ComposeOptions) -> dict[str, Any]:
     return services
 
 
-def _service(
-    process: Process, options: ComposeOptions, secrets: Collection[str], needs: Collection[str], gpus: Sequence[str]
-) -> dict[str, Any]:
+def _service(process: Process, options: ComposeOptions, needs: Collection[str], gpus: Sequence[str]) -> dict[str, Any]:
     """Return the container of a process. needs: the servers of the file that it uses. gpus: ids of its own."""
     service: dict[str, Any] = {
-        "image": options.gpu_image if gpus and options.gpu_image else options.image,
+        "image": process.image or (options.gpu_image if gpus and options.gpu_image else options.image),
         "command": list(process.arguments),
-        "environment": _variables(process, secrets),
+        "environment": _variables(process),
         # For a quiet start only: every process waits for its servers by itself, whenever they are away.
         "depends_on": {server: {"condition": "service_healthy"} for server in needs},
         "restart": "unless-stopped",
@@ -171,11 +150,11 @@ def _service(
     return service
 
 
-def _variables(process: Process, secrets: Collection[str]) -> dict[str, str]:
+def _variables(process: Process) -> dict[str, str]:
     """Return the variables of the plan in compose's notation."""
     variables = {}
     for name, value in process.environment.items():
-        if name in secrets:
+        if name in process.secrets:
             variables[name] = f"${{{name}:?a secret of {process.name}}}"
         else:
             variables[name] = value if name in IN_COMPOSE_NOTATION else _literal(value)
@@ -184,7 +163,7 @@ def _variables(process: Process, secrets: Collection[str]) -> dict[str, str]:
 
 def _volumes(process: Process, options: ComposeOptions) -> list[dict[str, Any]]:
     volumes: list[dict[str, Any]] = []
-    if process.stage > SERVICE_STAGE or "KRT_ADAPTER" in process.environment:
+    if uses_folder(process):
         source = _literal(options.folder)
         volumes.append({"type": "bind", "source": source, "target": WORKFLOW_FOLDER, "read_only": True})
     if any(process.environment.get(VARIABLES[server], "").startswith(SQLITE_FILES) for server in (MONGO, INFLUX)):

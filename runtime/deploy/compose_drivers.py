@@ -2,28 +2,19 @@
 
 from typing import Any
 
+from runtime.deploy.drivers import known_ports
 from runtime.errors import ConfigError
 from runtime.spec.model import Driver, Workflow
-
-# The address on which a container listens; nobody but its network reaches it.
-ALL_ADDRESSES = "0.0.0.0"
-
-# Port numbers of built-in drivers whose ports the file does not give: a free one could not be published.
-DEFAULT_PORTS = {"http": {"http": 8080}, "grpc": {"grpc": 9000}}
 
 # Where ports are published, and what services are said to be reached at: this machine, unless a variable says more.
 PUBLISH_ON = "${KRT_PUBLISH_ADDRESS:-127.0.0.1}"
 ADVERTISED = "${KRT_ADVERTISE_ADDRESS:-localhost}"
 
 
-def with_ports(workflow: Workflow) -> Workflow:
-    """Return the workflow with a number for every port that is known. Raises ConfigError for one that two publish."""
-    drivers = tuple(
-        driver.model_copy(update={"ports": {**DEFAULT_PORTS.get(driver.type, {}), **_fixed(driver)}})
-        for driver in workflow.drivers
-    )
+def check_published_ports(workflow: Workflow) -> None:
+    """Raise ConfigError for a port that two drivers publish."""
     publishers: dict[int, str] = {}
-    for driver in drivers:
+    for driver in workflow.drivers:
         for number in published_ports(driver):
             if number in publishers:
                 raise ConfigError(
@@ -31,12 +22,11 @@ def with_ports(workflow: Workflow) -> Workflow:
                     f"give {driver.name} another one: ports: {{{next(iter(driver.ports))}: {number + 1}}}"
                 )
             publishers[number] = driver.name
-    return workflow.model_copy(update={"drivers": drivers})
 
 
 def published_ports(driver: Driver) -> list[int]:
     """Return the ports that can be reached from outside: replicas cannot share one."""
-    return list(_fixed(driver).values()) if driver.replicas == 1 else []
+    return list(known_ports(driver).values()) if driver.replicas == 1 else []
 
 
 def driver_keys(driver: Driver) -> dict[str, Any]:
@@ -44,7 +34,7 @@ def driver_keys(driver: Driver) -> dict[str, Any]:
     keys: dict[str, Any] = {}
     if published := published_ports(driver):
         keys["ports"] = [f"{PUBLISH_ON}:{number}:{number}" for number in published]
-    if ports := list(_fixed(driver).values()):
+    if ports := list(known_ports(driver).values()):
         connect = "; ".join(f"socket.create_connection(('127.0.0.1', {number}), 2).close()" for number in ports)
         keys["healthcheck"] = {
             "test": ["CMD", "python", "-c", f"import socket; {connect}"],
@@ -53,7 +43,3 @@ def driver_keys(driver: Driver) -> dict[str, Any]:
             "start_period": "60s",
         }
     return keys
-
-
-def _fixed(driver: Driver) -> dict[str, int]:
-    return {name: number for name, number in driver.ports.items() if number}

@@ -15,6 +15,11 @@ DRIVER_STAGE = 2
 # Hex digits of a driver's pid.
 PID_DIGITS = 8
 
+# The address on which a container listens; nobody but its network reaches it.
+ALL_ADDRESSES = "0.0.0.0"
+# Port numbers of built-in drivers whose ports the file does not give: nobody could be led to a free one.
+DEFAULT_PORTS = {"http": {"http": 8080}, "grpc": {"grpc": 9000}}
+
 
 def process_name(ref: str) -> str:
     """Return the name of a driver's process; the dot keeps it apart from nodes, whose names hold none."""
@@ -25,6 +30,20 @@ def output_subjects(workflow: Workflow, stream: str) -> tuple[str, ...]:
     """Return the subjects on which the workflow's answers are stored, and the ERRORs in their place."""
     node, channel = workflow.output.node, workflow.output.channel
     return tuple(dict.fromkeys((names.node_subject(stream, node, channel), names.node_subject(stream, node))))
+
+
+def with_ports(workflow: Workflow) -> Workflow:
+    """Return the workflow with a number for every port of a built-in driver, as containers need them."""
+    drivers = tuple(
+        driver.model_copy(update={"ports": {**DEFAULT_PORTS.get(driver.type, {}), **known_ports(driver)}})
+        for driver in workflow.drivers
+    )
+    return workflow.model_copy(update={"drivers": drivers})
+
+
+def known_ports(driver: Driver) -> dict[str, int]:
+    """Return the ports that have a number, by name."""
+    return {name: number for name, number in driver.ports.items() if number}
 
 
 def driver_spec(driver: Driver, workflow: Workflow, stream: str, *, listen: str = LOOPBACK) -> DriverSpec:

@@ -10,7 +10,7 @@ processes (`supervisor.py`) or containers.
 
 import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from runtime.deploy.drivers import driver_process, driver_spec, process_name
@@ -85,6 +85,11 @@ def runner_process_name(runner: str) -> str:
     return f"krt.algorithms.{runner}"
 
 
+def uses_folder(process: Process) -> bool:
+    """Say whether a process loads something of the workflow's folder."""
+    return process.stage > SERVICE_STAGE or "KRT_ADAPTER" in process.environment
+
+
 def handler_versions(workflow: Workflow) -> dict[str, str]:
     """Return a short hash of every node's code, "" where it cannot be read; the one function with I/O."""
     return {node.name: _version_of(workflow.folder / file for file in node.code_files) for node in workflow.nodes}
@@ -119,6 +124,8 @@ def _node(workflow: Workflow, node: Node, target: Target) -> Process:
         },
         replicas=node.replicas,
         resources=node.resources,
+        secrets=frozenset(name for each in workflow.chain_of(node) for name in each.secrets),
+        image=node.image,
         stage=NODE_STAGE,
     )
 
@@ -139,6 +146,8 @@ def _runner(workflow: Workflow, runner: AlgorithmRunner, target: Target) -> Proc
         },
         replicas=runner.replicas,
         resources=runner.resources,
+        secrets=frozenset(runner.secrets),
+        image=runner.image,
         # Before the nodes that send work to it, and after them at the end.
         stage=SERVICE_STAGE,
     )
@@ -146,7 +155,7 @@ def _runner(workflow: Workflow, runner: AlgorithmRunner, target: Target) -> Proc
 
 def _driver(workflow: Workflow, driver: Driver, target: Target) -> Process:
     spec = driver_spec(driver, workflow, stream_of(workflow, target.runtime_id), listen=target.listen)
-    return driver_process(
+    process = driver_process(
         spec,
         nats_servers=target.nats_servers,
         base_path=target.base_path,
@@ -154,6 +163,7 @@ def _driver(workflow: Workflow, driver: Driver, target: Target) -> Process:
         replicas=driver.replicas,
         resources=driver.resources,
     )
+    return replace(process, secrets=frozenset(driver.secrets), image=driver.image)
 
 
 def _own(part: Node | Driver | AlgorithmRunner, target: Target) -> dict[str, str]:

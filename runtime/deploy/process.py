@@ -50,6 +50,7 @@ class Process:
     stage: lower stages start first and end last; the processes of a stage start and end together.
     may_end: exit code 0 is its end for good; every other process is started again whenever it ends.
     policy: when it is started again, None for the supervisor's own. resources: of each replica.
+    secrets: the variables of the environment that hold one. image: of its container, "" for the deployment's.
     """
 
     name: str
@@ -61,6 +62,8 @@ class Process:
     may_end: bool = False
     policy: RestartPolicy | None = None
     resources: ProcessResources = field(default_factory=ProcessResources)
+    secrets: frozenset[str] = frozenset()
+    image: str = ""
 
     def replica_names(self) -> list[str]:
         """Return the names that people see: the process's own, or `score/1`, `score/2` when there are several."""

@@ -9,7 +9,8 @@ import pytest
 from runtime import settings
 from runtime.deploy.compose import ComposeOptions, compose_file
 from runtime.errors import ConfigError
-from runtime.spec.model import Driver, Node, Source, Workflow
+from runtime.spec.model import AlgorithmRunner, Driver, Node, Source, Workflow
+from runtime.spec.resources import ProcessResources
 
 OPTIONS = ComposeOptions(image="flows:1", folder="./flows/triage")
 MONGO = "mongodb://db.lab:27017"
@@ -146,6 +147,39 @@ def test_a_secret_is_a_reference_even_where_its_value_is_known(monkeypatch: pyte
     assert document["services"]["clean"]["environment"]["API_TOKEN"] == reference
     assert "API_TOKEN" not in document["services"]["score"]["environment"]
     assert "hush" not in str(document)
+
+
+def test_secrets_of_every_node_of_a_fused_chain_are_references() -> None:
+    flow = workflow(node("clean"), node("score", "clean", secrets=("API_TOKEN",)))
+
+    services = services_of(flow.model_copy(update={"fuse": (("clean", "score"),)}))
+
+    assert services["clean"]["environment"]["API_TOKEN"] == "${API_TOKEN:?a secret of clean}"
+
+
+def test_a_process_has_its_own_image_before_that_of_the_file() -> None:
+    flow = workflow(
+        node("clean"),
+        node("score", "clean", image="scores:3"),
+        node("ocr", "score", image="ocr:1", resources=ProcessResources(gpu=1)),
+    )
+    runner = AlgorithmRunner(name="images", adapter="images", image="images:2")
+    flow = flow.model_copy(
+        update={"drivers": (Driver(name="api", type="http", image="web:4"),), "algorithms": (runner,)}
+    )
+
+    services = services_of(flow, gpu_image="flows:cuda")
+
+    images = {name: services[name]["image"] for name in services if name not in ("nats", "mongo", "influx")}
+    assert images == {
+        "krt.manager": "flows:1",
+        "krt.writer": "flows:1",
+        "krt.algorithms.images": "images:2",
+        "clean": "flows:1",
+        "score": "scores:3",
+        "ocr": "ocr:1",
+        "krt.driver.api": "web:4",
+    }
 
 
 def test_a_dollar_of_the_workflow_is_no_reference() -> None:

@@ -24,6 +24,7 @@ TABLE = """\
         ("nats", {4222}),
         ("nats://nats:4333", {4333}),
         ("tls://one:1, user:secret@two:2 ,three", {1, 2, 4222}),
+        ("ws://one,wss://two,wss://three:8443", {80, 443, 8443}),
         ("", {4222}),
     ],
 )
