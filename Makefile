@@ -20,6 +20,8 @@ export PIPENV_NOSPIN := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 # Tests start thousands of processes, and each would compile the runtime anew: a third of its start.
 unexport PYTHONDONTWRITEBYTECODE
+# And each would look through the metadata of all packages for plugins of pydantic's; there are none.
+export PYDANTIC_DISABLE_PLUGINS := __all__
 
 BIN := .venv/bin
 KRT := $(BIN)/krt
