@@ -18,7 +18,7 @@ from typing import Any
 from nats.aio.client import Client
 from nats.aio.transport import TcpTransport
 from nats.errors import Error
-from nats.protocol.parser import AWAITING_CONTROL_LINE, Parser
+from nats.protocol.parser import AWAITING_MSG_PAYLOAD, Parser
 
 from runtime.bus.base import Headers
 
@@ -181,29 +181,49 @@ class DirectParser(Parser):  # type: ignore[misc]  # nats-py is not typed here
 
     def __init__(self, client: "DirectClient", callbacks: dict[int, OnArrival]) -> None:
         self._callbacks = callbacks
+        self._resets = 0
         super().__init__(client)
 
     def reset(self) -> None:
         """Forget what has arrived; called by nats-py for every new connection."""
         self._begun = b""
+        self._resets += 1
         super().reset()
 
     async def parse(self, data: bytes = b"") -> None:
         """Overridden: called by the reading task with every chunk."""
-        if self.state != AWAITING_CONTROL_LINE or self.buf:  # nats-py's parser is in the middle of something
-            await super().parse(data)
-            return
+        resets = self._resets
         data = self._begun + data if self._begun else data
         self._begun = b""
-        rest = data[self._take_messages(data) :]
-        if rest.startswith((b"MSG ", b"HMSG ")) and len(rest) < MAX_BEGUN_BYTES and not _is_whole(rest):
+        begin = await self._finish_large(data)
+        while resets == self._resets:
+            begin = self._take_messages(data, begin)
+            end = _end_of_next(data, begin)
+            if not end:
+                await self._keep(data[begin:])
+                return
+            # No more than this one line or message, or nats-py would keep what follows it, and read on by itself.
+            await super().parse(data[begin:end])
+            begin = end
+
+    async def _finish_large(self, data: bytes) -> int:
+        """Let nats-py have what is missing of a message that it collects; return where that ends."""
+        if self.state != AWAITING_MSG_PAYLOAD:
+            return 0
+        missing = int(self.needed) + len(b"\r\n") - len(self.buf)
+        await super().parse(data[:missing])
+        return missing
+
+    async def _keep(self, rest: bytes) -> None:
+        """Put aside the beginning of a line or message, or leave a large message to nats-py to collect."""
+        if len(rest) < MAX_BEGUN_BYTES or b"\r\n" not in rest:
             self._begun = rest
-        elif rest:
+        else:
             await super().parse(rest)
 
-    def _take_messages(self, data: bytes) -> int:
-        """Hand over the whole messages at the beginning of `data`; return where the first thing else begins."""
-        begin, callbacks = 0, self._callbacks
+    def _take_messages(self, data: bytes, begin: int) -> int:
+        """Hand over the whole messages from `begin` on; return where the first thing else begins."""
+        callbacks = self._callbacks
         while True:
             line_end = data.find(b"\r\n", begin)
             fields = data[begin:line_end].split() if line_end > 0 else ()
@@ -238,10 +258,15 @@ class DirectParser(Parser):  # type: ignore[misc]  # nats-py is not typed here
             log.exception("a message on %s could not be taken in", subject.decode(), extra={"action": "untaken"})
 
 
-def _is_whole(data: bytes) -> bool:
-    """Say whether `data` begins with a whole message."""
-    line_end = data.find(b"\r\n")
-    return line_end > 0 and len(data) >= line_end + 4 + int(data[:line_end].split()[-1])
+def _end_of_next(data: bytes, begin: int) -> int:
+    """Return where the line, or the message, ends that begins there; 0 when its end has not arrived."""
+    line_end = data.find(b"\r\n", begin)
+    if line_end < 0:
+        return 0
+    end = line_end + 2
+    if data.startswith((b"MSG ", b"HMSG "), begin):
+        end += int(data[begin:line_end].split()[-1]) + 2
+    return end if end <= len(data) else 0
 
 
 def _plain_headers(block: bytes) -> dict[str, str] | None:

@@ -161,6 +161,27 @@ async def test_a_large_message_comes_in_one_piece() -> None:
     assert [message[2] for message in reading.arrived] == [b"before", data, b"after"]
 
 
+@pytest.mark.parametrize("first", [frame(b"other", sid=OTHER), b"PING\r\n", frame(bytes(2 * MAX_BEGUN_BYTES))])
+async def test_nats_py_reads_nothing_behind_what_is_left_to_it(first: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watch of ten thousand entries was read by nats-py's parser whenever an answer to a request came before it."""
+    given: list[bytes] = []
+    parse = Parser.parse
+
+    async def counted(parser: Parser, data: bytes) -> None:
+        given.append(data)
+        await parse(parser, data)
+
+    monkeypatch.setattr(Parser, "parse", counted)
+    reading, ours = Reading(), frame(b"1") + frame(b"2")
+    cuts = [len(first) * 2 // 3, len(first) + 3, len(first) + len(ours) - 5]
+    stream = first + ours
+
+    await reading.read(*(stream[begin:end] for begin, end in zip([0, *cuts], [*cuts, None], strict=True)))
+
+    assert b"".join(given) == first
+    assert [data for *_, data, _ in reading.arrived][-2:] == [b"1", b"2"]
+
+
 async def test_a_new_connection_begins_anew() -> None:
     reading = Reading()
     await reading.read(frame(b"lost in the middle")[:-5])
