@@ -47,8 +47,8 @@ class Listed(NamedTuple):
     data: bytes
 
 
-# What follows in a record, as `RunRecord.encode` writes it, on all that a summary is made of. No text of a JSON holds it:
-# there, each quotation mark has a backslash before it.
+# What follows in a record, as `RunRecord.encode` writes it, on all that a summary is made of. No text in JSON holds it,
+# for there a backslash stands before each quotation mark.
 _REST = b',"id":'
 # The types of a summary's fields.
 _SHAPES = {(str, str, str, RunState, why, str, int, int, int, int, int) for why in (NoneType, Reason)}
