@@ -51,8 +51,9 @@ class _Batches:
 
 @dataclass(slots=True)
 class Counts:
-    """Deliveries of this process by their end. cancelled: of those that are ok, skipped for their caller has gone.
+    """Deliveries of this process by their end.
 
+    cancelled, left_out: of those that are ok, skipped for their caller has gone, or because they do not fit `when`.
     batches: calls of a handler that takes several messages at once, before any is repeated.
     """
 
@@ -61,6 +62,7 @@ class Counts:
     retried: int = 0
     dead: int = 0
     cancelled: int = 0
+    left_out: int = 0
     batches: int = 0
 
 
@@ -111,7 +113,7 @@ class NodeMetrics:
 
     def prefetch(self, concurrency: int) -> int:
         """Return how many messages beyond the free slots are worth having at hand."""
-        if self.counts.ok == 0:
+        if self.counts.ok == self.counts.cancelled + self.counts.left_out:  # no handler has been measured
             return 0
         return min(MAX_PREFETCH, int(concurrency * PREFETCH_S / max(self.mean_s, 1e-6)))
 

@@ -7,13 +7,13 @@ from runtime.bus.base import Publisher, Reader
 from runtime.bus.claims import Claims
 from runtime.clock import Clock
 from runtime.message import Message
-from runtime.node.cancellations import Cancellations
 from runtime.node.context import Services
 from runtime.node.dead_letters import DeadLetters
 from runtime.node.gate import Gate
 from runtime.node.handler import LoadedHandler
 from runtime.node.history import History
 from runtime.node.metrics import NodeMetrics
+from runtime.node.selection import Skips
 from runtime.node.work import Outputs
 from runtime.spec.node import NodeSpec
 from runtime.threads import HandlerThreads
@@ -37,7 +37,7 @@ class Parts:
     dead_letters: DeadLetters
     history: History
     gate: Gate | None
-    cancellations: Cancellations
+    skips: Skips
     metrics: NodeMetrics
     threads: HandlerThreads
     concurrency: int

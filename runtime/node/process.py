@@ -31,6 +31,7 @@ from runtime.node.join import Joins, parts_decoder, without_decoding
 from runtime.node.object_store import ObjectStore
 from runtime.node.parts import Parts
 from runtime.node.runner import Runner
+from runtime.node.selection import Selection, Skips
 from runtime.node.state import StateClass, States
 from runtime.node.versions import first_version, second_version
 from runtime.node.work import Outputs
@@ -161,7 +162,7 @@ class NodeProcess:
                 ),
                 history=await self._open_history(),
                 gate=gate,
-                cancellations=self._cancellations,
+                skips=self._skips(),
                 metrics=self.metrics,
                 threads=self._threads,
                 concurrency=concurrency,
@@ -265,6 +266,11 @@ class NodeProcess:
             outputs=outputs,
             logger=logging.getLogger(f"{settings.version}-{settings.node}"),
         )
+
+    def _skips(self) -> Skips:
+        if not self.spec.when:
+            return self._cancellations
+        return Selection(self.spec.when, self._cancellations, self.metrics.counts)
 
     def _letter_claims(self) -> LetterClaims | None:
         claims = self.spec.claims

@@ -169,7 +169,7 @@ class Runner:
     # --- 2. decode ---
 
     def _read(self, work: Work) -> None:
-        """Read the envelope. Raises DecodeError, and Drop for a request that was cancelled."""
+        """Read the envelope. Raises DecodeError, and Drop for what is skipped."""
         if work.failure is not None:
             raise work.failure
         work.message = message = work.delivery.message or self._parts.decode(work.delivery.data)
@@ -177,8 +177,8 @@ class Runner:
             work.message = message = message._replace(request_id=f"{self._outputs.stream}-{work.origin}")
         if work.redrive:  # the deadline was that of a caller who has been told of the failure
             work.message = message = message._replace(deadline_ms=0)
-        if self._parts.cancellations:
-            self._parts.cancellations.check(work)
+        if self._parts.skips:
+            self._parts.skips.check(work)
 
     async def _fetch_payload(self, work: Work, slot: asyncio.Task[None]) -> None:
         """Get a payload that lies in an object store, within the handler's time. Raises as `Claims.fetch` does."""

@@ -135,6 +135,6 @@ def test_lost_measurements_are_told_at_the_end_and_nothing_is_said_of_none(caplo
 
     assert [record.getMessage() for record in caplog.records] == ["7 measurements were dropped since the start"]
     assert measured.totals() == {
-        "taken": 0, "ok": 0, "retried": 0, "dead": 0, "cancelled": 0, "batches": 0,
+        "taken": 0, "ok": 0, "retried": 0, "dead": 0, "cancelled": 0, "left_out": 0, "batches": 0,
         "points_written": 0, "points_retried": 0, "points_dropped": 7,
     }  # fmt: skip
