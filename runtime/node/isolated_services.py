@@ -169,6 +169,9 @@ class _Points:
     def save(self, point: Point) -> None:
         self._calls.note(Call.POINT, point=asdict(point))
 
+    async def write(self, points: Sequence[Point]) -> None:
+        raise ContextError("a handler saves its measurements")
+
     async def query(self, measurement: str, *, limit: int = 0) -> list[Point]:
         raise ContextError("measurements are read from their store")
 

@@ -87,6 +87,15 @@ class PointStore(Protocol):
         """
         ...
 
+    async def write(self, points: Sequence[Point]) -> None:
+        """Store points past the queue; returns once they are stored. One that is there already is not stored again:
+        measurement, tags and time tell it.
+
+        Raises StoreUnavailableError (worth a retry), or StoreError when one of them is refused. Cancelling leaves open
+        what is stored.
+        """
+        ...
+
     async def query(self, measurement: str, *, limit: int = 0) -> list[Point]:
         """Return the stored points of a measurement, oldest first; for tests and the command line.
 

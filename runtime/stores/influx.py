@@ -90,7 +90,7 @@ class InfluxPointStore(QueuedPoints):
             f" of {self._url}, with InfluxDB's own interface or command line"
         )
 
-    def _write(self, batch: Sequence[Point]) -> int:
+    def _write(self, batch: Sequence[Point], *, once: bool = False) -> int:
         lines = [line for point in batch if (line := self._line(point))]
         return len(batch) - len(lines) + self._send(lines)
 

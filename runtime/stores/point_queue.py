@@ -73,16 +73,18 @@ class QueuedPoints(ABC):
             elif len(self._queue) in (1, BATCH_POINTS):
                 self._changed.notify()
 
-    def write_through(self, points: Sequence[Point]) -> None:
-        """Store points past the queue, and block until they are; `release` ends that. For one thread, without `save`.
+    async def write(self, points: Sequence[Point]) -> None:
+        await asyncio.to_thread(self.write_through, points)
 
-        Raises StoreUnavailableError (worth a retry), or StoreError when one of them is refused.
-        """
-        if refused := self._write(points):
+    def write_through(self, points: Sequence[Point]) -> None:
+        """As `write`, but blocking. `release` ends it where there is no `close`."""
+        if refused := self._write(points, once=True):
             raise StoreError(f"{refused} of {len(points)} points are refused; the log says why")
+        with self._changed:
+            self.counts.written += len(points)
 
     def release(self) -> None:
-        """Close files and connections, in the thread of `write_through`."""
+        """Close files and connections."""
         self._release()
 
     async def close(self) -> None:
@@ -94,22 +96,24 @@ class QueuedPoints(ABC):
             # A store that hangs does not hold the process: the thread is a daemon.
             await asyncio.to_thread(thread.join, max(left_s, 0.0))
             self._give_up()
+        else:  # `write` alone has used the storage
+            await asyncio.to_thread(self.release)
 
     @abstractmethod
     async def query(self, measurement: str, *, limit: int = 0) -> list[Point]:
         """See `PointStore.query`."""
 
     @abstractmethod
-    def _write(self, batch: Sequence[Point]) -> int:
+    def _write(self, batch: Sequence[Point], *, once: bool = False) -> int:
         """Store one batch; return how many of its points were refused for good (the others are stored).
 
-        Called by the thread only. Raises StoreUnavailableError when the same batch should be tried again, which must
-        not store a point twice, or StoreError when it cannot be stored.
+        once: see `PointStore.write`. Called by several threads at once. Raises StoreUnavailableError when the same
+        batch should be tried again, which must not store a point twice, or StoreError when it cannot be stored.
         """
 
     @abstractmethod
     def _release(self) -> None:
-        """Close files and connections: the last act of the thread."""
+        """Close files and connections; nothing may be open."""
 
     def _give_up(self) -> None:
         """Count what a thread that did not end in time still has."""

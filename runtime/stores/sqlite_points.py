@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import sqlite3
+import threading
 from collections.abc import Sequence
 
 import orjson
@@ -26,6 +27,10 @@ CREATE INDEX IF NOT EXISTS points_in_order ON points (measurement, time_ns);
 BUSY_TIMEOUT_S = 0.5
 
 _INSERT = "INSERT INTO points (measurement, time_ns, tags, fields) VALUES (?, ?, ?, ?)"
+_INSERT_ONCE = """
+INSERT INTO points (measurement, time_ns, tags, fields) SELECT ?1, ?2, ?3, ?4
+    WHERE NOT EXISTS (SELECT 1 FROM points WHERE measurement = ?1 AND time_ns = ?2 AND tags = ?3)
+"""
 
 
 class SqlitePointStore(QueuedPoints):
@@ -40,6 +45,8 @@ class SqlitePointStore(QueuedPoints):
         )
         self._path = path
         self._connection: sqlite3.Connection | None = None
+        # Held by the thread that uses the connection.
+        self._using = threading.Lock()
 
     async def query(self, measurement: str, *, limit: int = 0) -> list[Point]:
         return await asyncio.to_thread(self._read, measurement, limit)
@@ -53,14 +60,9 @@ class SqlitePointStore(QueuedPoints):
             raise store_error(error, self._path) from error
         return [Point(measurement, orjson.loads(fields), orjson.loads(tags), time_ns) for fields, tags, time_ns in rows]
 
-    def _write(self, batch: Sequence[Point]) -> int:
+    def _write(self, batch: Sequence[Point], *, once: bool = False) -> int:
         try:
-            rows = [_row(point) for point in batch]
-            if self._connection is None:
-                self._connection = self._connect()
-            self._connection.execute("BEGIN IMMEDIATE")
-            with self._connection:
-                self._connection.executemany(_INSERT, rows)
+            self._insert(_INSERT_ONCE if once else _INSERT, [_row(point) for point in batch])
         except sqlite3.Error as error:
             self._release()
             raise store_error(error, self._path) from error
@@ -68,10 +70,19 @@ class SqlitePointStore(QueuedPoints):
             raise StoreError(f"a point with a value that is no number, boolean or text: {error}") from error
         return 0
 
+    def _insert(self, statement: str, rows: list[tuple[str, int, str, str]]) -> None:
+        with self._using:
+            if self._connection is None:
+                self._connection = self._connect()
+            self._connection.execute("BEGIN IMMEDIATE")
+            with self._connection:
+                self._connection.executemany(statement, rows)
+
     def _release(self) -> None:
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        with self._using:
+            if self._connection is not None:
+                self._connection.close()
+                self._connection = None
 
     def _connect(self) -> sqlite3.Connection:
         return connect(self._path, SCHEMA, synchronous="NORMAL", busy_timeout_s=BUSY_TIMEOUT_S)

@@ -1,5 +1,6 @@
 """What every `PointStore` has to show. Each function gets a way to open the same, at first empty, store again."""
 
+import asyncio
 import threading
 from collections.abc import Callable
 
@@ -102,6 +103,40 @@ async def a_point_after_closing_is_dropped_and_counted(open_store: Open) -> None
     assert store.counts == PointCounts(written=1, retried=0, dropped=1)
 
 
+async def written_points_are_there_at_once_and_counted(open_store: Open) -> None:
+    store = open_store()
+
+    await store.write([point(1), point(2)])
+
+    assert [found.fields["n"] for found in await stored(open_store)] == [1, 2]
+    assert store.counts == PointCounts(written=2, retried=0, dropped=0)
+    await store.close()
+
+
+async def a_point_that_is_written_again_is_stored_once(open_store: Open) -> None:
+    store = open_store()
+    for _ in range(2):
+        await store.write([point(1)])
+    other_tags = Point("m", {"n": 2}, {"node": "other"}, point(1).time_ns)
+
+    await store.write([point(1), other_tags, point(2)])
+    await store.close()
+
+    assert sorted(str(found.fields["n"]) for found in await stored(open_store)) == ["1", "2", "2"]
+
+
+async def points_may_be_written_and_saved_at_the_same_time(open_store: Open) -> None:
+    store = open_store()
+
+    async with asyncio.TaskGroup() as group:
+        for n in range(20):
+            group.create_task(store.write([point(n)]))
+            store.save(point(100 + n))
+    await store.close()
+
+    assert len(await stored(open_store)) == store.counts.written == 40
+
+
 SUITE = [
     a_point_comes_back_with_its_types,
     points_come_oldest_first_whatever_the_order_of_saving,
@@ -110,4 +145,7 @@ SUITE = [
     points_may_be_saved_from_any_thread,
     a_point_without_fields_is_dropped_and_counted,
     a_point_after_closing_is_dropped_and_counted,
+    written_points_are_there_at_once_and_counted,
+    a_point_that_is_written_again_is_stored_once,
+    points_may_be_written_and_saved_at_the_same_time,
 ]
