@@ -16,10 +16,11 @@ from pydantic import ValidationError
 
 from runtime.cli.probe import Finding, Wanted
 from runtime.spec.edges import EdgeType, HandlerTypes, compare, item_type, part_type
-from runtime.spec.kind_types import KIND_TYPES
+from runtime.spec.join import JoinSpec
+from runtime.spec.kind_types import KIND_TYPES, sink_types
 from runtime.spec.load import Loaded
 from runtime.spec.model import State
-from runtime.spec.node import AGGREGATE, ARGUMENTS, JoinSpec
+from runtime.spec.node import AGGREGATE, ARGUMENTS
 from runtime.spec.report import Fault, Place, did_you_mean
 from runtime.spec.sources import WrittenJoin, WrittenSource
 from runtime.spec.tree import Text
@@ -204,7 +205,11 @@ def _remedy(draft: NodeDraft, sent: EdgeType, read: EdgeType) -> str:
 def _types_of_kinds(loaded: Loaded) -> dict[str, HandlerTypes]:
     """Return what the nodes without a handler read and send, as far as their kinds say it."""
     kinds = {draft.name: draft.values.get("kind", "") for draft in loaded.drafts}
-    return {name: KIND_TYPES[kind] for name, kind in kinds.items() if kind in KIND_TYPES}
+    sinks = {draft.name: draft.values.get("sink") for draft in loaded.drafts}
+    return {
+        **{name: KIND_TYPES[kind] for name, kind in kinds.items() if kind in KIND_TYPES},
+        **{name: sink_types(sink) for name, sink in sinks.items() if sink is not None},
+    }
 
 
 def _read(consumer: HandlerTypes, draft: NodeDraft, written: WrittenSource) -> EdgeType:

@@ -12,13 +12,11 @@ from pathlib import Path
 from typing import Literal
 
 from runtime import errors
-from runtime.node.batching_handler import for_batches
-from runtime.node.handler import load_function, load_handler
+from runtime.node.handler import LoadedHandler, load_function, load_handler
 from runtime.node.handler_types import handler_types
-from runtime.node.join import parts_decoder
-from runtime.node.state import StateClass
 from runtime.spec.edges import HandlerTypes
-from runtime.spec.node import Frozen, JoinSpec
+from runtime.spec.frozen import Frozen
+from runtime.spec.join import JoinSpec
 
 
 class Wanted(Frozen):
@@ -52,16 +50,30 @@ def probe(folder: Path, handler: str, wanted: Wanted = NOTHING_ELSE) -> Finding:
         if wanted.function:
             load_function(folder, handler, wanted.function)
             return Finding()
-        loaded = load_handler(folder, handler, batched=wanted.batched)
-        if wanted.state is not None:
-            StateClass.load(wanted.state, loaded)
-        if wanted.join is not None:
-            parts_decoder(wanted.join, loaded)
-        if wanted.batched:
-            loaded = for_batches(loaded)
+        loaded = _fitted(load_handler(folder, handler, batched=wanted.batched), wanted)
     except errors.HandlerLoadError as err:
         return Finding(fault=str(err), code=_code(err, folder / handler))
     return Finding(types=handler_types(loaded))
+
+
+def _fitted(loaded: LoadedHandler, wanted: Wanted) -> LoadedHandler:
+    """Return the handler as the node calls it. Raises HandlerLoadError.
+
+    Most nodes want none of this, and each has a probe of its own: it is imported where it is wanted.
+    """
+    if wanted.state is not None:
+        from runtime.node.state import StateClass
+
+        StateClass.load(wanted.state, loaded)
+    if wanted.join is not None:
+        from runtime.node.join import parts_decoder
+
+        parts_decoder(wanted.join, loaded)
+    if wanted.batched:
+        from runtime.node.batching_handler import for_batches
+
+        loaded = for_batches(loaded)
+    return loaded
 
 
 def _code(err: errors.HandlerLoadError, path: Path) -> Literal["handler-import", "handler-signature"]:

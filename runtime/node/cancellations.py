@@ -13,7 +13,7 @@ from runtime.errors import Drop
 from runtime.node.metrics import Counts
 from runtime.node.work import Work
 from runtime.spec import names
-from runtime.spec.node import JoinSpec
+from runtime.spec.join import JoinSpec
 
 log = logging.getLogger(__name__)
 

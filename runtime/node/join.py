@@ -37,7 +37,7 @@ from runtime.node.part_set import End, Part, PartSet, Rules, decode, encode
 from runtime.node.work import Work
 from runtime.payload import decode_value, decoder_for
 from runtime.spec import names
-from runtime.spec.node import JoinSpec
+from runtime.spec.join import JoinSpec
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from runtime.spec.node import Frozen
+from runtime.spec.frozen import Frozen
 
 JsonSchema = dict[str, Any]
 

@@ -14,6 +14,7 @@ from runtime.spec.batch import BatchSpec
 from runtime.spec.batching import BatchingSpec
 from runtime.spec.claims import ClaimsSpec
 from runtime.spec.frozen import Frozen as Frozen
+from runtime.spec.join import JoinSpec as JoinSpec
 from runtime.spec.sink import SinkSpec
 
 # Seconds that one delivery may take on a node that says nothing about `timeout`.
@@ -64,21 +65,6 @@ class StateSpec(Frozen):
 
     bucket: str
     type: str = ""
-
-
-class JoinSpec(Frozen):
-    """A node that waits for all parts of a set.
-
-    parts: each input, by its subject without a partition, with the name of its part; the handler gets them in this
-    order. key: `request_id`, `state_id` or `header.<name>`. partial: an incomplete set is handled, too, after
-    `timeout_s` from its first part; otherwise it is a dead letter.
-    """
-
-    bucket: str
-    parts: dict[str, str]
-    key: str
-    timeout_s: float
-    partial: bool
 
 
 class CallValue(Frozen):
