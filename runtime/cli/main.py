@@ -45,6 +45,7 @@ COMMANDS = {
     "trace": "trace",
     "clean": "clean",
     "compose": "compose",
+    "kubernetes": "kubernetes",
     "permissions": "permissions",
     "convert": "convert",
     "node": "processes",

@@ -1,6 +1,6 @@
 """Values -> YAML, for the files that `krt` writes."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -15,6 +15,21 @@ def yaml_text(document: Mapping[str, Any]) -> str:
     """Return a document of plain dicts, lists and scalars as YAML; the order of keys is kept."""
     text: str = yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=LINE_LENGTH)
     return text
+
+
+def yaml_documents(documents: Iterable[Mapping[str, Any]]) -> str:
+    """Return several documents as one text, each begun by `---`."""
+    text: str = yaml.dump_all(
+        documents, Dumper=_WithoutAnchors, explicit_start=True, sort_keys=False, allow_unicode=True, width=LINE_LENGTH
+    )
+    return text
+
+
+class _WithoutAnchors(yaml.SafeDumper):
+    """Writes out what occurs twice: an anchor is valid, but nobody wants to read one."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
 
 
 def plain(value: Value) -> Any:
