@@ -12,9 +12,9 @@ from runtime import File, wire
 from runtime.bus.stored import StoredMessage
 from runtime.cli.letter_text import letter_record, letter_text
 from runtime.cli.message_text import message_record, message_text
-from runtime.cli.quantities import span
 from runtime.cli.options import parse_moment_ns
 from runtime.cli.outputs import json_line
+from runtime.cli.quantities import span
 from runtime.deadletter import Attempt
 from runtime.errors import ConfigError
 from runtime.inspection.letters import Letter
