@@ -1,5 +1,6 @@
 """The JSON Schema: it takes what the loader takes, and shows the defaults that the models have."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from runtime.spec.schema import workflow_schema
 VALID = Path(__file__).parents[2] / "conformance" / "spec" / "valid"
 
 
+@functools.cache
 def validator() -> jsonschema.Draft202012Validator:
     schema = workflow_schema()
     jsonschema.Draft202012Validator.check_schema(schema)
