@@ -32,6 +32,10 @@ def prepare_handler(settings: NodeSettings, spec: NodeSpec) -> MakeHandler:
         from runtime.node.builtin import batch
 
         return batch.prepare(settings, spec.batch, spec.retry)
+    if spec.sink is not None:
+        from runtime.node.builtin import sink
+
+        return sink.prepare(spec.sink, spec.timeout_s)
     handler = load_handler(
         settings.base_path,
         settings.handler_path,
