@@ -56,7 +56,8 @@ async def test_a_change_holds_for_the_batches_after_the_next_look(node: NodeUnde
     await calls_of(node, 4)
     node.module.calls.clear()
     await send_all(node, range(4))
-    await settle()
+    # The handler runs in a thread.
+    await node.until(lambda: bool(node.module.calls), "a full batch")
 
     assert [len(call) for call in node.module.calls] == [3]
     await node.clock.advance(2.1)
