@@ -33,7 +33,7 @@ class AtomicOutputs(Outputs):
             await super().emit(work, payload, channel, kind=kind, last=last, stored=stored)
             return
         self.subject(channel)  # refuses a wrong channel while the handler can still hear of it
-        work.held.append(HeldOutput(whole(payload), channel, kind, last))
+        work.held.append(HeldOutput(whole(payload), channel, kind, last, work.message.headers))
 
     async def release(self, work: Work) -> None:
         """Hand over what was held: several outputs as one batch. Raises what `emit` raises; nothing was sent then."""
@@ -53,6 +53,7 @@ class AtomicOutputs(Outputs):
 
     async def _emit_all(self, work: Work, held: list[HeldOutput]) -> None:
         for each in held:
+            work.set_headers(each.headers)
             await super().emit(work, each.payload, each.channel, kind=each.kind, last=each.last)
 
 

@@ -264,6 +264,15 @@ class Context:
         """Answer the caller now, as the end of the request; returns once it is stored."""
         await self._send_stored("send_early_exit", message, channel, MessageType.EARLY_EXIT)
 
+    def set_header(self, name: str, value: str) -> None:
+        """Give everything that is sent from now on a header, what is returned included, beside those of the input."""
+        work = self._current("set_header")
+        if not isinstance(name, str) or not name or not isinstance(value, str):
+            raise TypeError(f"ctx.set_header takes a name and a text, not {name!r} and a {type(value).__name__}")
+        if work.message.first is not None:
+            raise ContextError("ctx.set_header: KRE's first wire version has no headers")
+        work.set_headers({**work.message.headers, name: value})
+
     def early_exit(self) -> None:
         """Send what the handler returns to the caller as the end of the request."""
         self._current("early_exit").early_exit = True

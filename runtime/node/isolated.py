@@ -117,7 +117,11 @@ class _Child:
                 work.handled = True
         pieces: list[Body] = []
         entries = [self._told_result(result, pieces) for result in results]
-        return {"results": entries, "early_exits": [work.number for work in works if work.early_exit]}, pieces
+        return {
+            "results": entries,
+            "early_exits": [work.number for work in works if work.early_exit],
+            "headers": [(work.number, work.new_headers) for work in works if work.new_headers is not None],
+        }, pieces
 
     def _handle_one(self, work: RemoteWork, payload: Body) -> Any:
         function = self._handler.select(work.message.from_node)

@@ -52,9 +52,12 @@ def make_services(told: Head, calls: NodeCalls, loop: asyncio.AbstractEventLoop)
 
 
 class RemoteWork(Work):
-    """A message as its context sees it. number: what the node knows it by."""
+    """A message as its context sees it.
 
-    __slots__ = ("number",)
+    number: what the node knows it by. new_headers: those that the handler has given to its outputs, if any.
+    """
+
+    __slots__ = ("new_headers", "number")
 
     def __init__(self, told: Head, calls: NodeCalls, clock: Clock) -> None:
         now_s = clock.monotonic()
@@ -62,6 +65,7 @@ class RemoteWork(Work):
             told["subject"], b"", None, told["sequence"], told["attempt"], told["time_ns"], 0, "", now_s
         )
         self.number: int = told["number"]
+        self.new_headers: Mapping[str, str] | None = None
         super().__init__(delivery, cast(Reader, _KeepAlive(self.number, calls)), on_finished=lambda _: None)
         message = {**told["message"], "type": MessageType(told["message"]["type"])}
         self.message = Message(**message)
@@ -69,6 +73,10 @@ class RemoteWork(Work):
         self.path = told["path"]
         self.timeout_s = told["timeout_s"]
         self.ends_s = None if told["left_s"] is None else now_s + told["left_s"]
+
+    def set_headers(self, headers: Mapping[str, str]) -> None:
+        super().set_headers(headers)
+        self.new_headers = headers
 
 
 class _KeepAlive:
@@ -137,6 +145,7 @@ class _Outputs(Outputs):
             type=kind,
             last=last,
             stored=stored is not None,
+            headers=work.new_headers,
         )
         if stored is not None:
             stored(None)

@@ -95,6 +95,8 @@ class ServiceDesk:
             raise ContextError("ctx.send_output is only available while a message is handled")
         self._emitting.add(task)
         task.add_done_callback(self._emitting.discard)
+        if head["headers"] is not None:
+            work.set_headers(head["headers"])
         kind, stored = MessageType(head["type"]), Confirmation() if head["stored"] else None
         await services.outputs.emit(
             work, as_payload(body), head["channel"], kind=kind, last=head["last"], stored=stored

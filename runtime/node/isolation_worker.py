@@ -112,6 +112,8 @@ class HandlerWorker:
         self.has_answered = True
         for number in answer["early_exits"]:
             works[number].early_exit = True
+        for number, headers in answer["headers"]:
+            works[number].set_headers(headers)
         results = list(_results(answer["results"], content))
         if batch is not None:
             return results

@@ -33,7 +33,7 @@ class OrderedOutputs(Outputs):
             await super().emit(work, payload, channel, kind=kind, last=last, stored=stored)
             return
         self.subject(channel)  # refuses a wrong channel while the handler can still hear of it
-        work.held.append(HeldOutput(whole(payload), channel, kind, last))
+        work.held.append(HeldOutput(whole(payload), channel, kind, last, work.message.headers))
 
     async def _publish(
         self,

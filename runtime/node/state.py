@@ -67,7 +67,8 @@ class StateEntry:
                 "stored_ns": self.stored_ns,
                 "first_number": self.first_number,
                 "outputs": [
-                    [b64encode(each.payload).decode(), each.channel, int(each.kind), each.last] for each in self.outputs
+                    [b64encode(each.payload).decode(), each.channel, int(each.kind), each.last, dict(each.headers)]
+                    for each in self.outputs
                 ],
             }
         )
@@ -89,8 +90,9 @@ class StateEntry:
                 stored_ns=found["stored_ns"],
                 first_number=found["first_number"],
                 outputs=tuple(
-                    HeldOutput(b64decode(payload), channel, MessageType(kind), last)
-                    for payload, channel, kind, last in found["outputs"]
+                    # What was kept before outputs had headers of their own has none.
+                    HeldOutput(b64decode(payload), channel, MessageType(kind), last, *headers)
+                    for payload, channel, kind, last, *headers in found["outputs"]
                 ),
             )
         except (ValueError, KeyError, TypeError) as error:
@@ -214,6 +216,7 @@ class States:
         work.held = None
         work.outputs = entry.first_number
         for each in entry.outputs:
+            work.set_headers(each.headers)
             await self._outputs.emit(work, each.payload, each.channel, kind=each.kind, last=each.last)
 
     async def _read(self, state_id: str) -> Entry | None:

@@ -12,7 +12,7 @@ from runtime import wire
 from runtime.bus.base import Bus, Confirm, Delivery, Publisher, Reader
 from runtime.bus.claims import Claims
 from runtime.errors import BusError, ContextError, DecodeError
-from runtime.message import Message, MessageType, Payload, ReplyOutcome
+from runtime.message import NO_HEADERS, Message, MessageType, Payload, ReplyOutcome
 from runtime.node.settle import describe
 from runtime.spec import hops, names
 from runtime.spec.claims import claim_object
@@ -36,6 +36,7 @@ class HeldOutput(NamedTuple):
     channel: str
     kind: MessageType
     last: bool
+    headers: Mapping[str, str] = NO_HEADERS
 
 
 class Work:
@@ -128,6 +129,10 @@ class Work:
         self.early_exit = False
         if self.held is not None:
             self.held.clear()
+
+    def set_headers(self, headers: Mapping[str, str]) -> None:
+        """Give what is sent from now on these headers, in the place of those that came with the message."""
+        self.message = self.message._replace(headers=headers)
 
     def progress(self, now_s: float) -> None:
         """The handler says that it goes on: ack wait and timeout start anew. Nothing once it was given up."""

@@ -104,6 +104,26 @@ async def test_an_atomic_node_stores_all_outputs_or_none(start_node: StartNode, 
     assert node.the_dead_letter().error == "ValueError: no"
 
 
+@each_isolation
+async def test_outputs_have_the_headers_that_the_handler_has_given_them(start_node: StartNode, workers: int) -> None:
+    source = """
+        async def handler(ctx, data: int):
+            await ctx.send_output("first")
+            ctx.set_header("kind", "scan")
+            await ctx.send_output("second")
+            ctx.set_header("kind", "text")
+            return "third"
+    """
+    node = await start_node(source, workers=workers)
+
+    await node.send(1, headers={"page": "7"})
+    await node.settled()
+
+    kinds = [message.headers.get("kind") for message in node.messages()]
+    assert kinds == [None, "scan", "text"]
+    assert {message.headers["page"] for message in node.messages()} == {"7"}
+
+
 # --- what it can do ---
 
 CONTEXT = """

@@ -56,6 +56,14 @@ def value_of(kre: Any) -> Any:
     return decode_value(kre.payload.SerializeToString())
 
 
+async def test_there_are_no_headers_to_set(start_v1: StartV1) -> None:
+    node = await start_v1("def handler(ctx, data): ctx.set_header('kind', 'scan')")
+
+    await handle(node)
+
+    assert "KRE's first wire version has no headers" in node.the_dead_letter().error
+
+
 async def test_a_result_goes_on_with_the_ids_of_its_input_and_an_entry_of_its_own(start_v1: StartV1) -> None:
     node = await start_v1("async def handler(ctx, data): return {'got': [ctx.request_id, ctx.from_node]}")
 
