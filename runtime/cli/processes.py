@@ -73,7 +73,7 @@ def _prepare(kind: str) -> tuple[settings.LogSettings, Run]:
         return node.log, partial(run_node, node)
     if kind == "writer":
         writer = settings.read_writer()
-        from runtime.deploy.service import run_writer
+        from runtime.deploy.writer_service import run_writer
 
         return writer.log, partial(run_writer, writer)
     if kind == "driver":
@@ -96,7 +96,7 @@ def _prepare(kind: str) -> tuple[settings.LogSettings, Run]:
 
         return algorithms.log, partial(run_algorithms, algorithms)
     manager = settings.read_manager()
-    from runtime.deploy.service import run_manager
+    from runtime.deploy.manager_service import run_manager
 
     return manager.log, partial(run_manager, manager)
 

@@ -26,8 +26,8 @@ from runtime.deploy.manager import Manager
 from runtime.deploy.manager_spec import manager_spec
 from runtime.deploy.plan import Target, handler_versions, plan
 from runtime.deploy.process import Process
-from runtime.deploy.service import WriterDesk
 from runtime.deploy.wiring import stream_of
+from runtime.deploy.writer_service import WriterDesk
 from runtime.errors import ConfigError
 from runtime.node.fusion import FusedProcess, Member, chain_settings
 from runtime.node.handler import LoadedHandler

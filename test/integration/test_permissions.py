@@ -12,8 +12,8 @@ from runtime.bus.base import Confirmation, ConsumerConfig, StreamConfig
 from runtime.bus.nats import NatsBus
 from runtime.clock import SystemClock
 from runtime.deploy.manager import Manager
+from runtime.deploy.manager_service import read_manager_spec
 from runtime.deploy.plan import Target, plan
-from runtime.deploy.service import read_manager_spec
 from runtime.errors import AccessError, BusError
 from runtime.spec import names
 from runtime.spec.load import load

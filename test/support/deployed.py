@@ -10,9 +10,9 @@ from runtime.client import Workflow
 from runtime.clock import SystemClock
 from runtime.deadletter import HEADER, DeadLetter
 from runtime.deploy.manager import Manager
+from runtime.deploy.manager_service import read_manager_spec
 from runtime.deploy.plan import Target, plan
 from runtime.deploy.process import Process
-from runtime.deploy.service import read_manager_spec
 from runtime.node.handler import load_handler
 from runtime.node.process import NodeProcess, Stores
 from runtime.settings import read_node

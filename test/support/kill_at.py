@@ -32,7 +32,7 @@ _HISTORY = "runtime.node.history:History"
 _DEAD_LETTERS = "runtime.node.dead_letters:DeadLetters"
 _WRITER = "runtime.stores.writer:Writer"
 _SQLITE = "runtime.stores.sqlite:SqliteDocumentStore"
-_DESK = "runtime.deploy.service:WriterDesk"
+_DESK = "runtime.deploy.writer_service:WriterDesk"
 _MANAGER = "runtime.deploy.manager:Manager"
 _TOPOLOGY = "runtime.bus.topology:Topology"
 

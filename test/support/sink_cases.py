@@ -13,7 +13,7 @@ from typing import Any
 from pyarrow import parquet  # type: ignore[import-untyped]  # it ships no types
 
 from runtime.bus.base import Bus, StreamConfig
-from runtime.deploy.service import WriterDesk
+from runtime.deploy.writer_service import WriterDesk
 from runtime.drivers.flow import Item, Sink
 from runtime.drivers.sinks.collect import CollectSink
 from runtime.drivers.sinks.dummy import DummySink

@@ -15,9 +15,9 @@ from runtime.bus.base import Confirm, ConsumerConfig, Publisher, Reader
 from runtime.bus.nats import NatsBus
 from runtime.clock import SystemClock
 from runtime.deploy.manager import Manager
+from runtime.deploy.manager_service import read_manager_spec
 from runtime.deploy.plan import Target, plan
 from runtime.deploy.process import Process
-from runtime.deploy.service import read_manager_spec
 from runtime.errors import BusError
 from runtime.message import Message
 from runtime.node.handler import load_handler

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +11,8 @@ import pytest
 
 from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.clock import FakeClock, settle
-from runtime.deploy.service import WriterDesk, read_manager_spec
+from runtime.deploy.manager_service import read_manager_spec
+from runtime.deploy.writer_service import WriterDesk
 from runtime.errors import BusUnavailableError, NoRespondersError, SettingsError
 from runtime.spec import names
 from runtime.stores.base import Document, Insert
@@ -122,3 +125,11 @@ def test_every_fault_of_the_managers_spec_is_named() -> None:
 def test_a_spec_that_is_no_json_is_refused() -> None:
     with pytest.raises(SettingsError, match="wrong at its start: Invalid JSON"):
         read_manager_spec("{")
+
+
+def test_a_writer_does_not_wait_for_the_imports_of_a_manager() -> None:
+    program = "import runtime.cli.processes, runtime.deploy.writer_service, sys; print(*sys.modules)"
+
+    imported = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+
+    assert {"pydantic", "runtime.deploy.manager"} & set(imported.split()) == set()
