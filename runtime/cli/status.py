@@ -173,13 +173,20 @@ def _table(name: str, workflow: "WorkflowStatus") -> "RenderableType":
 
 
 def _lines(workflow: "WorkflowStatus") -> list[str]:
-    """Return what stands below the nodes: where the stream is, manager, writer, and all nodes' measurements."""
+    """Return what stands below the nodes: where the stream is, manager, writer, measurements, and what was left out."""
     services = [_service(kind, [each for each in workflow.services if each.kind == kind]) for kind in _SERVICES]
     return [
         describe_stream(workflow.placement, workflow.sync),
         *services,
         f"measurements: {_counted([asdict(node.points) for node in workflow.nodes]) or 'none'}",
+        *_left_out(workflow),
     ]
+
+
+def _left_out(workflow: "WorkflowStatus") -> list[str]:
+    """Return a line about the messages that did not fit `when`, if there are some: `left out: 1,204 by ocr`."""
+    counts = [f"{node.left_out:,} by {node.node}" for node in workflow.nodes if node.left_out]
+    return [f"left out: {', '.join(counts)}"] if counts else []
 
 
 def describe_stream(placement: "StreamPlacement", sync: str) -> str:

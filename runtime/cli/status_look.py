@@ -22,8 +22,9 @@ class NodeStatus:
     """One node. live: its replicas that take messages. planned: how many there should be, None where not known.
 
     pending: not delivered yet. in_flight: delivered and not settled. redelivered: of those in flight, delivered before.
-    points: measurements of the live replicas since their start. rate: messages handled per second, None if unknown.
-    fused_with: the first node of its chain, which takes its messages; "" for any other node.
+    points, left_out: of the live replicas since their start: measurements, and messages that did not fit `when`. rate:
+    messages handled per second, None if unknown. fused_with: the first node of its chain, which takes its messages; ""
+    for any other node.
     """
 
     node: str
@@ -34,6 +35,7 @@ class NodeStatus:
     in_flight: int
     redelivered: int
     dead_letters: int
+    left_out: int = 0
     rate: float | None = None
     fused_with: str = ""
 
@@ -153,6 +155,7 @@ def _status(
         live=live,
         planned=planned,
         points=PointCounts(*(sum(record.counters.get(name, 0) for record in live) for name in _POINT_COUNTERS)),
+        left_out=sum(record.counters.get("left_out", 0) for record in live),
         pending=consumer.pending if consumer else 0,
         in_flight=consumer.ack_pending if consumer else sum(_in_work(record) for record in live if fused_with),
         redelivered=consumer.redelivered if consumer else 0,

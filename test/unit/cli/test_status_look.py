@@ -9,6 +9,7 @@ from runtime.bus.base import ConsumerConfig, StreamConfig, StreamPlacement
 from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.bus.presence import ServiceRecord
 from runtime.cli.run_file import RunNode, RunWorkflow
+from runtime.cli.status import _lines
 from runtime.cli.status_look import NodeStatus, WorkflowStatus, compare, look, subjects_of
 from runtime.cli.target import Target
 from runtime.clock import FakeClock, settle
@@ -88,6 +89,15 @@ async def test_the_measurements_of_a_node_are_those_of_its_live_replicas(bus: Me
     status = compare(await look(bus, target, replicas, at_s=0.0))
 
     assert [node.points for node in status.nodes] == [PointCounts(written=10, retried=4, dropped=2), PointCounts()]
+
+
+async def test_what_the_live_replicas_of_a_node_have_left_out_is_told_in_a_line(bus: MemoryBus, target: Target) -> None:
+    replicas = [replace(live("node", "echo", replica=number), counters={"left_out": 600}) for number in range(2)]
+
+    silent, told = [compare(await look(bus, target, records, at_s=0.0)) for records in (NOBODY, replicas)]
+
+    assert [node.left_out for node in told.nodes] == [1_200, 0]
+    assert [line for line in _lines(told) if line not in _lines(silent)] == ["left out: 1,200 by echo"]
 
 
 async def test_without_a_run_the_nodes_are_those_of_the_consumers(bus: MemoryBus) -> None:
