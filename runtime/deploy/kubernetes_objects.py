@@ -11,6 +11,8 @@ Manifest = dict[str, Any]
 
 # Characters of a name: a StatefulSet's gets 11 more in a label of its pods, which takes 63.
 MAX_NAME_LENGTH = 52
+# Of these, characters of the workflow and its version: the rest of a name tells its objects apart.
+MAX_BEGINNING_LENGTH = 30
 # Hex digits that keep names apart which were cut to that length.
 HASH_DIGITS = 8
 
@@ -34,13 +36,10 @@ class Place:
 
     def name(self, part: str = "") -> str:
         """Return the name of an object of this workflow, `digits-dev-classify`, or what all of them begin with."""
-        parts = [self.workflow, self.version, *([part] if part else [])]
         # The name of a Service begins with a letter.
-        name = "-".join(parts if self.workflow[0].isalpha() else ["krt", *parts])
-        if len(name) <= MAX_NAME_LENGTH:
-            return name
-        digits = hashlib.sha256(name.encode()).hexdigest()[:HASH_DIGITS]
-        return f"{name[: MAX_NAME_LENGTH - HASH_DIGITS - 1].rstrip('-')}-{digits}"
+        first = self.workflow if self.workflow[0].isalpha() else f"krt-{self.workflow}"
+        beginning = _cut(f"{first}-{self.version}", MAX_BEGINNING_LENGTH)
+        return _cut(f"{beginning}-{part}", MAX_NAME_LENGTH) if part else beginning
 
     def selector(self, component: str) -> dict[str, str]:
         """Return the labels by which the pods of one component are found."""
@@ -76,3 +75,11 @@ class Place:
 def part_of(process: Process) -> str:
     """Return the last part of the names of a process's objects: a driver's own name, for people type it."""
     return process.name.removeprefix("krt.driver.").replace(".", "-")
+
+
+def _cut(name: str, length: int) -> str:
+    """Return a name that is no longer; a hash keeps those apart that begin in the same way."""
+    if len(name) <= length:
+        return name
+    digits = hashlib.sha256(name.encode()).hexdigest()[:HASH_DIGITS]
+    return f"{name[: length - HASH_DIGITS - 1].rstrip('-')}-{digits}"

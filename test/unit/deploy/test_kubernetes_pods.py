@@ -184,6 +184,7 @@ def test_long_names_are_cut_and_stay_apart() -> None:
 
     assert first != second
     assert len(first) == len(second) == MAX_NAME_LENGTH
+    assert place.name("score").endswith("-score")
 
 
 def test_a_name_begins_with_a_letter() -> None:
