@@ -301,8 +301,8 @@ class LocalRun:
         self._console.say(f"NATS      {where}{kept}")
         self._console.say(f"data      {store}/{DATA_FILE}")
         self._say_gpus(processes)
-        if with_image := [process.name for process in processes if process.image]:
-            self._console.say(f"image     has no effect on processes of this machine: {', '.join(with_image)}")
+        if without_effect := describe_images(processes):
+            self._console.say(without_effect)
 
     def _say_gpus(self, processes: Sequence[Process]) -> None:
         """Say which GPUs there are, or what does without; after an edit only what is new."""
@@ -340,6 +340,12 @@ def _credentials(processes: Sequence[Process], stream: str) -> dict[str, str]:
         return {}
     own = {process.name: folder / stream / process.name for process in processes}
     return {name: str(path) for name, path in own.items() if path.is_dir()}
+
+
+def describe_images(processes: Sequence[Process]) -> str:
+    """Return one line on the images of processes, which have no effect here; "" where there are none."""
+    named = [process.name for process in processes if process.image]
+    return f"image     has no effect on processes of this machine: {', '.join(named)}" if named else ""
 
 
 def process_command() -> Sequence[str]:
