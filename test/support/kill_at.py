@@ -127,6 +127,13 @@ CLAIM_POINTS = {
     "before the PubAck of a claim counts": Point("runtime.node.work:Work", "confirmed", "before"),
     "before the ack of a claim": Point(_READER, "ack", "before"),
 }
+# A message of a sink: documents by the writer, points by the node itself.
+SINK_POINTS = {
+    "before the document is sent": Point("runtime.node.context:Database", "save", "before"),
+    "document stored": Point("runtime.node.context:Database", "save", "after"),
+    "before the point is written": Point("runtime.stores.point_queue:QueuedPoints", "write", "before"),
+    "point written": Point("runtime.stores.point_queue:QueuedPoints", "write", "after"),
+}
 # A message whose handler raises, first to be tried again and then given up.
 FAILURE_POINTS = {
     "before the history is read": Point(_HISTORY, "read", "before"),
@@ -163,6 +170,7 @@ POINTS = {
     **JOIN_POINTS,
     **BATCH_POINTS,
     **CLAIM_POINTS,
+    **SINK_POINTS,
     **FAILURE_POINTS,
     **WRITER_POINTS,
     **MANAGER_POINTS,
