@@ -101,11 +101,21 @@ def deployment(place: Place, process: Process, options: PodOptions, role: Role) 
     spec = {
         # What is written here would be set again with every apply, whatever KEDA has made of it.
         **({} if role.scaled else {"replicas": process.replicas}),
-        **({"strategy": {"type": "Recreate"}} if role.alone else {}),
+        **_strategy(process, role),
         "selector": {"matchLabels": place.selector(process.name)},
         "template": place.template(process.name, _pod(process, options, role)),
     }
     return place.manifest("Deployment", place.name(part_of(process)), process.name, spec=spec)
+
+
+def _strategy(process: Process, role: Role) -> dict[str, Any]:
+    """Return how pods are replaced: by default a new one is ready before an old one ends."""
+    if role.alone:
+        return {"strategy": {"type": "Recreate"}}
+    if process.resources.gpu:
+        # A new pod would wait for the GPU of the old one, and that one for the new one.
+        return {"strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 0, "maxUnavailable": 1}}}
+    return {}
 
 
 def port_names(ports: Mapping[str, int]) -> dict[str, int]:

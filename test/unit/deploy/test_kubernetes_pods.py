@@ -114,6 +114,13 @@ def test_whole_gpus_are_limits_and_their_pods_have_the_image_for_them() -> None:
     assert "tolerations" not in pod_of(own["clean"])
 
 
+def test_a_pod_with_gpus_gives_them_back_before_the_next_one_starts() -> None:
+    own = deployments_of(flow(node("clean"), node("ocr", gpu=1)))
+
+    assert own["ocr"]["spec"]["strategy"]["rollingUpdate"] == {"maxSurge": 0, "maxUnavailable": 1}
+    assert "strategy" not in own["clean"]["spec"]
+
+
 def test_a_share_of_a_gpu_is_refused_unless_the_cluster_slices_its_time() -> None:
     workflow = flow(node("ocr", gpu=0.5))
 
