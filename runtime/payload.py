@@ -38,7 +38,7 @@ from runtime.payload_files import File
 from runtime.payload_json import encode_json as encode_json
 from runtime.proto import natives
 from runtime.proto.packed import TYPE_PREFIX as TYPE_PREFIX
-from runtime.proto.packed import any_head, content_start, whole, wrapped
+from runtime.proto.packed import any_head, content_of, whole, wrapped
 
 JSON_TYPE = "krt.Json"
 BYTES_TYPE = wrappers_pb2.BytesValue.DESCRIPTOR.full_name
@@ -123,10 +123,10 @@ def decode_value(payload: bytes) -> Any:
     """
     if not payload:
         return None
-    content = _content(payload, _JSON_HEAD)
+    content = content_of(payload, _JSON_HEAD)
     if content is not None:
         return _loads(content)
-    content = _content(payload, _BYTES_HEAD)
+    content = content_of(payload, _BYTES_HEAD)
     if content is not None:
         return content
     native = next((native for head, native in _NATIVE_HEADS.items() if payload.startswith(head)), None)
@@ -139,7 +139,7 @@ def decode_value(payload: bytes) -> Any:
 def json_text(payload: bytes) -> bytes:
     """Return the JSON of a payload as it was written, whether it travels as JSON or as bytes. Raises DecodeError."""
     for head in (_JSON_HEAD, _BYTES_HEAD):
-        content = _content(payload, head) if payload else None
+        content = content_of(payload, head) if payload else None
         if content is not None:
             return content
     raise _wrong_type(JSON_TYPE, payload)
@@ -275,7 +275,7 @@ def _protobuf_decoder(kind: type[ProtobufMessage]) -> Decoder:
 
 
 def _decode_bytes(payload: bytes) -> bytes:
-    content = _content(payload, _BYTES_HEAD)
+    content = content_of(payload, _BYTES_HEAD)
     if content is None:
         raise _wrong_type(BYTES_TYPE, payload)
     return content
@@ -283,7 +283,7 @@ def _decode_bytes(payload: bytes) -> bytes:
 
 def _plain_decoder(kind: type) -> Decoder:
     def decode(payload: bytes) -> Any:
-        content = _content(payload, _JSON_HEAD)
+        content = content_of(payload, _JSON_HEAD)
         if content is None:
             raise _wrong_type(JSON_TYPE, payload)
         value = _loads(content)
@@ -302,7 +302,7 @@ def _json_decoder(adapter: pydantic.TypeAdapter[Any], annotation: Any) -> Decode
     strict = annotation in (int, str, float, bool)
 
     def decode(payload: bytes) -> Any:
-        content = _content(payload, _JSON_HEAD)
+        content = content_of(payload, _JSON_HEAD)
         if content is None:
             raise _wrong_type(JSON_TYPE, payload)
         try:
@@ -318,12 +318,6 @@ def _loads(content: bytes) -> Any:
         return orjson.loads(content)
     except orjson.JSONDecodeError as error:
         raise DecodeError(f"the payload is no JSON: {error}", reason="payload") from error
-
-
-def _content(payload: bytes, head: bytes) -> bytes | None:
-    """Return field 1 of the message inside the Any if the Any begins with `head` (its type), else None."""
-    start = content_start(payload, head)
-    return None if start is None else payload[start:]
 
 
 def _wrong_type(expected: str, payload: bytes) -> DecodeError:

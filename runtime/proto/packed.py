@@ -3,6 +3,7 @@
 Payloads are such bytes. What is read here comes from anybody: lengths are checked before anything is cut out.
 """
 
+import functools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -13,6 +14,9 @@ from runtime.proto import read_varint, varint
 TYPE_PREFIX = "type.googleapis.com/"
 # Fields of one message that are looked at; ours have four, or one for each dimension where a writer does not pack them.
 MAX_FIELDS = 128
+
+# Bytes of a length, at most.
+MAX_VARINT = 5
 
 # Wire types of protobuf: a number, and anything with a length.
 NUMBER, CONTENT = 0, 2
@@ -40,9 +44,35 @@ def whole(payload: Payload) -> bytes:
 
 def wrapped(head: bytes, content: bytes | memoryview) -> Payload:
     """Return the Any whose message holds `content` in field 1."""
-    size = len(content)
+    return _before(head, len(content)), content
+
+
+def content_of(payload: bytes, head: bytes) -> bytes | None:
+    """Return field 1 of the message in the Any, None for an Any of another type than `head`. Raises DecodeError."""
+    usual = _usually_before(head, len(payload))
+    if payload.startswith(usual):
+        return payload[len(usual) :]
+    start = content_start(payload, head)
+    return None if start is None else payload[start:]
+
+
+# What stands before a content follows from its length. Most messages of a workflow have one of a few lengths.
+@functools.lru_cache(maxsize=4096)
+def _before(head: bytes, size: int) -> bytes:
     tag = b"\x0a" + varint(size)
-    return head, varint(len(tag) + size), tag, content
+    return head + varint(len(tag) + size) + tag
+
+
+@functools.lru_cache(maxsize=4096)
+def _usually_before(head: bytes, payload_size: int) -> bytes:
+    """Return the same for an Any of `payload_size` bytes, if its lengths are written as short as can be.
+
+    Where no content makes an Any of this size: a byte as which none begins.
+    """
+    for size in range(payload_size - len(head) - 2 * MAX_VARINT, payload_size - len(head)):
+        if size >= 0 and len(before := _before(head, size)) + size == payload_size:
+            return before
+    return b"\xff"
 
 
 def content_start(payload: bytes, head: bytes) -> int | None:
