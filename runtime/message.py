@@ -71,6 +71,10 @@ class FirstVersion:
     start_ns: int
 
 
+# Looked up once: reading a member of an enumeration costs as much as a call.
+_OK = MessageType.OK
+
+
 class Message(NamedTuple):
     """One message of a workflow. A tuple, because one is made for every delivery: a frozen dataclass costs 2 µs more.
 
@@ -93,6 +97,28 @@ class Message(NamedTuple):
     outcome: str = ""
     first: FirstVersion | None = None
     claim: Claim | None = None
+
+    def output(self, payload: bytes, node: str) -> "Message":
+        """Return what `node` makes of this message for the next one: its ids, deadline and headers, another payload."""
+        # As `_replace` does, in a third of the time.
+        return tuple.__new__(
+            Message,
+            (
+                self.request_id,
+                payload,
+                "",
+                node,
+                _OK,
+                self.state_id,
+                self.deadline_ms,
+                self.reply_to,
+                self.traceparent,
+                self.headers,
+                "",
+                self.first,
+                None,
+            ),
+        )
 
     @property
     def deadline(self) -> datetime | None:

@@ -97,12 +97,10 @@ class Delivery:
     """
 
     __slots__ = (
-        "attempt", "data", "headers", "kept_alive_s", "pending", "reply", "sequence", "settled", "subject", "time_ns",
+        "attempt", "data", "headers", "kept_alive_s", "message", "origin", "path", "pending", "reply", "sequence",
+        "settled", "subject", "time_ns",
     )  # fmt: skip
-    # Of what a fused node hands on inside of its process, see `node/handed.py`; nothing received has them.
-    origin = 0
-    path = ""
-    message: Message | None = None
+    message: Message | None
 
     def __init__(
         self, subject: str, data: bytes, headers: Headers | None, sequence: int, attempt: int,
@@ -118,6 +116,10 @@ class Delivery:
         self.reply = reply
         self.kept_alive_s = now_s
         self.settled = False
+        # Of what a fused node hands on inside of its process, see `node/handed.py`; nothing received has them.
+        self.origin = 0
+        self.path = ""
+        self.message = None
 
     def __repr__(self) -> str:
         return f"<Delivery {self.subject} {self.sequence}#{self.attempt}>"

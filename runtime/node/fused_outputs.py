@@ -53,7 +53,7 @@ class FusedOutputs(Outputs):
         packed = whole(payload)
         if self._claims is None:
             self._fit(packed, self._publisher.limit_bytes)  # refuses what no dead letter could hold
-        number = work.outputs
+        path = hops.path_of_output(work.path, work.outputs, work.redrive)
         if self._stored:
             await super().emit(work, payload, last=last)
         else:
@@ -62,14 +62,14 @@ class FusedOutputs(Outputs):
             work.delivery,
             self._subject,
             origin=work.origin,
-            path=hops.path_of_output(work.path, number, work.redrive),
+            path=path,
             passed=self._passed(work),
-            # Without the claim of what it was made from, which would be fetched in its place.
-            message=work.message._replace(
-                payload=packed, from_node=self.node, type=_OK, error="", outcome="", claim=None
-            ),
+            message=work.message.output(packed, self.node),
         )
-        await self._put(link, work, handed)
+        if link.hand(handed, work.confirmed):
+            work.outstanding += 1
+        else:
+            await self._put(link, work, handed)
 
     async def _hand_over(
         self, work: Work, subject: str, data: bytes, kind: MessageType, message_id: str, confirm: Confirm
@@ -98,7 +98,7 @@ class FusedOutputs(Outputs):
         await self._link.put(handed, confirm)
 
     async def _put(self, link: Link, work: Work, handed: Handed) -> None:
-        """Hand over what the work is not finished without."""
+        """Hand over what the work is not finished without, as soon as there is room."""
         work.outstanding += 1
         try:
             await link.put(handed, work.confirmed)
@@ -108,13 +108,16 @@ class FusedOutputs(Outputs):
 
     def _hops_so_far(self, work: Work) -> Headers | None:
         """Return the header of what leaves the process; only what came through a link has passed nodes of it."""
-        if not work.path or work.delivery.headers is None:
-            return None
-        return {names.HOPS_HEADER: work.delivery.headers.get(names.HOPS_HEADER, "")}
+        return {names.HOPS_HEADER: _before(work)} if work.path else None
 
     def _passed(self, work: Work) -> str:
-        before = self._hops_so_far(work)
-        return hops.add_hop(before[names.HOPS_HEADER] if before else "", self.node, int(work.run_s * 1e6))
+        return hops.add_hop(_before(work), self.node, int(work.run_s * 1e6))
+
+
+def _before(work: Work) -> str:
+    """Return the nodes of this process that the message has passed before this one."""
+    headers = work.delivery.headers
+    return headers.get(names.HOPS_HEADER, "") if work.path and headers is not None else ""
 
 
 def _once_both(confirm: Confirm) -> Confirm:

@@ -1,7 +1,5 @@
 """A message on its way from one node of a fused chain to the next, inside of their process."""
 
-from typing import Any
-
 from runtime import wire
 from runtime.bus.base import Delivery
 from runtime.message import Message
@@ -11,7 +9,11 @@ from runtime.spec import names
 class Handed(Delivery):
     """A message on its way from one node to the next. Its bytes are made only for whoever stores or forwards them."""
 
-    __slots__ = ("message", "origin", "path", "size_bytes")
+    __slots__ = ("_data", "size_bytes")
+    # Of deliveries of a stream alone.
+    pending = 0
+    reply = ""
+    kept_alive_s = 0.0
 
     def __init__(
         self,
@@ -31,25 +33,21 @@ class Handed(Delivery):
         """
         self.subject = subject
         self.message = message
-        if message is None:
-            self.data = data
+        self._data = data
         self.headers = {names.HOPS_HEADER: passed}
         self.sequence = taken.sequence
         self.attempt = attempt or taken.attempt
         self.time_ns = taken.time_ns
-        self.pending = 0
-        self.reply = ""
-        self.kept_alive_s = 0.0
         self.settled = False
         self.origin = origin
         self.path = path
         self.size_bytes = len(data) if message is None else len(message.payload)
 
-    def __getattr__(self, name: str) -> Any:
-        if name != "data" or self.message is None:
-            raise AttributeError(name)
-        self.data = wire.encode(self.message)
-        return self.data
+    @property
+    def data(self) -> bytes:  # type: ignore[override]  # of a delivery it is an attribute, and read only, too
+        if not self._data and self.message is not None:
+            self._data = wire.encode(self.message)
+        return self._data
 
     def again(self) -> "Handed":
         """Return the same message for one more attempt."""
@@ -61,6 +59,6 @@ class Handed(Delivery):
             path=self.path,
             passed=self.headers[names.HOPS_HEADER],
             message=self.message,
-            data=self.data if self.message is None else b"",
+            data=self._data,
             attempt=self.attempt + 1,
         )

@@ -127,24 +127,28 @@ class Link:
 
     # --- handing over ---
 
-    async def put(self, handed: Handed, confirm: Confirm) -> None:
-        """Hand over one message; returns once there is room for it. `confirm`: called once, as by a publisher.
-
-        Raises BusUnavailableError once closed; `confirm` is not called then.
-        """
-        while self._over is None and self._is_full():
-            self._room.clear()
-            await self._room.wait()
-        if self._over is not None:
-            raise BusUnavailableError("the next node of the chain has stopped")
+    def hand(self, handed: Handed, confirm: Confirm) -> bool:
+        """Hand over one message if there is room for it, and say whether. `confirm`: called once, later."""
+        if self._over is not None or self._is_full():
+            return False
         self._handed[handed] = confirm
         self._handed_bytes += handed.size_bytes
         self.offer(handed)
+        return True
+
+    async def put(self, handed: Handed, confirm: Confirm) -> None:
+        """The same once there is room. Raises BusUnavailableError once closed; `confirm` is not called then."""
+        while not self.hand(handed, confirm):
+            if self._over is not None:
+                raise BusUnavailableError("the next node of the chain has stopped")
+            self._room.clear()
+            await self._room.wait()
 
     def _is_full(self) -> bool:
         if len(self._handed) >= MAX_HANDED or self._handed_bytes >= MAX_HANDED_BYTES:
             return True
-        return len(self._waiting) >= min(self.prefetch, MAX_WAITING) and not self._takers
+        waiting = len(self._waiting)
+        return waiting >= MAX_WAITING or (waiting >= self.prefetch and not self._takers)
 
     def offer(self, delivery: Delivery) -> None:
         """Give a message to the next slot that is free."""

@@ -265,18 +265,21 @@ class Runner:
 
     # --- 4. publish ---
 
-    async def _emit(self, work: Work, result: Any) -> None:
+    def _emit(self, work: Work, result: Any) -> Awaitable[None]:
+        if isinstance(result, list) or self._parts.handler.from_node_style:
+            return self._emit_all(work, result)
+        return self._emit_one(work, result, last=True)
+
+    async def _emit_all(self, work: Work, result: Any) -> None:
         if isinstance(result, Outcome):
             raise result
         if self._parts.handler.from_node_style:
             if not self._warned_of_result:
                 self._warned_of_result = True
                 log.warning("default_handler and custom_handlers send by ctx.send_output; what they return is ignored")
-        elif isinstance(result, list):
-            for number, item in enumerate(result, start=1):
-                await self._emit_one(work, item, last=number == len(result))
-        else:
-            await self._emit_one(work, result, last=True)
+            return
+        for number, item in enumerate(result, start=1):
+            await self._emit_one(work, item, last=number == len(result))
 
     def _emit_one(self, work: Work, value: Any, *, last: bool) -> Awaitable[None]:
         if isinstance(value, Outcome):
