@@ -52,6 +52,22 @@ async def test_a_node_that_returns_nothing_ends_its_message_alone(flow: Callable
         assert (_counts(chain, "b"), _counts(chain, "c")) == ({"taken": 3, "ok": 3}, {"taken": 2, "ok": 2})
 
 
+async def test_a_node_leaves_out_what_does_not_fit(flow: Callable[..., Path], fused: bool) -> None:
+    marks = """
+        async def handler(ctx, data: list):
+            for n in data:
+                ctx.set_header("odd", "yes" if n % 2 else "no")
+                await ctx.send_output({"n": n})
+        """
+    nodes = NODES.replace("name: b", "name: b, from: {node: a, when: {header: {odd: [yes, maybe]}}}")
+    async with open_chain(flow(marks, DOUBLE, LIST, workflow=nodes), fused=fused) as chain:
+        await chain.send([1, 2, 3])
+
+        assert chain.outputs("c") == [2, 6]
+        assert _counts(chain, "b") == {"taken": 3, "ok": 3}
+        assert chain.node("b").metrics.totals()["left_out"] == 1
+
+
 async def test_a_message_that_fails_is_tried_again_alone_and_given_up_alone(
     flow: Callable[..., Path], fused: bool
 ) -> None:
