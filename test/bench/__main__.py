@@ -102,6 +102,13 @@ def _measurements(seconds: float, rounds: int, requests: int) -> dict[str, Measu
             contenders=fusion.CONTENDERS,
             targets=fusion.TARGETS,
         ),
+        "fused-cores": plan(
+            title="three fused, all cores, 200 B",
+            stages=3,
+            size_bytes=200,
+            contenders=fusion.ON_ALL_CORES,
+            targets=fusion.TARGETS,
+        ),
     }
     return {
         **{name: functools.partial(throughput.measure, plan=plan) for name, plan in comparisons.items()},

@@ -1,7 +1,9 @@
 """A chain of three nodes fused into one process beside one with a process for each: rate, and time of one message."""
 
 import functools
+import os
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
@@ -20,8 +22,11 @@ TARGETS = {"unfused": Target(bound=2.5)}
 LATENCY_TARGET = Target(bound=0.4, at_most=True)
 
 
+@dataclass(frozen=True, slots=True)
 class FusedChain(Contender):
-    """All stages in one process."""
+    """All stages in one process, or in several that share the messages."""
+
+    processes: int = 1
 
     def start_all(self, stages: Sequence[Stage], folder: Path) -> list[Child]:
         behind = tuple(
@@ -36,13 +41,13 @@ class FusedChain(Contender):
             for stage in stages[1:]
         )
         first = _spec(stages[0]).model_copy(update={"behind": behind})
-        return [start_node(stages[0], folder, handler=HANDLER, spec=first)]
+        return [start_node(stages[0], folder, handler=HANDLER, spec=first) for _ in range(self.processes)]
 
 
-CONTENDERS = (
-    FusedChain(NODE.name, start_node, takes_envelopes=True),
-    Contender("unfused", start_node, takes_envelopes=True),
-)
+UNFUSED = Contender("unfused", start_node, takes_envelopes=True)
+CONTENDERS = (FusedChain(NODE.name, start_node, takes_envelopes=True), UNFUSED)
+# Three processes have more cores than one: here the fused chain has a process for each core, too.
+ON_ALL_CORES = (FusedChain(NODE.name, start_node, takes_envelopes=True, processes=os.cpu_count() or 1), UNFUSED)
 
 
 async def measure_latency(bench: Workbench, requests: int) -> list[Row]:
@@ -69,7 +74,7 @@ async def measure_latency(bench: Workbench, requests: int) -> list[Row]:
 
 
 def _latency_rows(p50_ms: dict[str, float]) -> list[Row]:
-    unfused = next(contender.name for contender in CONTENDERS if contender.name != NODE.name)
+    unfused = UNFUSED.name
     title = "latency, three fused, p50"
     return [
         Row(name=title, who=unfused, value=p50_ms[unfused], unit="ms"),
