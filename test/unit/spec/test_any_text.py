@@ -13,6 +13,9 @@ from runtime.errors import WorkflowError
 from runtime.spec.fields import NODE, RETRY, STREAM, WORKFLOW
 from runtime.spec.load import load
 
+# Most of it is the making of examples, which a busy machine slows down.
+pytestmark = pytest.mark.timeout(60)
+
 KEYS = sorted({*WORKFLOW.fields, *WORKFLOW.planned, *NODE.fields, *NODE.planned, *RETRY.fields, *STREAM.fields})
 WORDS = ["a", "b", "a.x", "entrypoint", "30s", "1Gi", "none", "drop", "handler", "models", "1", "010", "<<", "a.py"]
 
