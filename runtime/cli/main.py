@@ -4,7 +4,6 @@ A command is registered by a module beside this one with `register(app)`, which 
 `COMMANDS` says where each one is. These modules import what they need inside their commands, for people wait for them.
 """
 
-import gc
 import importlib
 import os
 import sys
@@ -19,11 +18,9 @@ from runtime import errors
 from runtime.cli import exits
 from runtime.cli.plain_values import spare_pydantic
 from runtime.cli.target import NotRunningError
+from runtime.collector import collect_rarely
 from runtime.version import __version__
 
-# New objects, and younger collections, before a collection of each generation: a list of ten thousand things is made in
-# half the time, and a command ends soon. Python's own are 700, 10, 10.
-GC_THRESHOLDS = (50_000, 20, 50)
 # Command -> its module, in the order in which the help lists them.
 COMMANDS = {
     "new": "new",
@@ -113,7 +110,7 @@ def options(
 
 def main() -> None:
     """Run `krt` with the arguments of this process; ends it with one of the codes in `cli/exits.py`."""
-    gc.set_threshold(*GC_THRESHOLDS)
+    collect_rarely()
     try:
         app()
     except (errors.ConfigError, errors.AccessError) as err:

@@ -15,6 +15,7 @@ from runtime import log as logs
 from runtime.bus.base import Bus
 from runtime.bus.presence import Heartbeat, ServiceRecord
 from runtime.clock import SystemClock
+from runtime.collector import collect_rarely
 from runtime.errors import AccessError, ConfigError, DriftError, WorkerEndedError
 from runtime.node.fusion import FusedProcess, prepare_chain
 from runtime.node.gpu_watch import GpuWatch
@@ -27,8 +28,6 @@ log = logging.getLogger(__name__)
 
 # Exit codes of the process: everything in order; failed; wrong configuration or handler, which a restart cannot help.
 EXIT_OK, EXIT_FAILED, EXIT_CONFIG = 0, 1, 2
-# New objects, and younger collections, before a collection of each generation; Python's own are 700, 10, 10.
-GC_THRESHOLDS = (50_000, 20, 50)
 
 
 async def run_node(settings: NodeSettings, stop: asyncio.Event) -> int:
@@ -62,14 +61,10 @@ async def _prepared(settings: NodeSettings) -> AsyncIterator[Callable[[Bus], Nod
 
 
 def _calm_garbage_collector() -> None:
-    """Leave what the start has made out of every later collection, and collect less often.
-
-    A message makes a few dozen objects that die at once by themselves; looking through them all the time takes a tenth
-    of the node's time. What a handler leaves in cycles is still found.
-    """
+    """Leave what the start has made out of every later collection, and collect rarely."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(*GC_THRESHOLDS)
+    collect_rarely()
 
 
 def _presence(node: NodeProcess, bus: Bus, gpus: GpuWatch) -> contextlib.AbstractAsyncContextManager[Heartbeat | None]:
