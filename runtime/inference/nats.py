@@ -33,6 +33,8 @@ T = TypeVar("T")
 
 # Seconds that the processes of a workflow, or of a driver, may take to start.
 START_LIMIT_S = 60.0
+# Seconds until a driver that says that it runs, or has failed, is taken for one that cannot be listed.
+LISTED_LIMIT_S = 5.0
 # Seconds beyond a driver's own stop timeout until its process is killed.
 KILL_MARGIN_S = 2.0
 # Variables of the children: what they print is shown, and of their log only what somebody should see.
@@ -191,6 +193,9 @@ class NatsHost:
 
         if self._file_drivers:
             await self._first_of(self._children.begin(self._file_drivers), all_decided)
+            # A driver tells its supervisor at once, and is listed a moment later; one whose process has ended never is.
+            wanted &= self._children.telling()
+            await self._first_of(self._clock.sleep(LISTED_LIMIT_S), all_decided)
 
     async def _start_driver(self, process: Process, pid: str) -> None:
         """Start the process, and return once its driver runs or has ended. Raises DriverStartError."""
@@ -238,6 +243,11 @@ class Children:
     async def begin(self, processes: Sequence[Process]) -> None:
         """Start processes, and return once each works or has ended once, or after START_LIMIT_S."""
         await (await self._started()).start(processes, stage_timeout_s=START_LIMIT_S)
+
+    def telling(self) -> set[str]:
+        """Return the processes that live and have said that they work, or that they cannot."""
+        states = self._supervisor.states() if self._supervisor is not None else []
+        return {state.process for state in states if state.pid is not None and state.state is not State.STARTING}
 
     async def run_to_end(self, process: Process) -> str:
         """Start a process, and return how it ended when it does so for the first time, or that it does not get ready.
