@@ -14,6 +14,7 @@ LAYERS = [
     {
         "children",
         "clock",
+        "collector",
         "deadletter",
         "durations",
         "environment",
