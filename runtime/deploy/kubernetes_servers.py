@@ -6,7 +6,7 @@ KEDA, which runs in a namespace of its own.
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from runtime.deploy.compose_servers import (
@@ -48,7 +48,7 @@ class Server:
     command: Sequence[str] = ()
     environment: Sequence[Mapping[str, Any]] = ()
     size_gib: int = LEAST_GIB
-    read_only: bool = field(default=False)
+    read_only: bool = False
 
     @property
     def component(self) -> str:
