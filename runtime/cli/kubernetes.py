@@ -18,7 +18,7 @@ def register(app: typer.Typer) -> None:
 
 
 def kubernetes(
-    image: Annotated[str, typer.Option("--image", metavar="NAME", help="Image of the processes; required.")],
+    image: Annotated[str, typer.Option("--image", metavar="NAME", help="Image of the processes.")],
     path: FolderArgument = Path("."),
     workflow: PickOption = "",
     gpu_image: Annotated[
