@@ -19,7 +19,7 @@ from typing import Any
 
 from runtime.bus.base import Confirmation, Delivery, Reader, ReaderClosed
 from runtime.deadletter import Attempt
-from runtime.errors import BusClosedError, BusError, DecodeError, HandlerTimeoutError, Outcome, Wait
+from runtime.errors import BusClosedError, BusError, DecodeError, Drop, HandlerTimeoutError, Outcome, Wait
 from runtime.message import Message, MessageType
 from runtime.node.context import Context
 from runtime.node.handler import CallKind, HandlerFunction
@@ -297,6 +297,8 @@ class Runner:
         if work.failure is None and work.wait_s is not None:
             work.reader.nak(work.delivery, work.wait_s)
             return
+        if isinstance(work.failure, Drop):  # done, and nothing comes of it
+            work.failure = None
         if work.failure is None:
             if work.message.reply_to:
                 self._close_reply(work)
@@ -345,15 +347,11 @@ class Runner:
         )
         if decision.counts:
             record.add(Attempt(attempt=work.delivery.attempt, time_s=now_s, error=describe(failure)))
-        if decision.action == "ack":
-            self._close_reply(work)
-            work.reader.ack(work.delivery)
-            self._metrics.counts.ok += 1
-        elif decision.action == "retry":
+        if decision.action == "retry":
             await self._retry(work, failure, decision, record)
-        else:
-            await self._bury(work, failure, decision, record)
-        if decision.action != "retry" and work.delivery.attempt > 1:
+            return
+        await self._bury(work, failure, decision, record)
+        if work.delivery.attempt > 1:
             await self._parts.history.forget(work)
 
     async def _retry(self, work: Work, failure: BaseException, decision: Decision, record: Record) -> None:

@@ -9,7 +9,6 @@ from runtime.errors import (
     BusError,
     BusUnavailableError,
     DecodeError,
-    Drop,
     EncodeError,
     HandlerTimeoutError,
     JoinTimeoutError,
@@ -31,14 +30,14 @@ MAX_TEXT = 1_000
 # Largest exponent of a backoff: beyond, every growing delay has long reached its cap.
 MAX_EXPONENT = 64
 
-Action = Literal["ack", "retry", "dead"]
+Action = Literal["retry", "dead"]
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """The end of a delivery.
+    """The end of a delivery that failed.
 
-    ack: done. retry: again after `delay_s`; `counts` says whether it was a failed attempt of the handler, `waits`
+    retry: again after `delay_s`; `counts` says whether it was a failed attempt of the handler, `waits`
     whether the time until then is limited. dead: given up, with `reason` as a stable word.
     """
 
@@ -54,7 +53,6 @@ class Decision:
         return _REPLY_OUTCOMES.get(self.reason, ReplyOutcome.INVALID)
 
 
-ACK = Decision("ack")
 _REPLY_OUTCOMES = {
     "failed": ReplyOutcome.FAILED,
     "timeout": ReplyOutcome.TIMEOUT,
@@ -67,15 +65,13 @@ _REPLY_OUTCOMES = {
 
 
 def decide(
-    failure: BaseException | None, policy: RetryPolicy, *, failures: int, delivery: int, waited_s: float = 0.0
+    failure: BaseException, policy: RetryPolicy, *, failures: int, delivery: int, waited_s: float = 0.0
 ) -> Decision:
-    """Return what becomes of a delivery that ended with `failure` (None: it did not fail).
+    """Return what becomes of a delivery that ended with `failure`.
 
     failures: attempts of the handler that failed before this one. delivery: number of this delivery, from 1. waited_s:
     how long ago it began to wait for something, 0 where it does not.
     """
-    if failure is None or isinstance(failure, Drop):
-        return ACK
     if isinstance(failure, Reject):
         return Decision("dead", counts=True, reason="rejected")
     if isinstance(failure, Wait):

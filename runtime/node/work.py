@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from runtime import wire
 from runtime.bus.base import Bus, Confirm, Delivery, Publisher, Reader
 from runtime.bus.claims import Claims
-from runtime.errors import BusError, ContextError, DecodeError
+from runtime.errors import BusError, ContextError, DecodeError, Drop
 from runtime.message import NO_HEADERS, Message, MessageType, Payload, ReplyOutcome
 from runtime.node.settle import describe
 from runtime.spec import hops, names
@@ -145,7 +145,7 @@ class Work:
     def confirmed(self, error: BusError | None) -> None:
         """One output has its PubAck, or was given up with `error`."""
         self.outstanding -= 1
-        if error is not None and self.failure is None:
+        if error is not None and (self.failure is None or isinstance(self.failure, Drop)):
             self.failure = error
         if self.handled and self.outstanding == 0:
             self.on_finished(self)

@@ -1,12 +1,14 @@
 """What becomes of a message whose handler fails: retries, dead letters, and the ERROR that reaches the caller."""
 
 import os
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
 import pytest
 
 from runtime import wire
+from runtime.bus.base import GIVE_UP_S
 from runtime.message import Message, MessageType
 from runtime.payload import encode_value
 from runtime.spec.node import RetryPolicy
@@ -265,6 +267,33 @@ async def test_drop_acks_without_an_output(start_node: StartNode, how: str) -> N
 
     assert (node.messages(), node.dead_letters()) == ([], [])
     assert [(reply.type, reply.outcome, reply.payload) for reply in node.replies] == [(MessageType.OK, "ok", b"")]
+
+
+async def test_an_output_before_a_drop_that_finds_no_room_is_sent_again_by_the_next_delivery(
+    start_node: StartNode,
+) -> None:
+    source = """
+        from runtime.errors import Drop
+
+        calls = []
+
+        async def handler(ctx, data):
+            calls.append(ctx.attempt)
+            await ctx.send_output("x" * 2000)
+            raise Drop("enough")
+    """
+    node = await start_node(source, max_bytes=1_000)
+
+    await node.send()
+    await node.until(lambda: node.process._publisher.held)
+    await node.clock.advance(GIVE_UP_S + 1)
+    stream = node.broker.streams.stream(STREAM)
+    stream.config = replace(stream.config, max_bytes=0)
+    await node.clock.advance(60)
+    await node.settled()
+
+    assert node.module.calls == [1, 2]
+    assert node.outputs() == ["x" * 2000]
 
 
 @pytest.mark.parametrize("how", ["raise", "return"])

@@ -9,7 +9,6 @@ from runtime.errors import (
     BusError,
     BusUnavailableError,
     DecodeError,
-    Drop,
     EncodeError,
     HandlerTimeoutError,
     JoinTimeoutError,
@@ -29,8 +28,6 @@ POLICY = RetryPolicy(attempts=3, first_s=1.0, factor=2.0, max_s=60.0, jitter=0.0
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [
-        (None, Decision("ack")),
-        (Drop("old"), Decision("ack")),
         (Reject("no"), Decision("dead", counts=True, reason="rejected")),
         (DecodeError("x", reason="gzip"), Decision("dead", reason="gzip")),
         (EncodeError("x"), Decision("dead", counts=True, reason="encode")),
@@ -51,7 +48,7 @@ POLICY = RetryPolicy(attempts=3, first_s=1.0, factor=2.0, max_s=60.0, jitter=0.0
         (Retry(0), Decision("retry", delay_s=0, counts=True)),
     ],
 )
-def test_the_first_failure_decides(failure: BaseException | None, expected: Decision) -> None:
+def test_the_first_failure_decides(failure: BaseException, expected: Decision) -> None:
     assert decide(failure, POLICY, failures=0, delivery=1) == expected
 
 
@@ -62,7 +59,6 @@ def test_the_first_failure_decides(failure: BaseException | None, expected: Deci
         (Retry(7.5), Decision("dead", counts=True, reason="failed")),
         (HandlerTimeoutError("x"), Decision("dead", counts=True, reason="timeout")),
         (StreamFullError("x"), Decision("retry", delay_s=4.0)),
-        (Drop(), Decision("ack")),
     ],
 )
 def test_the_last_attempt_ends_it_unless_the_bus_is_to_blame(failure: BaseException, expected: Decision) -> None:
