@@ -30,6 +30,7 @@ default_ulimits = ["nofile=4096:4096", "nproc=4096:4096"]
 runtime = "runc"
 cgroup_manager = "cgroupfs"
 events_logger = "file"
+infra_image = "{pause}"
 [network]
 network_backend = "netavark"
 network_config_dir = "{folder}/networks"
@@ -45,13 +46,17 @@ def missing() -> str:
     return f"not installed: {', '.join(lacking)} (apt-get install {' '.join(lacking)})" if lacking else ""
 
 
+# Image of the container that holds a pod together; podman's own is made of a program that is not there.
+PAUSE = "localhost/pause"
+
+
 class Podman:
     """One podman, from the folder of its data to its end."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         configuration, storage = folder / "containers.conf", folder / "storage.conf"
-        configuration.write_text(CONFIGURATION.format(folder=folder))
+        configuration.write_text(CONFIGURATION.format(folder=folder, pause=PAUSE))
         storage.write_text(
             f'[storage]\ndriver = "overlay"\ngraphroot = "{folder / "graph"}"\nrunroot = "{folder / "run"}"\n'
         )
@@ -87,6 +92,12 @@ class Podman:
         authorities = [f"--volume={AUTHORITIES}:{AUTHORITIES}:ro", f"--env=PIP_CERT={AUTHORITIES}"]
         options = ["--pull=never", "--format=docker", "--network=host", *authorities, *build_arguments]
         self.run("build", *options, f"--file={dockerfile}", f"--tag={name}", str(context))
+
+    def build_pause(self, base: str, folder: Path) -> None:
+        """Build what pods need. folder: for its Dockerfile."""
+        dockerfile = folder / "Dockerfile.pause"
+        dockerfile.write_text(f'FROM {base}\nENTRYPOINT ["sleep", "infinity"]\n')
+        self.build(str(dockerfile), PAUSE, context=folder, arguments={})
 
     def run(self, *arguments: str) -> str:
         """Run a podman command, and return what it printed. A failure shows its output."""
