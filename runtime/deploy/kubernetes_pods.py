@@ -180,8 +180,9 @@ def _volumes(process: Process, options: PodOptions) -> list[_Volume]:
 def _environment(process: Process, options: PodOptions, role: Role) -> list[dict[str, Any]]:
     """Return the variables: secrets first, for what follows may refer to them."""
     plain = {name: value for name, value in process.environment.items() if name not in process.secrets}
-    keys = sorted({*process.secrets, *(key for name in _URIS for key in REFERENCE.findall(plain.get(name, "")))})
-    secrets = [{"name": key, "valueFrom": secret_key(options.secret, key)} for key in keys]
+    in_uris = dict.fromkeys((key for name in _URIS for key in REFERENCE.findall(plain.get(name, ""))), "")
+    places = sorted({**in_uris, **process.secrets}.items())
+    secrets = [{"name": name, "valueFrom": _source(name, place, options)} for name, place in places]
     if "KRT_INFLUX_URI" in plain:
         secrets += _influx_access(options)
     # Libraries keep things in a home that they can write to.
@@ -189,6 +190,12 @@ def _environment(process: Process, options: PodOptions, role: Role) -> list[dict
     if options.credentials:
         values["KRT_NATS_CREDENTIALS"] = CREDENTIALS_FOLDER
     return [*secrets, *({"name": name, "value": value} for name, value in {**values, **role.environment}.items())]
+
+
+def _source(name: str, place: str, options: PodOptions) -> dict[str, Any]:
+    """Return where a variable comes from. place: `secret/key`, "" for its own name in the one Secret of all."""
+    secret, _, key = place.partition("/")
+    return secret_key(secret, key) if place else secret_key(options.secret, name)
 
 
 def _influx_access(options: PodOptions) -> list[dict[str, Any]]:

@@ -124,7 +124,7 @@ def _node(workflow: Workflow, node: Node, target: Target) -> Process:
         },
         replicas=node.replicas,
         resources=node.resources,
-        secrets=frozenset(name for each in workflow.chain_of(node) for name in each.secrets),
+        secrets={name: place for each in workflow.chain_of(node) for name, place in _secrets(each).items()},
         image=node.image,
         stage=NODE_STAGE,
     )
@@ -146,7 +146,7 @@ def _runner(workflow: Workflow, runner: AlgorithmRunner, target: Target) -> Proc
         },
         replicas=runner.replicas,
         resources=runner.resources,
-        secrets=frozenset(runner.secrets),
+        secrets=_secrets(runner),
         image=runner.image,
         # Before the nodes that send work to it, and after them at the end.
         stage=SERVICE_STAGE,
@@ -163,12 +163,17 @@ def _driver(workflow: Workflow, driver: Driver, target: Target) -> Process:
         replicas=driver.replicas,
         resources=driver.resources,
     )
-    return replace(process, secrets=frozenset(driver.secrets), image=driver.image)
+    return replace(process, secrets=_secrets(driver), image=driver.image)
 
 
 def _own(part: Node | Driver | AlgorithmRunner, target: Target) -> dict[str, str]:
     """Return the variables that the workflow file gives to a process."""
     return {**part.env, **{name: target.environment[name] for name in part.secrets}}
+
+
+def _secrets(part: Node | Driver | AlgorithmRunner) -> dict[str, str]:
+    """Return the variables that are secrets, each with its place in a cluster, "" where it has none of its own."""
+    return {name: part.secret_places.get(name, "") for name in part.secrets}
 
 
 def _common(target: Target, process: str, stream: str) -> dict[str, str]:

@@ -50,7 +50,8 @@ class Process:
     stage: lower stages start first and end last; the processes of a stage start and end together.
     may_end: exit code 0 is its end for good; every other process is started again whenever it ends.
     policy: when it is started again, None for the supervisor's own. resources: of each replica.
-    secrets: the variables of the environment that hold one. image: of its container, "" for the deployment's.
+    secrets: the variables of the environment that hold one, each with where a cluster keeps it, `secret/key` or "".
+    image: of its container, "" for the deployment's.
     """
 
     name: str
@@ -62,7 +63,7 @@ class Process:
     may_end: bool = False
     policy: RestartPolicy | None = None
     resources: ProcessResources = field(default_factory=ProcessResources)
-    secrets: frozenset[str] = frozenset()
+    secrets: Mapping[str, str] = field(default_factory=dict)
     image: str = ""
 
     def replica_names(self) -> list[str]:

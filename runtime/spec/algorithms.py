@@ -12,6 +12,7 @@ from runtime.spec.model import AlgorithmRunner
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Place, Report
 from runtime.spec.resources import IMAGE_FIELD, RESOURCES_FIELD
+from runtime.spec.secret_names import SECRETS_FIELD, secret_values
 from runtime.spec.tree import Entry, Mapping, Text, Value
 from runtime.spec.values import (
     Choice,
@@ -20,7 +21,6 @@ from runtime.spec.values import (
     JsonSchema,
     Name,
     Path,
-    SecretNames,
     Spot,
     WholeNumber,
     wrong_type,
@@ -50,7 +50,7 @@ RUNNER = Record(
             description="Longest run of a call, where the function has no timeout of its own",
         ),
         "env": Field(type=Environment(), description="Variables of the process: text as written"),
-        "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
+        "secrets": SECRETS_FIELD,
         "resources": RESOURCES_FIELD,
         "image": IMAGE_FIELD,
     }
@@ -82,7 +82,7 @@ def _read(entry: Entry, report: Report) -> Iterator[RunnerDraft]:
     spot = Spot("", f'runner "{entry.key.text[: names.MAX_NAME_LENGTH]}"')
     with report.collecting():
         Name().read(entry.key, spot, report)
-        values: dict[str, Any] = RUNNER.read(entry.value, spot, report)
+        values: dict[str, Any] = secret_values(RUNNER.read(entry.value, spot, report))
         written: Text | None = values.pop("adapter", None)
         if written is None:
             return

@@ -16,6 +16,7 @@ from runtime.spec.model import Driver
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Place, Report, nearest
 from runtime.spec.resources import IMAGE_FIELD, RESOURCES_FIELD
+from runtime.spec.secret_names import SECRETS_FIELD, secret_values
 from runtime.spec.tree import Entry, Items, Mapping, Text, Value
 from runtime.spec.values import (
     CLASS,
@@ -24,7 +25,6 @@ from runtime.spec.values import (
     Environment,
     JsonSchema,
     Name,
-    SecretNames,
     Spot,
     WholeNumber,
     expect_mapping,
@@ -173,7 +173,7 @@ DRIVER = Record(
         ),
         "replicas": Field(type=WholeNumber(most=MAX_REPLICAS), default=1, description="Processes of the same driver"),
         "env": Field(type=Environment(), description="Variables of the process: text as written"),
-        "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
+        "secrets": SECRETS_FIELD,
         "resources": RESOURCES_FIELD,
         "image": IMAGE_FIELD,
         **OPTIONS,
@@ -215,7 +215,7 @@ def _read(entry: Entry, report: Report) -> Iterator[DriverDraft]:
         return
     options = {key: values.pop(key) for key in OPTIONS if key in values and key != "args"}
     arguments = {**values.pop("args", {}), **options}
-    driver = Driver(name=entry.key.text, arguments=arguments, **values)
+    driver = Driver(name=entry.key.text, arguments=arguments, **secret_values(values))
     yield DriverDraft(driver=driver, place=entry.key.place, written=entry.value)
 
 

@@ -18,6 +18,7 @@ from runtime.spec.record import Field, Record
 from runtime.spec.replicas import Replicas
 from runtime.spec.report import Fault, Report
 from runtime.spec.resources import IMAGE_FIELD, RESOURCES_FIELD
+from runtime.spec.secret_names import SECRETS_FIELD
 from runtime.spec.sink_keys import SINK
 from runtime.spec.sources import Joining, OneSource, Sources
 from runtime.spec.tree import SHOWN_LENGTH, Items, Mapping, Text, Value
@@ -33,7 +34,6 @@ from runtime.spec.values import (
     Name,
     Number,
     Path,
-    SecretNames,
     Size,
     Spot,
     Switch,
@@ -320,7 +320,7 @@ _HANDLER_NODE = {
     ),
     "env": Field(type=Environment(), description="Variables of the process: text as written"),
     "config": Field(type=Configuration(), description="Values of the node's configuration scope"),
-    "secrets": Field(type=SecretNames(), default=[], description="Names of variables to pass on, never values"),
+    "secrets": SECRETS_FIELD,
     "resources": RESOURCES_FIELD,
     "image": IMAGE_FIELD,
 }

@@ -33,6 +33,7 @@ from runtime.spec.record import Record
 from runtime.spec.replicas import replica_values
 from runtime.spec.report import START, Fault, Place, Report, nearest
 from runtime.spec.resources import ProcessResources
+from runtime.spec.secret_names import secret_values
 from runtime.spec.sources import WrittenJoin, WrittenSource
 from runtime.spec.tree import MAX_SIZE, Entry, Mapping, Text, Value, parse, too_large
 from runtime.spec.values import Spot
@@ -284,7 +285,7 @@ def _sources(values: dict[str, Any]) -> tuple[WrittenSource, ...]:
 
 
 def _node(draft: NodeDraft) -> Node:
-    values = {**replica_values(draft.values), "handler": draft.handler, "sources": draft.resolved}
+    values = {**secret_values(replica_values(draft.values)), "handler": draft.handler, "sources": draft.resolved}
     values["when"] = {str(source): dict(source.when) for source in draft.sources if source.when}
     values["workers"] = worker_count(values)
     if draft.values.get("kind") == "models":
@@ -310,7 +311,7 @@ def _batch_values(values: dict[str, Any]) -> dict[str, Any]:
         "concurrency": values.get("concurrency", 1),
         # A command is a child of the process and has its GPUs; a container gets its own from the engine.
         "resources": ProcessResources(gpu=batch.resources.gpu if batch.backend == "command" else 0),
-        "secrets": tuple(dict.fromkeys((*values.get("secrets", ()), *token))),
+        "secrets": tuple(dict.fromkeys((*values["secrets"], *token))),
     }
 
 

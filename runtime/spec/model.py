@@ -110,7 +110,8 @@ class Node(Frozen):
     timeout_s: limit of one delivery; None is no limit.
     dead_letter_keep_s: how long a given-up message is kept; None counts and logs it without storing it.
     object_store: name of the one that is `ctx.object_store`, "" for none.
-    secrets: names of variables to pass on to the process, never values.
+    secrets: names of variables to pass on to the process, never values. secret_places: where a cluster keeps those of
+    some, `secret/key`.
     atomic: all outputs of one delivery are stored together, or none.
     when: for sources of which it reads a part, what headers those messages have: one of the values of each.
     """
@@ -134,6 +135,7 @@ class Node(Frozen):
     env: dict[str, str] = Field(default_factory=dict)
     config: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    secret_places: dict[str, str] = Field(default_factory=dict)
     resources: ProcessResources = ProcessResources()
     order: Order | None = None
     state: State | None = None
@@ -175,8 +177,8 @@ class Driver(Frozen):
     """A process that joins the workflow to the outside.
 
     type: `http`, `grpc`, `source-sink`, or `module:Class`. ports: numbers by the names of the class, 0 for a free one.
-    arguments: of the class, by name. parameters, timeout_s: see `DriverSpec`. secrets: names of variables, never
-    values. image: of its container, "" for that of the deployment.
+    arguments: of the class, by name. parameters, timeout_s: see `DriverSpec`. secrets, secret_places, image: see
+    `Node`.
     """
 
     name: str
@@ -190,6 +192,7 @@ class Driver(Frozen):
     image: str = ""
     env: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    secret_places: dict[str, str] = Field(default_factory=dict)
     resources: ProcessResources = ProcessResources()
 
 
@@ -197,8 +200,7 @@ class AlgorithmRunner(Frozen):
     """A process that serves the algorithms of an adapter, deployed with the workflow.
 
     adapter: file or folder, relative to the workflow's folder, with "/". concurrency: calls of each algorithm that a
-    replica runs at once. timeout_s: longest run of a call. secrets: names of variables, never values. image: of its
-    container, "" for that of the deployment.
+    replica runs at once. timeout_s: longest run of a call. secrets, secret_places, image: see `Node`.
     """
 
     name: str
@@ -210,6 +212,7 @@ class AlgorithmRunner(Frozen):
     image: str = ""
     env: dict[str, str] = Field(default_factory=dict)
     secrets: tuple[str, ...] = ()
+    secret_places: dict[str, str] = Field(default_factory=dict)
     resources: ProcessResources = ProcessResources()
 
 

@@ -322,29 +322,6 @@ class ImageName:
         return {"type": "string", "pattern": f"^{IMAGE.pattern}$"}
 
 
-@dataclass(frozen=True, slots=True)
-class SecretNames:
-    """A list of names of variables. What looks like a value is refused and never quoted."""
-
-    def read(self, value: Value, spot: Spot, report: Report) -> tuple[str, ...]:
-        if isinstance(value, Mapping):
-            raise not_yet(f"{spot} maps names to a cluster's secrets", value)
-        if not isinstance(value, Items):
-            raise Fault(value.place, f"{spot} is no list", "give a list of names: [API_TOKEN]", "wrong-type")
-        found: list[str] = []
-        for item in value.items:
-            with report.collecting():
-                if not isinstance(item, Text) or not VARIABLE.fullmatch(item.text):
-                    remedy = "put it into the environment and only its name here"
-                    raise Fault(item.place, f"{spot} holds a value", remedy, "secret-value")
-                check_variable(item, spot)
-                found.append(item.text)
-        return tuple(found)
-
-    def schema(self) -> JsonSchema:
-        return {"type": "array", "items": {"type": "string", "pattern": f"^{VARIABLE.pattern}$"}}
-
-
 def check_variable(name: Text, spot: Spot) -> None:
     """Raise a fault unless a process may be given a variable of this name."""
     if not VARIABLE.fullmatch(name.text):

@@ -134,6 +134,18 @@ def test_secrets_are_keys_of_one_secret_even_where_their_values_are_known(monkey
     assert made(flow, secret="vault", **ELSEWHERE).secret == "vault"
 
 
+def test_a_secret_with_a_place_of_its_own_is_taken_from_there() -> None:
+    clean = node("clean", secrets=("API_TOKEN", "MODEL_KEY"), secret_places={"MODEL_KEY": "vault/model.key"})
+    api = Driver(name="api", type="http", secrets=("HTTP_TOKEN",), secret_places={"HTTP_TOKEN": "web/token"})
+
+    found = made(workflow(clean, drivers=(api,)), **ELSEWHERE)
+
+    deployments = of_kind(found.documents, "Deployment")
+    assert secrets_of(deployments["triage-v1-clean"])["MODEL_KEY"] == "vault/model.key"
+    assert secrets_of(deployments["triage-v1-api"]) == {"HTTP_TOKEN": "web/token"}
+    assert found.keys == ("API_TOKEN",)
+
+
 def test_nodes_write_with_the_token_that_influxdb_is_made_with() -> None:
     flow = workflow(node("clean"))
 
