@@ -18,6 +18,7 @@ from runtime.errors import BusClosedError, BusError, DriftError, NotFoundError
 from runtime.spec.claims import CLAIMS_METADATA
 from runtime.spec.manager import ConsumerSpec, ManagerSpec, ObjectStoreSpec
 from runtime.spec.names import ENTRYPOINT_METADATA
+from runtime.spec.selection import SELECTION_METADATA
 
 log = logging.getLogger(__name__)
 
@@ -127,8 +128,12 @@ class Manager:
         return [dead_letters, main]
 
     def _metadata(self) -> dict[str, str]:
-        """Return what senders of requests read."""
-        told = {ENTRYPOINT_METADATA: self._spec.entrypoint, CLAIMS_METADATA: self._spec.claims}
+        """Return what senders of requests read, and those who look on."""
+        told = {
+            ENTRYPOINT_METADATA: self._spec.entrypoint,
+            CLAIMS_METADATA: self._spec.claims,
+            SELECTION_METADATA: self._spec.selection,
+        }
         return {key: value.model_dump_json() for key, value in told.items() if value is not None}
 
     async def _apply_consumer(self, consumer: ConsumerSpec) -> None:

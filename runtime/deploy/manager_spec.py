@@ -4,10 +4,11 @@ from collections.abc import Iterator
 
 from runtime.deploy.batch import artifact_stores, runs_buckets
 from runtime.deploy.claims_spec import claim_stores, claims_of_requests
-from runtime.deploy.wiring import durable_of, inputs_of, object_store_of, scopes_of, stream_of
+from runtime.deploy.wiring import durable_of, inputs_of, object_store_of, scopes_of, stream_of, when_of
 from runtime.spec import names
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
 from runtime.spec.model import Node, Workflow, entrypoint
+from runtime.spec.selection import SelectionSpec
 
 # Messages that may wait at once, unacknowledged: the first part of each set of a join until its time is over, and on a
 # node that dispatches those whose algorithm nobody serves, of kind batch those whose runs another worker has. Beyond it
@@ -46,6 +47,7 @@ def manager_spec(workflow: Workflow, runtime_id: str) -> ManagerSpec:
         entrypoint=workflow.partitions_of(entrypoint()),
         atomic=any(node.atomic for node in workflow.nodes),
         claims=claims_of_requests(workflow, stream),
+        selection=_selection(workflow, stream),
     )
 
 
@@ -76,6 +78,11 @@ def _dead_letters(workflow: Workflow, stream: str) -> DeadLetterSpec | None:
         return None
     own = names.dead_letter_stream(stream)
     return DeadLetterSpec(stream=own, subjects=tuple(names.stream_subjects(own)), keep_s=max(kept_s))
+
+
+def _selection(workflow: Workflow, stream: str) -> SelectionSpec | None:
+    nodes = {node.name: when_of(node, stream) for node in workflow.nodes if node.when}
+    return SelectionSpec(nodes=nodes) if nodes else None
 
 
 def _buckets(workflow: Workflow, stream: str, runtime_id: str) -> dict[str, dict[str, str]]:

@@ -1,7 +1,7 @@
 """What a runner is told about its node. Pure."""
 
 from runtime.deploy.claims_spec import claims_of_node
-from runtime.deploy.wiring import durable_of, error_source, object_store_of, scopes_of, stream_of, subject_of
+from runtime.deploy.wiring import durable_of, error_source, object_store_of, scopes_of, stream_of, subject_of, when_of
 from runtime.spec import names
 from runtime.spec.model import Node, Source, Workflow
 from runtime.spec.node import FusedNode, HandOver, JoinSpec, NodeSpec, Partitions, StateSpec
@@ -27,7 +27,7 @@ def node_spec(workflow: Workflow, node: Node, runtime_id: str, handler_version: 
         state=StateSpec(bucket=names.state_bucket(stream, node.name), type=node.state.type) if node.state else None,
         partitioned=_partitioned(workflow, node, stream),
         join=_join(node, stream),
-        when={subject_of(Source.parse(source), stream): conditions for source, conditions in node.when.items()},
+        when=when_of(node, stream),
         claims=claims_of_node(workflow, node, stream),
         atomic=node.atomic,
         models=node.models,

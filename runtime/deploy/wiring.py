@@ -6,6 +6,7 @@ A runtime id and the names of the file say it all; the rules themselves are thos
 from runtime.errors import ConfigError
 from runtime.spec import names
 from runtime.spec.model import Node, Source, Workflow
+from runtime.spec.node import Conditions
 
 
 def stream_of(workflow: Workflow, runtime_id: str) -> str:
@@ -66,6 +67,11 @@ def subject_of(source: Source, stream: str) -> str:
     if source.node == names.ENTRYPOINT:
         return names.entrypoint_subject(stream)
     return names.node_subject(stream, source.node, source.channel)
+
+
+def when_of(node: Node, stream: str) -> dict[str, Conditions]:
+    """Return what the messages of the node's sources have to fit, by subject."""
+    return {subject_of(Source.parse(source), stream): conditions for source, conditions in node.when.items()}
 
 
 def _leading_to_output(workflow: Workflow) -> set[str]:

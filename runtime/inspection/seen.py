@@ -1,6 +1,7 @@
 """A stored message as somebody who looks on sees it: the envelope of either wire version, the value as far as known."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from runtime import payload, wire, wire_v1
@@ -18,8 +19,8 @@ class Seen:
     stored_ns: unix time in nanoseconds. redrive: how often the message itself was redriven. payload_type: full name of
     the protobuf message that holds the value. value: as `shown` gives it. run_s: how long the handler
     ran that sent it, None where the message does not say. hops: the nodes of a fused chain that led to it before the
-    sender, without a message of their own. claim: of a payload that lies in an object store, whose value is not told
-    here; claim_is_gone: see `payloads.look_up`.
+    sender, without a message of their own. headers: of the envelope. claim: of a payload that lies in an object store,
+    whose value is not told here; claim_is_gone: see `payloads.look_up`.
     """
 
     sequence: int
@@ -37,6 +38,7 @@ class Seen:
     value: Any
     fault: str
     hops: tuple[Hop, ...] = ()
+    headers: Mapping[str, str] = field(default_factory=dict)
     claim: Claim | None = None
     claim_is_gone: bool = False
 
@@ -67,6 +69,7 @@ def see(stored: StoredMessage) -> Seen:
         fault=fault,
         claim=message.claim,
         hops=read_hops(stored.headers.get(names.HOPS_HEADER, "")),
+        headers=message.headers,
     )
 
 

@@ -19,6 +19,7 @@ from runtime.inspection.redrive import reads
 from runtime.inspection.seen import Seen, see
 from runtime.message import MessageType
 from runtime.spec import names
+from runtime.spec.selection import SELECTION_METADATA, SelectionSpec
 from runtime.wire import GZIP_MAGIC
 
 # Messages that are read in search of a request, the newest ones: some 50,000 a second.
@@ -29,9 +30,10 @@ OnProgress = Callable[[int, int], None]
 
 
 class Fate(StrEnum):
-    """What became of a message at one node."""
+    """What became of a message at one node; left out is told by the `when` that the node has now."""
 
     DONE = "done"
+    LEFT_OUT = "left out"
     FAILED = "failed"
     DEAD = "dead letter"
     REDRIVEN = "redriven"
@@ -102,7 +104,7 @@ async def trace(
     consumers = await bus.consumer_states(stream)
     messages, read, complete = await _messages(bus, stream, request_id, since_ns, limit, on_progress)
     letters = await _letters(bus, stream, request_id, since_ns)
-    tree = _Tree(messages, letters, consumers)
+    tree = _Tree(messages, letters, consumers, await _selection(bus, stream))
     return Trace(
         request_id=request_id,
         messages=tuple(messages),
@@ -159,14 +161,26 @@ async def _letters(bus: Bus, stream: str, request_id: str, since_ns: int | None)
     return [letter for letter in found if letter.letter.request_id == request_id]
 
 
+async def _selection(bus: Bus, stream: str) -> SelectionSpec:
+    text = (await bus.stream_state(stream)).metadata.get(SELECTION_METADATA)
+    return SelectionSpec.model_validate_json(text) if text else SelectionSpec()
+
+
 # --- putting together ---
 
 
 class _Tree:
     """What led to what."""
 
-    def __init__(self, messages: Sequence[Seen], letters: Sequence[Letter], consumers: Sequence[ConsumerState]) -> None:
+    def __init__(
+        self,
+        messages: Sequence[Seen],
+        letters: Sequence[Letter],
+        consumers: Sequence[ConsumerState],
+        selection: SelectionSpec,
+    ) -> None:
         self._consumers = consumers
+        self._selection = selection
         self._places = Places(messages, (each.letter for each in letters))
         self._outputs: dict[Place, list[Seen]] = defaultdict(list)
         self._redriven: dict[Place, Seen] = {}
@@ -193,9 +207,17 @@ class _Tree:
 
     def _step(self, place: Place, message: Seen, consumer: ConsumerState | None) -> Step:
         """Return the step of the node that took a message from the stream, which tells how long all of it took."""
-        step = self._inner_step(place, _state(consumer, message.sequence))
+        step = self._inner_step(place, self._state(place.node, message, consumer))
         ends_ns = list(_ends_ns(step))
         return replace(step, took_s=(max(ends_ns) - message.stored_ns) / 1e9 if ends_ns else None)
+
+    def _state(self, node: str, message: Seen, consumer: ConsumerState | None) -> Fate:
+        """Return how far a node is with a message that nothing came of."""
+        state = _state(consumer, message.sequence)
+        passes = bool(message.redrive) or message.type == MessageType.ERROR.name
+        if passes or state not in (Fate.DONE, Fate.IN_WORK):
+            return state
+        return Fate.LEFT_OUT if self._selection.leaves_out(node, message.subject, message.headers) else state
 
     def _inner_step(self, place: Place, state: Fate = Fate.UNKNOWN) -> Step:
         outputs = tuple(self._outputs.get(place, ()))
@@ -204,10 +226,10 @@ class _Tree:
         # An ERROR of somebody else's is only passed on.
         own = [output for output in outputs if output.from_node == place.node]
         told_s = [output.run_s for output in own if output.run_s is not None]
-        has_left = bool(outputs or inner)
+        is_done = bool(outputs or inner) and state in (Fate.UNKNOWN, Fate.LEFT_OUT)
         return Step(
             node=place.node,
-            fate=_fate(own, letter, redriven, Fate.DONE if has_left and state is Fate.UNKNOWN else state),
+            fate=_fate(own, letter, redriven, Fate.DONE if is_done else state),
             outputs=outputs,
             letter=letter,
             redriven=redriven,

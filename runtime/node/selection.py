@@ -5,7 +5,7 @@ has nothing of this. Channels are the server's: a node does not get what it does
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from runtime.errors import Drop
@@ -14,6 +14,7 @@ from runtime.node.metrics import Counts
 from runtime.node.work import Work
 from runtime.spec import names
 from runtime.spec.node import Conditions
+from runtime.spec.selection import unfit_header
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ class Selection:
         self._others = others
         self._counts = counts
         # What is asked of the messages of a subject, which may be that of a partition.
-        self._asked: dict[str, Sequence[tuple[str, tuple[str, ...]]]] = {}
+        self._asked: dict[str, Conditions] = {}
 
     def __bool__(self) -> bool:
         return True
@@ -54,13 +55,9 @@ class Selection:
             return
         asked = self._asked.get(subject)
         if asked is None:
-            asked = self._asked[subject] = self._asked_of(subject)
-        for header, values in asked:
-            if message.headers.get(header) not in values:
-                self._leave_out(work, header)
-
-    def _asked_of(self, subject: str) -> Sequence[tuple[str, tuple[str, ...]]]:
-        return tuple(self._when.get(names.unpartitioned_subject(subject), {}).items())
+            asked = self._asked[subject] = self._when.get(names.unpartitioned_subject(subject), {})
+        if (header := unfit_header(asked, message.headers)) is not None:
+            self._leave_out(work, header)
 
     def _leave_out(self, work: Work, header: str) -> None:
         work.replied = True  # on the output node: the answer is that of another message of the request

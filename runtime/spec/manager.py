@@ -10,6 +10,7 @@ from pydantic import Field
 
 from runtime.spec.claims import ClaimsSpec
 from runtime.spec.node import Frozen, Partitions
+from runtime.spec.selection import SelectionSpec
 
 
 class ConsumerSpec(Frozen):
@@ -47,7 +48,7 @@ class ManagerSpec(Frozen):
     `names.applied_bucket`. aging_buckets: of states and joins, each with the seconds that an entry is kept after it
     was written last, 0 for ever. entrypoint: how requests are to be published, None for one without partitions.
     atomic: some node publishes in batches. claims: what senders of requests are told of large payloads; those of done
-    messages are removed.
+    messages are removed. selection: what `krt trace` is told of nodes that leave messages out, None where none does.
     """
 
     stream: str
@@ -66,3 +67,4 @@ class ManagerSpec(Frozen):
     object_stores: tuple[ObjectStoreSpec, ...] = ()
     atomic: bool = False
     claims: ClaimsSpec | None = None
+    selection: SelectionSpec | None = None

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from runtime import wire
-from runtime.bus.base import Bus, Confirmation
+from runtime.bus.base import Bus, Confirmation, StreamConfig
 from runtime.bus.memory import MemoryBroker
 from runtime.bus.nats import NatsBus
 from runtime.clock import SystemClock
@@ -15,7 +15,9 @@ from runtime.inspection.trace import Fate, Step, Trace, trace
 from runtime.message import Message, MessageType
 from runtime.payload import encode_value
 from runtime.spec import names
-from test.support.letters import STREAM, Flow, envelope
+from runtime.spec.node import Conditions
+from runtime.spec.selection import SELECTION_METADATA, SelectionSpec
+from test.support.letters import ENTRYPOINT, STREAM, Flow, envelope
 
 SCORE = f"{STREAM}.score"
 
@@ -94,6 +96,53 @@ async def settled(flow: Flow, node: str) -> Step:
     while (step := step_of(await trace(flow.bus, STREAM, "r1"), 2, node)).fate is Fate.IN_WORK:
         pass
     return step
+
+
+async def test_a_node_that_has_left_a_message_out_is_not_shown_as_done_with_it(flow: Flow) -> None:
+    await tell_conditions(flow, {"score": {"kind": ("scan",)}, "audit": {"kind": ("text", "fax")}})
+    await flow.send(request("text"))
+    before = step_of(await trace(flow.bus, STREAM, "r1"), 1, "score").fate
+    for node in ("score", "audit"):
+        await flow.handle(node)
+
+    seen = await trace(flow.bus, STREAM, "r1")
+
+    assert before is Fate.WAITING
+    assert step_of(seen, 1, "score").fate is Fate.LEFT_OUT
+    assert step_of(seen, 1, "audit").fate in (Fate.IN_WORK, Fate.DONE)
+
+
+async def test_what_was_made_of_a_message_outweighs_conditions_that_came_later(flow: Flow) -> None:
+    await flow.send(request("text"))
+    await flow.handle("score")
+    await store(flow, SCORE, output({"total": 8}), names.message_id("score", 1, 0))
+    await tell_conditions(flow, {"score": {"kind": ("scan",)}})
+
+    seen = await trace(flow.bus, STREAM, "r1")
+
+    assert step_of(seen, 1, "score").fate is Fate.DONE
+
+
+async def test_an_error_is_left_out_by_no_node(flow: Flow) -> None:
+    await tell_conditions(flow, {"score": {"kind": ("scan",)}})
+    await flow.send(output(error="wrong", node="entrypoint"))
+    await flow.handle("score")
+
+    seen = await trace(flow.bus, STREAM, "r1")
+
+    assert step_of(seen, 1, "score").fate in (Fate.IN_WORK, Fate.DONE)
+
+
+def request(kind: str) -> bytes:
+    return wire.encode(Message(request_id="r1", payload=encode_value({}), headers={"kind": kind}))
+
+
+async def tell_conditions(flow: Flow, nodes: dict[str, Conditions]) -> None:
+    """Tell what the nodes leave out of the workflow's requests, as the manager does."""
+    spec = SelectionSpec(nodes={node: {ENTRYPOINT: conditions} for node, conditions in nodes.items()})
+    metadata = {SELECTION_METADATA: spec.model_dump_json()}
+    subjects = tuple(names.stream_subjects(STREAM))
+    await flow.bus.ensure_stream(StreamConfig(name=STREAM, subjects=subjects, metadata=metadata))
 
 
 async def test_a_dead_letter_and_its_redrive_hang_below_the_input_that_failed(flow: Flow) -> None:

@@ -28,6 +28,7 @@ from runtime.spec.node import (
     RetryPolicy,
     StateSpec,
 )
+from runtime.spec.selection import SelectionSpec
 
 TARGET = Target(
     nats_servers=("nats://one:4222", "nats://two:4222"),
@@ -255,6 +256,16 @@ def test_the_stream_takes_batches_only_for_a_node_that_wants_them() -> None:
 
     assert [manager_spec(flow, "local").atomic for flow in (plain, atomic)] == [False, True]
     assert [spec_of(atomic, name).atomic for name in ("a", "b")] == [False, True]
+
+
+def test_conditions_are_told_to_their_node_and_those_of_all_nodes_to_the_manager() -> None:
+    conditions = {"clean": {"kind": ("scan",)}}
+    flow = workflow(node("clean"), node("ocr", "clean", when=conditions), node("audit", "clean"))
+
+    told = {"local_v1_triage.clean": {"kind": ("scan",)}}
+    assert [spec_of(flow, name).when for name in ("clean", "ocr", "audit")] == [{}, told, {}]
+    assert manager_spec(flow, "local").selection == SelectionSpec(nodes={"ocr": told})
+    assert manager_spec(workflow(node("clean")), "local").selection is None
 
 
 def test_the_version_of_a_handler_changes_with_its_file_alone(tmp_path: Path) -> None:
