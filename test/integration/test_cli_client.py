@@ -178,6 +178,7 @@ async def test_status_shows_every_node_as_a_table_and_as_json(krt: Krt) -> None:
                     "in_flight": 0,
                     "redelivered": 0,
                     "dead_letters": 0,
+                    "left_out": 0,
                     "rate": 0.0,
                     "fused_with": "",
                 }
