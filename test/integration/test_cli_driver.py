@@ -19,7 +19,7 @@ from test.support.run_process import RunProcess
 
 STREAM = "local_dev_flow"
 
-# `Waits` is there until its stop, `Dies` tells that it is, and takes its process away as often as it is started.
+# `Waits` is there until its stop; so is `Dies`, but for a file with which it takes its process away at every start.
 OWN = """
 import os
 import pathlib
@@ -36,7 +36,8 @@ class Waits(PipelineDriver):
 class Dies(Waits):
     def run(self, inference, resources):
         while not pathlib.Path("dies").exists():
-            inference.stopping.wait(0.01)
+            if inference.stopping.wait(0.01):
+                return
         os._exit(7)
 """
 
