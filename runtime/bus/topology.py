@@ -374,11 +374,16 @@ def _stream_fields(config: StreamConfig, found: api.StreamConfig) -> list[_Field
         _Field("discard", "new", api.DiscardPolicy(found.discard).value),
         _Field("replicas", config.replicas, found.num_replicas),
         _Field("max_bytes", config.max_bytes or -1, found.max_bytes),
-        _Field("max_age_s", config.max_age_s, float(found.max_age or 0)),
-        _Field("duplicate_window_s", config.duplicate_window_s, float(found.duplicate_window)),
+        _Field("max_age_s", _to_the_ms(config.max_age_s), _to_the_ms(found.max_age)),
+        _Field("duplicate_window_s", _to_the_ms(config.duplicate_window_s), _to_the_ms(found.duplicate_window)),
         _Field("metadata", dict(config.metadata), _own_metadata(found)),
         _Field("atomic", config.atomic, bool(found.allow_atomic)),
     ]
+
+
+def _to_the_ms(duration_s: float | None) -> float:
+    """Return a duration as it is compared: nats-py cuts it off to nanoseconds, 1044.6 s come back as 1044.599999999."""
+    return round(duration_s or 0.0, 3)
 
 
 def _own_metadata(found: api.StreamConfig) -> dict[str, str]:
@@ -405,7 +410,7 @@ def _consumer_fields(config: ConsumerConfig, found: api.ConsumerConfig) -> list[
         _Field("ack_policy", "explicit", api.AckPolicy(found.ack_policy).value, fixed=True),
         _Field("push", False, found.deliver_subject is not None, fixed=True),
         _Field("filter_subjects", sorted(config.filter_subjects), sorted(_filters(found))),
-        _Field("ack_wait", config.ack_wait_s, float(found.ack_wait or 0)),
+        _Field("ack_wait", _to_the_ms(config.ack_wait_s), _to_the_ms(found.ack_wait)),
         _Field("max_deliver", -1, found.max_deliver),
         _Field("max_ack_pending", config.max_ack_pending, found.max_ack_pending),
     ]

@@ -42,6 +42,14 @@ async def test_a_stream_of_either_storage_can_be_made(bus: Bus, storage: str) ->
     assert await bus.ensure_stream(config) == []
 
 
+async def test_durations_that_nanoseconds_cut_off_are_no_drift(bus: Bus) -> None:
+    config = stream(duplicate_window_s=1044.6, max_age_s=2000.3)
+
+    await bus.ensure_stream(config)
+
+    assert await bus.ensure_stream(config) == []
+
+
 async def test_a_changed_stream_is_updated_and_each_field_is_told(orders: Bus) -> None:
     await orders.ensure_stream(stream(max_bytes=10_000))
     await store(orders, "kept")
