@@ -320,6 +320,10 @@ class Bus(Core, ObjectStores, Protocol):
         """
         ...
 
+    async def delete_stream(self, stream: str) -> None:
+        """Remove a stream with its messages and its consumers. Raises NotFoundError."""
+        ...
+
     async def ensure_consumer(self, config: ConsumerConfig) -> list[str]:
         """Create the consumer, or update it, as `ensure_stream` does."""
         ...

@@ -202,6 +202,10 @@ class MemoryBus:
         self._check()
         return self._broker.streams.ensure_stream(config)
 
+    async def delete_stream(self, stream: str) -> None:
+        self._check()
+        self._broker.streams.delete_stream(stream)
+
     async def ensure_consumer(self, config: ConsumerConfig) -> list[str]:
         self._check()
         return self._broker.streams.ensure_consumer(config)

@@ -44,6 +44,10 @@ class MemoryStreams:
         stream.config = config
         return changes
 
+    def delete_stream(self, name: str) -> None:
+        """Raises NotFoundError."""
+        del self._streams[self.stream(name).config.name]
+
     def _refuse_shared_subjects(self, config: StreamConfig) -> None:
         for name, other in self._streams.items():
             pairs = itertools.product(other.config.subjects, config.subjects)

@@ -117,6 +117,9 @@ class NatsBus:
     async def ensure_stream(self, config: StreamConfig) -> list[str]:
         return await self._topology.ensure_stream(config)
 
+    async def delete_stream(self, stream: str) -> None:
+        await self._topology.delete_stream(stream)
+
     async def ensure_consumer(self, config: ConsumerConfig) -> list[str]:
         return await self._topology.ensure_consumer(config)
 

@@ -79,8 +79,8 @@ def find_one(workflow: str = "", *, nats: str = "", stream: str = "") -> Target:
 
 
 @asynccontextmanager
-async def connected(target: Target, *, name: str) -> AsyncIterator["Bus"]:
-    """Connect to the target's server, and check that its stream is there.
+async def connected(target: Target, *, name: str, with_stream: bool = True) -> AsyncIterator["Bus"]:
+    """Connect to the target's server, and check that its stream is there, unless it may be gone.
 
     name: of the connection, in the server's monitoring. Raises NotRunningError, also for an outage inside the block.
     """
@@ -95,7 +95,8 @@ async def connected(target: Target, *, name: str) -> AsyncIterator["Bus"]:
             limit_s=CONNECT_LIMIT_S,
         )
         try:
-            await bus.stream_state(target.stream)
+            if with_stream:
+                await bus.stream_state(target.stream)
             yield bus
         finally:
             await bus.close()

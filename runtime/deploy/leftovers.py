@@ -1,4 +1,5 @@
-"""What removed nodes have left on NATS: consumers, which hold back the purge for ever, buckets and object stores.
+"""What removed nodes, and removed workflows, have left on NATS: consumers, which hold back the purge for ever, buckets,
+object stores and streams.
 
 Nothing is removed but on request, and no message without an end: what a consumer has not handled becomes dead letters.
 States, open joins, records of runs and objects are data, which nobody can make again, and have a request of their own.
@@ -14,7 +15,7 @@ from runtime.bus.base import Bus, ConsumerConfig, ConsumerState, Delivery, Publi
 from runtime.bus.dead_letters import LetterClaims, store_dead_letter
 from runtime.clock import SystemClock
 from runtime.deadletter import DeadLetter
-from runtime.errors import BusUnavailableError, DecodeError
+from runtime.errors import BusUnavailableError, ConfigError, DecodeError, NotFoundError
 from runtime.spec import names
 from runtime.spec.claims import claims_store, letter_claims_store
 from runtime.spec.manager import ManagerSpec
@@ -29,19 +30,25 @@ LOOK_EVERY_S = 0.2
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftovers:
-    """What nodes have that the workflow does not have any more.
+    """What nodes have that the workflow does not have any more, or all that a workflow has.
 
-    buckets: of configuration. data_buckets: of states, joins and batch runs.
+    buckets: of configuration and attempts. data_buckets: of states, joins and batch runs, tasks and positions. streams:
+    of a workflow that is gone, that of its messages last.
     """
 
     consumers: tuple[ConsumerState, ...] = ()
     buckets: tuple[str, ...] = ()
     data_buckets: tuple[str, ...] = ()
     object_stores: tuple[str, ...] = ()
+    streams: tuple[str, ...] = ()
 
     @property
     def has_data(self) -> bool:
-        return bool(self.data_buckets or self.object_stores)
+        return bool(self.data_buckets or self.object_stores or self.streams)
+
+    @property
+    def has_unhandled(self) -> bool:
+        return any(map(unhandled, self.consumers))
 
 
 def unhandled(consumer: ConsumerState) -> int:
@@ -63,6 +70,33 @@ async def find(bus: Bus, spec: ManagerSpec) -> Leftovers:
             name for name in await bus.object_stores() if name.startswith(f"{spec.stream}_") and name not in stores
         ),
     )
+
+
+async def find_all(bus: Bus, stream: str) -> Leftovers:
+    """Look for everything that the workflow of a stream has. Raises ConfigError for another stream, BusError."""
+    place = stream.split("_")
+    # Nothing of another workflow begins with the stream and an underscore, for its three names have none.
+    if len(place) != 3 or not all(map(names.is_name, place)):
+        raise ConfigError(f'"{stream}" is no stream of a workflow, which is RUNTIME_VERSION_WORKFLOW: local_dev_hello')
+    own = {names.applied_bucket(stream), names.attempts_bucket(stream), names.configuration_bucket(*place)}
+    of_drivers = {names.tasks_bucket(stream), names.positions_bucket(stream)}
+    buckets, of_nodes = await bus.buckets(), names.node_configuration_prefix(stream)
+    streams = [name for name in (names.dead_letter_stream(stream), stream) if await _has_stream(bus, name)]
+    return Leftovers(
+        consumers=tuple(await bus.consumer_states(stream)) if stream in streams else (),
+        buckets=tuple(name for name in buckets if name in own or name.startswith(of_nodes)),
+        data_buckets=tuple(name for name in buckets if name in of_drivers or _holds_data(stream, name)),
+        object_stores=tuple(name for name in await bus.object_stores() if name.startswith(f"{stream}_")),
+        streams=tuple(streams),
+    )
+
+
+async def _has_stream(bus: Bus, name: str) -> bool:
+    try:
+        await bus.stream_state(name)
+    except NotFoundError:
+        return False
+    return True
 
 
 def _holds_data(stream: str, bucket: str) -> bool:

@@ -295,6 +295,21 @@ async def test_a_waiting_taker_is_seen_at_the_consumer(orders: Bus) -> None:
     await eventually(waiting, 0)
 
 
+async def test_a_deleted_stream_is_gone_with_its_messages_and_consumers(orders: Bus) -> None:
+    await orders.ensure_consumer(consumer())
+    await store(orders, "a")
+
+    await orders.delete_stream(STREAM)
+
+    with pytest.raises(NotFoundError):
+        await orders.stream_state(STREAM)
+    with pytest.raises(NotFoundError):
+        await orders.delete_stream(STREAM)
+    await orders.ensure_stream(stream())
+    assert (await orders.stream_state(STREAM)).messages == 0
+    assert await orders.consumer_states(STREAM) == []
+
+
 async def test_a_deleted_consumer_is_gone_and_its_messages_stay(orders: Bus) -> None:
     await orders.ensure_consumer(consumer())
     await store(orders, "a")

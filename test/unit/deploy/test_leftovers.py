@@ -4,14 +4,14 @@ import asyncio
 
 import pytest
 
-from runtime.bus.base import ConsumerConfig
+from runtime.bus.base import ConsumerConfig, StreamConfig
 from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import SystemClock, settle
 from runtime.deadletter import HEADER, DeadLetter
 from runtime.deploy import leftovers
 from runtime.deploy.manager import Manager
-from runtime.errors import BusUnavailableError
+from runtime.errors import BusUnavailableError, ConfigError
 from runtime.message import Message
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
 from runtime.wire import encode
@@ -50,6 +50,64 @@ async def store(bus: MemoryBus, *request_ids: str) -> None:
         body = encode(Message(request_id=request_id))
         await publisher.publish(f"{STREAM}.clean", body, message_id=request_id, confirm=print)
     await publisher.flush()
+
+
+async def test_all_of_a_workflow_is_found_by_its_stream_and_nothing_of_its_namesakes() -> None:
+    broker = MemoryBroker(SystemClock())
+    bus = broker.connect()
+    for stream in ("local_dev_flow", "local_dev_flow-2", "local_dev_flow2", "local_de_flow", "local_dev_dlq"):
+        await have_everything(bus, stream)
+    await bus.ensure_object_store(ObjectStoreConfig(name="local_dev_flow"))
+    for bucket in ("key-store_local_dev", "presence", "quarantine_flow"):
+        await bus.key_value(bucket, create=True)
+
+    found = await leftovers.find_all(bus, "local_dev_flow")
+
+    assert [state.name for state in found.consumers] == ["clean__entrypoint", "http_events_sink"]
+    assert found.buckets == (
+        "applied_local_dev_flow",
+        "attempts_local_dev_flow",
+        "key-store_local_dev_flow",
+        "key-store_local_dev_flow_clean",
+    )
+    assert found.data_buckets == (
+        "join_local_dev_flow_clean",
+        "positions_local_dev_flow",
+        "runs_local_dev_flow",
+        "state_local_dev_flow_clean",
+        "tasks_local_dev_flow",
+    )
+    assert found.object_stores == ("local_dev_flow_claims", "local_dev_flow_dlq_claims", "local_dev_flow_pages")
+    assert found.streams == ("local_dev_flow_dlq", "local_dev_flow")
+
+
+async def have_everything(bus: MemoryBus, stream: str) -> None:
+    """Make all that a workflow can have."""
+    for name in (stream, f"{stream}_dlq"):
+        await bus.ensure_stream(StreamConfig(name=name, subjects=(f"{name}.>",)))
+    for durable in ("clean__entrypoint", "http_events_sink"):
+        await bus.ensure_consumer(ConsumerConfig(stream=stream, durable=durable, filter_subjects=(f"{stream}.>",)))
+    for kind in ("applied", "attempts", "key-store", "tasks", "runs", "positions"):
+        await bus.key_value(f"{kind}_{stream}", create=True)
+    for kind in ("key-store", "state", "join"):
+        await bus.key_value(f"{kind}_{stream}_clean", create=True)
+    for store in ("claims", "dlq_claims", "pages"):
+        await bus.ensure_object_store(ObjectStoreConfig(name=f"{stream}_{store}"))
+
+
+async def test_what_is_left_of_a_workflow_without_its_streams_is_found(bus: MemoryBus) -> None:
+    for stream in (STREAM, DEAD):
+        await bus.delete_stream(stream)
+
+    found = await leftovers.find_all(bus, STREAM)
+
+    assert (found.consumers, found.streams, len(found.buckets)) == ((), (), 4)
+
+
+@pytest.mark.parametrize("stream", ["local_dev", "local_dev_flow_clean", "", "local__flow", "presence"])
+async def test_a_name_that_is_no_workflows_stream_is_refused(bus: MemoryBus, stream: str) -> None:
+    with pytest.raises(ConfigError, match="is no stream of a workflow"):
+        await leftovers.find_all(bus, stream)
 
 
 async def consumers(bus: MemoryBus) -> list[str]:
