@@ -18,7 +18,7 @@ description: Sorts mail
 entrypoint: {proto: public_input.proto, image: konstellation/kre-entrypoint:latest}
 config: {variables: [API_TOKEN]}
 nodes:
-  - {name: etl, image: my/etl:1, src: src/etl.py, gpu: true}
+  - {name: etl, image: my/etl:1, src: src/etl.py, gpu: true, memory: 2Gi}
   - {name: fit, image: konstellation/kre-py:latest, src: src/fit.py}
 workflows:
   - {name: sort, entrypoint: Sort, sequential: [etl]}
@@ -42,14 +42,14 @@ def test_the_picked_workflow_is_printed_and_its_warnings_stand_apart(folder: Pat
     result = CliRunner().invoke(app, ["convert", "mail", *PICK])
 
     assert result.exit_code == exits.OK
-    assert '"image"' in result.stderr
+    assert '"memory"' in result.stderr
     assert yaml.safe_load(result.stdout) == {
         "name": "train",
         "version": "mail-v1",
         "description": "Sorts mail",
         "defaults": {"concurrency": 1, "timeout": "none", "retry": {"attempts": 1}, "secrets": ["API_TOKEN"]},
         "nodes": [
-            {"name": "etl", "handler": "src/etl.py", "resources": {"gpu": 1}},
+            {"name": "etl", "handler": "src/etl.py", "resources": {"gpu": 1}, "image": "my/etl:1"},
             {"name": "fit", "handler": "src/fit.py"},
         ],
         "drivers": {
@@ -111,7 +111,7 @@ def test_a_check_looks_at_every_workflow_and_says_once_what_they_share(folder: P
     result = CliRunner().invoke(app, ["check", "mail", "--no-import"])
 
     warning, last = result.output.splitlines()
-    assert '"image"' in warning
+    assert '"memory"' in warning
     assert last == "workflow sort: 1 node, workflow train: 2 nodes, ok, 1 warning"
 
 
