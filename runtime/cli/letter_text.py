@@ -26,12 +26,13 @@ def letters_table(letters: Sequence[Letter], now_ns: int) -> "Table":
         table.add_column(heading, no_wrap=True)
     for heading in ("age", "attempts", "redrives"):
         table.add_column(heading, justify="right", no_wrap=True)
-    table.add_column("error", no_wrap=True, overflow="ellipsis")
+    # The only column that gives way in a narrow terminal, which is why its cells, not the column, refuse to wrap.
+    table.add_column("error")
     for each in letters:
         died = each.letter
         age = span((now_ns - each.died_ns) / 1e9)
         # As it is: an error may hold what rich takes for markup.
-        error = Text(died.error.partition("\n")[0])
+        error = Text(died.error.partition("\n")[0], no_wrap=True, overflow="ellipsis")
         counts = (str(len(died.attempts)), str(died.redrive))
         table.add_row(str(each.id), died.node, died.reason, age, *counts, error)
     return table
