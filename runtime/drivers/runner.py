@@ -300,7 +300,9 @@ class DriverRunner:
     def _fail(self, error: Exception) -> None:
         self.reason = _in_one_line(error)
         self.traceback = "".join(traceback.format_exception(error))
-        log.error("driver %s has failed: %s", self.ref, self.reason, exc_info=error, extra={"action": "driver-failed"})
+        # What keeps a driver from its start (a port that is taken) is not found in its code.
+        shown = None if isinstance(error, DriverStartError) else error
+        log.error("driver %s has failed: %s", self.ref, self.reason, exc_info=shown, extra={"action": "driver-failed"})
         self._enter(DriverState.FAILED)
 
     def _enter(self, state: DriverState) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from runtime.bus.base import Publisher
 from runtime.bus.dead_letters import LetterClaims, store_dead_letter
 from runtime.deadletter import Attempt, DeadLetter, attempts_from_header
+from runtime.errors import KrtError
 from runtime.node.settle import describe, text_of
 from runtime.node.work import Work
 from runtime.spec import names
@@ -93,3 +94,20 @@ def user_traceback(failure: BaseException) -> str:
     while report.stack and report.stack[0].filename.startswith((_OUR_FILES, _PYTHONS_FILES)):
         del report.stack[0]
     return "".join(report.format())
+
+
+def shown_of(failure: Exception) -> Exception | None:
+    """Return what a log shows below the text of a failure that ends the node: the user's frames, without ours above.
+
+    Without any, an error of ours has said everything (None), and another one is shown whole.
+    """
+    frame = failure.__traceback__
+    while frame is not None and _is_installed(frame.tb_frame.f_code.co_filename):
+        frame = frame.tb_next
+    if frame is not None:
+        return failure.with_traceback(frame)
+    return None if isinstance(failure, KrtError) else failure
+
+
+def _is_installed(file: str) -> bool:
+    return file.startswith((_OUR_FILES, _PYTHONS_FILES)) or f"{os.sep}site-packages{os.sep}" in file

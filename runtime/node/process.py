@@ -22,7 +22,7 @@ from runtime.node.batching import Batcher
 from runtime.node.cancellations import Cancellations
 from runtime.node.configuration import Configuration
 from runtime.node.context import Context, Services
-from runtime.node.dead_letters import DeadLetters
+from runtime.node.dead_letters import DeadLetters, shown_of
 from runtime.node.gate import Gate
 from runtime.node.handler import HandlerFunction, LoadedHandler
 from runtime.node.handler_types import told_schemas
@@ -32,6 +32,7 @@ from runtime.node.object_store import ObjectStore
 from runtime.node.parts import Parts
 from runtime.node.runner import Runner
 from runtime.node.selection import Selection, Skips
+from runtime.node.settle import describe
 from runtime.node.state import StateClass, States
 from runtime.node.versions import first_version, second_version
 from runtime.node.work import Outputs
@@ -190,8 +191,8 @@ class NodeProcess:
         try:
             if self._initialised:  # otherwise there is nothing to tear down
                 await self._call(self._handler.teardown)
-        except Exception:  # teardown is the user's; the rest has to be closed all the same
-            log.exception("teardown failed", extra={"action": "teardown"})
+        except Exception as error:  # teardown is the user's; the rest has to be closed all the same
+            log.error("teardown failed: %s", describe(error), exc_info=shown_of(error), extra={"action": "teardown"})
         await self._publisher.close()
         await self._dead_letter_publisher.close()
         await self._stores.points.close()

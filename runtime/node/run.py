@@ -17,10 +17,12 @@ from runtime.bus.presence import Heartbeat, ServiceRecord
 from runtime.clock import SystemClock
 from runtime.collector import collect_rarely
 from runtime.errors import AccessError, ConfigError, DriftError, WorkerEndedError
+from runtime.node.dead_letters import shown_of
 from runtime.node.fusion import FusedProcess, prepare_chain
 from runtime.node.gpu_watch import GpuWatch
 from runtime.node.kinds import open_handler
 from runtime.node.process import NodeProcess, open_stores, read_spec
+from runtime.node.settle import describe
 from runtime.settings import NodeSettings
 from runtime.spec import names
 
@@ -113,8 +115,8 @@ async def _run_until(process: NodeProcess | FusedProcess, bus: Bus, settings: No
     except (ConfigError, DriftError, AccessError) as error:
         log.error("%s", error, extra={"action": "refused"})
         code = EXIT_CONFIG
-    except Exception:  # the edge of the process: say why, and end
-        log.exception("the node has failed", extra={"action": "failed"})
+    except Exception as error:  # the edge of the process: say why, and end
+        log.error("the node has failed: %s", describe(error), exc_info=shown_of(error), extra={"action": "failed"})
         code = EXIT_FAILED
     finally:
         log.info("stopping", extra={"action": "stopping"})

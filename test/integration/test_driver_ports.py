@@ -118,10 +118,16 @@ async def test_ports_that_were_bound_are_freed_when_another_one_is_taken(taken: 
     socket.create_server((LOOPBACK, free)).close()
 
 
-async def test_a_driver_whose_port_is_taken_has_failed(taken: int) -> None:
+async def test_a_driver_whose_port_is_taken_has_failed_and_says_so_without_a_traceback(
+    taken: int, caplog: pytest.LogCaptureFixture
+) -> None:
     with pytest.raises(DriverStartError, match=f'port {taken} of "echo"'):
         async with hosted(Waits, terms=DriverTerms(ports={"echo": taken})):
             pass
+
+    [told] = [record for record in caplog.records if getattr(record, "action", "") == "driver-failed"]
+    assert f'port {taken} of "echo"' in told.getMessage()
+    assert told.exc_info is None
 
 
 async def test_a_stopped_driver_has_freed_its_port() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import pytest
 
 from runtime.clock import settle
 from runtime.errors import NotFoundError, SettingsError
+from runtime.node.dead_letters import shown_of
 from runtime.node.process import read_spec
 from runtime.settings import read_node
 from runtime.spec.node import RetryPolicy
@@ -68,6 +70,30 @@ async def test_a_failing_init_fails_the_start_and_is_not_torn_down(
 
     assert node.module.events == []
     assert [record for record in caplog.records if record.levelno >= logging.ERROR] == []
+
+
+async def test_a_failing_init_is_shown_from_its_own_lines_on(tmp_path: Path) -> None:
+    init = "def init(ctx): raise ValueError('no model')"
+    node = NodeUnderTest(tmp_path, TEARDOWN.format(init=init))
+
+    with pytest.raises(ValueError, match="no model") as failed:
+        await node.start()
+    await node.stop()
+    # The frames of pytest and of this test are not there when a process starts the node.
+    while failed.value.__traceback__ and "/test/" in failed.value.__traceback__.tb_frame.f_code.co_filename:
+        failed.value.__traceback__ = failed.value.__traceback__.tb_next
+
+    shown = shown_of(failed.value)
+
+    assert shown is not None
+    assert [frame.name for frame in traceback.extract_tb(shown.__traceback__)] == ["init"]
+
+
+def test_an_error_of_ours_needs_no_traceback_and_any_other_without_lines_of_the_user_has_its_whole_one() -> None:
+    ours, another = NotFoundError("consumer a of stream s is missing"), ValueError("a mistake of ours")
+
+    assert shown_of(ours) is None
+    assert shown_of(another) is another
 
 
 async def test_a_start_that_finds_no_bucket_stops_without_noise(
