@@ -6,7 +6,6 @@ The work itself is `runtime/batch/`; here it is made a node's handler.
 """
 
 import socket
-import sys
 from contextlib import AsyncExitStack
 from functools import partial
 from pathlib import Path
@@ -24,9 +23,9 @@ from runtime.batch.storing import RunStoring
 from runtime.batch.worker import Origin, Worker
 from runtime.bus.base import Bus
 from runtime.clock import Clock
+from runtime.node.builtin.loaded import loaded
 from runtime.node.context import Context
-from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler
-from runtime.payload import decode_value
+from runtime.node.handler import LoadedHandler
 from runtime.settings import BatchSettings, NodeSettings, read_batch
 from runtime.spec import names
 from runtime.spec.batch import BatchSpec
@@ -64,18 +63,12 @@ class MakeBatch:
         node = BatchNode(
             self._settings.node, self._settings.stream, self._tools(bus, clock), bus, self._schemas["input"]
         )
-        return LoadedHandler(
-            path=Path(__file__),
-            module=sys.modules[__name__],
-            # The payload as it came: the model gets the very text of its configuration.
-            default=HandlerFunction(node.handle, CallKind.ASYNC, bytes),
-            by_node={},
-            from_node_style=False,
-            init=HandlerFunction(node.init, CallKind.ASYNC, decode_value),
-            beside=HandlerFunction(node.keep_house, CallKind.ASYNC, decode_value),
-            teardown=HandlerFunction(node.teardown, CallKind.ASYNC, decode_value),
-            channels=frozenset(),
-            handle_errors=False,
+        return loaded(
+            node.handle,
+            init=node.init,
+            beside=node.keep_house,
+            teardown=node.teardown,
+            decode=bytes,  # as it came: the model gets the very text of its configuration
         )
 
     def _tools(self, bus: Bus, clock: Clock) -> Tools:

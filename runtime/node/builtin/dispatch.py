@@ -14,10 +14,8 @@ Waiting uses up no attempt, and lets other messages pass.
 """
 
 import logging
-import sys
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from runtime.algorithms.client import AlgorithmResult, Algorithms
@@ -34,9 +32,10 @@ from runtime.errors import (
     Reject,
     Wait,
 )
+from runtime.node.builtin.loaded import loaded
 from runtime.node.context import Context
-from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler
-from runtime.payload import decode_value, encode_json
+from runtime.node.handler import LoadedHandler
+from runtime.payload import encode_json
 from runtime.spec.node import DispatchSpec
 
 log = logging.getLogger(__name__)
@@ -58,17 +57,7 @@ def prepare(spec: DispatchSpec, timeout_s: float | None) -> Callable[[Bus, Clock
 
 def _handler(spec: DispatchSpec, timeout_s: float | None, bus: Bus, clock: Clock) -> LoadedHandler:
     dispatcher = Dispatcher(spec, timeout_s or MAX_CALL_S, bus, clock)
-    return LoadedHandler(
-        path=Path(__file__),
-        module=sys.modules[__name__],
-        default=HandlerFunction(dispatcher.handle, CallKind.ASYNC, decode_value),
-        by_node={},
-        from_node_style=False,
-        init=None,
-        teardown=HandlerFunction(dispatcher.teardown, CallKind.ASYNC, decode_value),
-        channels=frozenset(),
-        handle_errors=False,
-    )
+    return loaded(dispatcher.handle, teardown=dispatcher.teardown)
 
 
 class Job(NamedTuple):

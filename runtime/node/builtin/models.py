@@ -8,7 +8,6 @@ that comes again, and tick no model twice.
 
 import asyncio
 import inspect
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +18,10 @@ from runtime.bus.base import Bus
 from runtime.clock import Clock
 from runtime.errors import DecodeError, EncodeError, Retry
 from runtime.models import DynamicSubclassModelConcurrentRunner, ModelPredictResult
+from runtime.node.builtin.loaded import loaded
 from runtime.node.context import Context
-from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler, load_function
-from runtime.payload import decode_value, encode_json
+from runtime.node.handler import LoadedHandler, load_function
+from runtime.payload import encode_json
 from runtime.spec.node import AGGREGATE, ARGUMENTS, CallValue, ModelCall, ModelsSpec
 from runtime.stores.prediction import ERR_MISSING_VALUES
 
@@ -62,18 +62,7 @@ def load_functions(spec: ModelsSpec, base: Path) -> Functions:
 
 def _handler(spec: ModelsSpec, functions: Functions, bus: Bus, clock: Clock) -> LoadedHandler:
     node = ModelsNode(spec, functions, bus, clock)
-    return LoadedHandler(
-        path=Path(__file__),
-        module=sys.modules[__name__],
-        default=HandlerFunction(node.handle, CallKind.ASYNC, decode_value),
-        by_node={},
-        from_node_style=False,
-        init=HandlerFunction(node.init, CallKind.ASYNC, decode_value),
-        beside=HandlerFunction(node.follow, CallKind.ASYNC, decode_value),
-        teardown=HandlerFunction(node.teardown, CallKind.ASYNC, decode_value),
-        channels=frozenset(),
-        handle_errors=False,
-    )
+    return loaded(node.handle, init=node.init, beside=node.follow, teardown=node.teardown)
 
 
 class ModelsNode:

@@ -11,19 +11,17 @@ It is acknowledged once it is stored. A repeat has the same `_id`, or the same t
 
 import asyncio
 import logging
-import sys
 from collections.abc import Awaitable, Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from runtime.bus.base import Bus
 from runtime.clock import Clock
 from runtime.errors import DecodeError, DocumentError, StoreUnavailableError, Wait
+from runtime.node.builtin.loaded import loaded
 from runtime.node.builtin.sink_records import document_of, object_of, point_of
 from runtime.node.context import Context
-from runtime.node.handler import CallKind, HandlerFunction, LoadedHandler
-from runtime.payload import decode_value
+from runtime.node.handler import LoadedHandler
 from runtime.spec.kind_types import sink_types
 from runtime.spec.sink import DocumentSink, PointSink, SinkSpec
 from runtime.stores.base import Document
@@ -43,18 +41,7 @@ def prepare(spec: SinkSpec, timeout_s: float | None) -> Callable[[Bus, Clock], L
     """Return what makes the node's handler. timeout_s: of one delivery."""
     store: Store = partial(_save, spec) if isinstance(spec, DocumentSink) else partial(_write, spec)
     sink = Sink(store, PATIENCE_S if timeout_s is None else min(PATIENCE_S, PATIENCE_SHARE * timeout_s))
-    handler = LoadedHandler(
-        path=Path(__file__),
-        module=sys.modules[__name__],
-        default=HandlerFunction(sink.handle, CallKind.ASYNC, decode_value),
-        by_node={},
-        from_node_style=False,
-        init=None,
-        teardown=None,
-        channels=frozenset(),
-        handle_errors=False,
-        types=sink_types(spec),
-    )
+    handler = loaded(sink.handle, types=sink_types(spec))
     return lambda _bus, _clock: handler
 
 
