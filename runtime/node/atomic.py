@@ -9,31 +9,13 @@ from typing import Any, cast
 
 from runtime.bus.base import Confirm, Publisher
 from runtime.bus.batch import BatchMessage
-from runtime.message import MessageType, Payload
 from runtime.node.gate import Call
-from runtime.node.work import HeldOutput, Outputs, Work
-from runtime.proto.packed import whole
+from runtime.node.holding import HoldingOutputs
+from runtime.node.work import HeldOutput, Work
 
 
-class AtomicOutputs(Outputs):
-    """Holds what a delivery sends back while `work.held` is a list, until `release`."""
-
-    async def emit(
-        self,
-        work: Work,
-        payload: Payload,
-        channel: str = "",
-        *,
-        kind: MessageType = MessageType.OK,
-        last: bool = False,
-        stored: Confirm | None = None,
-    ) -> None:
-        """Hold one output back, or publish it where its sender waits until it is `stored`: an early answer."""
-        if work.held is None or stored is not None or work.handled:
-            await super().emit(work, payload, channel, kind=kind, last=last, stored=stored)
-            return
-        self.subject(channel)  # refuses a wrong channel while the handler can still hear of it
-        work.held.append(HeldOutput(whole(payload), channel, kind, last, work.message.headers))
+class AtomicOutputs(HoldingOutputs):
+    """Holds what a delivery sends, until `release`."""
 
     async def release(self, work: Work) -> None:
         """Hand over what was held: several outputs as one batch. Raises what `emit` raises; nothing was sent then."""
@@ -54,7 +36,7 @@ class AtomicOutputs(Outputs):
     async def _emit_all(self, work: Work, held: list[HeldOutput]) -> None:
         for each in held:
             work.set_headers(each.headers)
-            await super().emit(work, each.payload, each.channel, kind=each.kind, last=each.last)
+            await self.emit(work, each.payload, each.channel, kind=each.kind, last=each.last)
 
 
 class _Batch:

@@ -74,7 +74,7 @@ STATE_POINTS = {
 # A message of an atomic node, with several outputs.
 _ATOMIC = "runtime.node.atomic:AtomicOutputs"
 ATOMIC_POINTS = {
-    "output held": Point(_ATOMIC, "emit", "after"),
+    "output held": Point("runtime.node.holding:HoldingOutputs", "emit", "after"),
     "before the batch is gathered": Point(_ATOMIC, "release", "before"),
     "a message gathered": Point("runtime.node.atomic:_Batch", "publish", "after"),
     "before the batch is written": Point(_PUBLISHER, "_write_batch", "before"),
