@@ -13,7 +13,6 @@ A subclass may add routes of its own:
 """
 
 import asyncio
-import logging
 import os
 import ssl
 from collections.abc import Iterator, Mapping, Sequence
@@ -46,15 +45,13 @@ from runtime.drivers.http.runs import ARTIFACT_PATH, RunRoutes
 from runtime.drivers.http.server import HttpServer
 from runtime.drivers.http.tasks import Tasks
 from runtime.drivers.http.workflow_types import WorkflowTypes
-from runtime.drivers.tls import server_tls
+from runtime.drivers.tls import server_tls, warn_of_openness
 from runtime.drivers.tokens import Tokens
 from runtime.errors import ConfigError
 from runtime.spec.driver import DEFAULT_STOP_TIMEOUT_S
 
 if TYPE_CHECKING:
     from runtime.drivers.http.algorithm_hosts import AlgorithmHosts
-
-log = logging.getLogger(__name__)
 
 PORT = "http"
 # Seconds that running requests have after `stop`: less than the runtime waits for the driver.
@@ -165,7 +162,7 @@ class FastAPIDriver(PipelineDriver):
             on_ready=lambda: resources.announce(PORT, protocol="https" if self._tls else "http"),
         )
         bound = resources.socket(PORT)
-        self._warn_of_openness(bound.getsockname()[0])
+        warn_of_openness("HTTP", bound.getsockname()[0], has_tokens=bool(self._tokens), has_tls=bool(self._tls))
         async with asyncio.TaskGroup() as group:
             beside = [
                 group.create_task(tasks.run(), name="tasks"),
@@ -236,15 +233,6 @@ class FastAPIDriver(PipelineDriver):
             timeout_s=self._parameters.timeout,
             expose_tracebacks=self._parameters.expose_tracebacks,
         )
-
-    def _warn_of_openness(self, host: Any) -> None:
-        if host in ("127.0.0.1", "::1") or (self._tokens and self._tls):
-            return
-        lacks = " and ".join(name for name, there in (("a token", self._tokens), ("TLS", self._tls)) if not there)
-        log.warning(
-            "the HTTP driver listens on %s without %s; others on the network can use the workflow", host, lacks,
-            extra={"action": "open-driver"},
-        )  # fmt: skip
 
 
 def _github_secret(variable: str, runs: Sequence[str]) -> str:

@@ -6,7 +6,6 @@ proc.add_driver("rpc", GRPCDriver, "api/greeter.proto", payload="json", token_en
 """
 
 import asyncio
-import logging
 import os
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import AsyncExitStack
@@ -34,11 +33,10 @@ from runtime.drivers.grpc.health import HEALTH_SERVICE, add_health, health_handl
 from runtime.drivers.grpc.routes import Services, read_services, served_methods
 from runtime.drivers.grpc.schema import read_schema
 from runtime.drivers.inference import Inference, WorkflowView
+from runtime.drivers.tls import warn_of_openness
 from runtime.drivers.tokens import Tokens
 from runtime.errors import DriverStartError
 from runtime.spec import names
-
-log = logging.getLogger(__name__)
 
 PORT = "grpc"
 DAY_S = 86_400.0
@@ -179,16 +177,7 @@ class GRPCDriver(PipelineDriver):
                 server.add_insecure_port(place)
         except RuntimeError as error:
             raise DriverStartError(f"the gRPC server cannot listen on {place}: {error}") from error
-        self._warn_of_openness(host)
-
-    def _warn_of_openness(self, host: str) -> None:
-        if host in ("127.0.0.1", "::1") or (self._tokens and self._tls):
-            return
-        lacks = " and ".join(name for name, there in (("a token", self._tokens), ("TLS", self._tls)) if not there)
-        log.warning(
-            "the gRPC driver listens on %s without %s; others on the network can use the workflow", host, lacks,
-            extra={"action": "open-driver"},
-        )  # fmt: skip
+        warn_of_openness("gRPC", host, has_tokens=bool(self._tokens), has_tls=bool(self._tls))
 
     def _terms(self) -> Terms:
         return Terms(timeout_s=self._parameters.timeout, max_in_flight=self._parameters.max_in_flight)

@@ -1,9 +1,12 @@
-"""Certificates of a driver that others connect to."""
+"""Certificates of a driver that others connect to, and the warning where it has none."""
 
+import logging
 import ssl
 from pathlib import Path
 
 from runtime.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 
 def server_tls(folder: Path) -> ssl.SSLContext:
@@ -27,6 +30,17 @@ def server_tls(folder: Path) -> ssl.SSLContext:
             raise ConfigError(f"ca.crt in {folder} is no certificate: {error}") from error
         context.verify_mode = ssl.CERT_REQUIRED
     return context
+
+
+def warn_of_openness(kind: str, host: str, *, has_tokens: bool, has_tls: bool) -> None:
+    """Tell of a driver that listens on more than this machine without both. kind: `HTTP` or `gRPC`."""
+    if host in ("127.0.0.1", "::1") or (has_tokens and has_tls):
+        return
+    lacks = " and ".join(name for name, there in (("a token", has_tokens), ("TLS", has_tls)) if not there)
+    log.warning(
+        "the %s driver listens on %s without %s; others on the network can use the workflow", kind, host, lacks,
+        extra={"action": "open-driver"},
+    )  # fmt: skip
 
 
 def _refuse_passphrase() -> str:
