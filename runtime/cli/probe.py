@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from runtime import errors
+from runtime.cli.raw_use import raw_use
 from runtime.node.handler import LoadedHandler, load_function, load_handler
 from runtime.node.handler_types import handler_types
 from runtime.spec.edges import HandlerTypes
@@ -53,7 +54,21 @@ def probe(folder: Path, handler: str, wanted: Wanted = NOTHING_ELSE) -> Finding:
         loaded = _fitted(load_handler(folder, handler, batched=wanted.batched), wanted)
     except errors.HandlerLoadError as err:
         return Finding(fault=str(err), code=_code(err, folder / handler))
+    # Of a join and of a batch the data is a mapping and a list, whatever the annotation.
+    if wanted.join is None and not wanted.batched and (fault := _raw_use(loaded, handler)):
+        return Finding(fault=fault, code="handler-signature")
     return Finding(types=handler_types(loaded))
+
+
+def _raw_use(loaded: LoadedHandler, handler: str) -> str:
+    """Return what is wrong with a function that takes its data for something else than the raw `Any`, or ""."""
+    functions = [*loaded.by_node.values(), *([loaded.default] if loaded.default else [])]
+    for function in functions:
+        if found := raw_use(function.function):
+            name, line = found
+            what = f"{handler}:{line}: {name} has no annotation, so it is a raw google.protobuf.Any"
+            return f"{what}, which holds no keys; write {name}: dict, or another type, in the function's signature"
+    return ""
 
 
 def _fitted(loaded: LoadedHandler, wanted: Wanted) -> LoadedHandler:
