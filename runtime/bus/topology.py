@@ -158,8 +158,13 @@ class Topology:
         return before.messages - (await self.stream_state(stream)).messages
 
     async def delete_message(self, stream: str, sequence: int) -> None:
+        async def delete() -> None:
+            # nats-py waits five seconds for this answer, whatever timeout its context was made with.
+            async with asyncio.timeout(self._connection.request_timeout_s):
+                await self._js.delete_msg(stream, sequence)
+
         try:
-            await self._call(lambda: self._js.delete_msg(stream, sequence))
+            await self._call(delete)
         except BusError:
             # Deleting what is not there is a failure without a code of its own; this one is NotFoundError.
             await self.get_message(stream, sequence)
