@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import json
 import os
-import select
 import signal
 import sys
 from collections.abc import AsyncIterator
@@ -22,6 +21,7 @@ from runtime.models import wire
 from runtime.models.wire import HostState
 from runtime.spec import names
 from test.support.model_host import CLUSTER, MODEL_ID, PATIENCE_S, HostClient, write_model
+from test.support.waiting import until_gone
 
 DEPLOYMENT = "d1"
 
@@ -68,15 +68,6 @@ def spec_of(folder: Path, **told: Any) -> str:
     """Return the JSON of a host's spec."""
     spec = {**write_model(folder), "deployment": DEPLOYMENT, **told}
     return json.dumps(spec, default=str)
-
-
-async def until_gone(pid: int) -> None:
-    """Return once a process has ended."""
-    with contextlib.suppress(ProcessLookupError):
-        ending = os.pidfd_open(pid)
-        readable, _, _ = await asyncio.to_thread(select.select, [ending], [], [], PATIENCE_S)
-        os.close(ending)
-        assert readable, "it is still there"
 
 
 async def test_a_host_serves_its_model_and_ends_in_order(nats_server: EmbeddedServer, tmp_path: Path) -> None:

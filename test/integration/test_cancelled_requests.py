@@ -15,9 +15,10 @@ from runtime.drivers.inference import WorkflowView
 from runtime.node.process import NodeProcess
 from test.integration.conftest import OpenWorkbench
 from test.support.drivers import hosted
-from test.support.http import Web, predict_bytes, serving, until
+from test.support.http import Web, predict_bytes, serving
 from test.support.node import OUTPUT, STREAM, node_spec
 from test.support.rpc import RpcClient, write_proto
+from test.support.waiting import until
 
 VIEW = WorkflowView(name="greeter", stream=STREAM, output_subjects=(OUTPUT,))
 HANDLER = """

@@ -12,9 +12,9 @@ from runtime.bus.presence import EXPIRY_S
 from runtime.spec import names
 from runtime.spec.node import RetryPolicy
 from test.integration.conftest import OpenWorkbench
-from test.integration.test_workers import until_gone
 from test.support.children import NodeChild
 from test.support.node import node_spec
+from test.support.waiting import until_gone
 
 pytestmark = pytest.mark.attack
 

@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from runtime.bus.nats import NatsBus
 from runtime.bus.pull import NatsReader, PullState
 from runtime.errors import BusError, BusUnavailableError
 from test.support.actions import actions
+from test.support.waiting import until
 
 STREAM = "orders"
 CONSUMER = ConsumerConfig(stream=STREAM, durable="packer", filter_subjects=("orders.new",), ack_wait_s=2.0)
@@ -235,9 +236,3 @@ async def test_a_consumer_that_is_pushed_ends_the_reader_with_a_remedy(bus: Nats
         await take(reader)
 
     await reader.close()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE_S):
-        while not condition():  # noqa: ASYNC110 - no event tells of it
-            await asyncio.sleep(0)

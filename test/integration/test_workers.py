@@ -1,9 +1,7 @@
 """Worker processes: what their code may do to them, and what their parent sees of it."""
 
 import asyncio
-import contextlib
 import os
-import select
 import signal
 import subprocess
 import sys
@@ -16,6 +14,7 @@ import pytest
 
 from runtime.errors import WorkerBusyError, WorkerEndedError
 from runtime.workers import Worker
+from test.support.waiting import until_gone
 
 JOBS = "test.support.worker_jobs"
 # Seconds after which something that has to happen is taken for lost.
@@ -66,15 +65,6 @@ async def start_worker(lines: Lines) -> AsyncIterator[StartWorker]:
     yield start
     for worker in workers:
         await worker.close(grace_s=0)
-
-
-async def until_gone(pid: int) -> None:
-    """Return once a process has ended."""
-    with contextlib.suppress(ProcessLookupError):
-        ending = os.pidfd_open(pid)
-        readable, _, _ = await asyncio.to_thread(select.select, [ending], [], [], PATIENCE_S)
-        os.close(ending)
-        assert readable, "it is still there"
 
 
 @pytest.mark.parametrize("size", [0, 1, 100_000, 20_000_000])

@@ -18,6 +18,7 @@ from runtime.drivers.fastapi_driver import FastAPIDriver
 from runtime.drivers.inference import WorkflowView
 from runtime.drivers.runner import DriverRunner
 from test.support.drivers import WORKFLOW, hosted
+from test.support.waiting import until
 
 # Seconds after which something that has to happen is taken for lost.
 PATIENCE_S = 10.0
@@ -63,13 +64,6 @@ async def serving(
         url = f"{service.protocol}://127.0.0.1:{service.port}"
         async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S, verify=False) as http:
             yield Web(runner, http, service.port)
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    """Wait for what no event tells of."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not reached():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 def predict_bytes(inputs: Any, *headers: str) -> bytes:

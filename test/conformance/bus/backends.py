@@ -222,12 +222,3 @@ async def settled(bus: Bus) -> tuple[int, int, int]:
     """Return the consumer's pending, ack_pending and ack_floor."""
     [state] = await bus.consumer_states(STREAM)
     return state.pending, state.ack_pending, state.ack_floor
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Wait until something in this process has become true."""
-
-    async def read() -> bool:
-        return condition()
-
-    await eventually(read, True)

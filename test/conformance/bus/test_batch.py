@@ -8,8 +8,9 @@ from runtime.bus import batch
 from runtime.bus.base import Bus, Publisher
 from runtime.bus.batch import BatchMessage
 from runtime.errors import BusClosedError, BusUnavailableError, MessageTooLargeError, StreamFullError
-from test.conformance.bus.backends import STREAM, Backend, Confirms, publish, soon, stream, until
+from test.conformance.bus.backends import STREAM, Backend, Confirms, publish, soon, stream
 from test.conformance.bus.test_publish import BIG, FEW_BYTES, fill, texts_of
+from test.support.waiting import until
 
 
 async def publish_batch(publisher: Publisher, payloads: list[str], confirms: Confirms) -> None:

@@ -7,7 +7,8 @@ import pytest
 from runtime.bus.base import Bus, CoreMessage
 from runtime.bus.core import NO_RESPONDERS
 from runtime.errors import BusClosedError, BusUnavailableError, NoRespondersError
-from test.conformance.bus.backends import STREAM, Backend, soon, until
+from test.conformance.bus.backends import STREAM, Backend, soon
+from test.support.waiting import until
 
 
 async def test_a_subscription_hears_every_message_in_order(backend: Backend, bus: Bus) -> None:

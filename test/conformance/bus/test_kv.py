@@ -6,7 +6,8 @@ import pytest
 
 from runtime.bus.base import Bus, Entry, KeyValue
 from runtime.errors import BusError, NotFoundError, RevisionError
-from test.conformance.bus.backends import SILENCE_S, Backend, eventually, until
+from test.conformance.bus.backends import SILENCE_S, Backend, eventually
+from test.support.waiting import until
 
 
 @pytest.fixture

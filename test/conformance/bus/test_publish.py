@@ -22,8 +22,8 @@ from test.conformance.bus.backends import (
     store,
     stream,
     take_texts,
-    until,
 )
+from test.support.waiting import until
 
 # A payload of which a stream of FEW_BYTES holds only a few.
 BIG = "x" * 1000

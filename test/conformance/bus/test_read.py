@@ -21,8 +21,8 @@ from test.conformance.bus.backends import (
     store,
     take,
     take_texts,
-    until,
 )
+from test.support.waiting import until
 
 
 async def test_messages_are_taken_in_order_with_everything_that_was_published(orders: Bus) -> None:

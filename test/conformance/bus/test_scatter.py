@@ -8,7 +8,8 @@ import pytest
 from runtime.bus.base import Bus, CoreMessage
 from runtime.bus.core import Question
 from runtime.errors import BusClosedError, BusError, MessageTooLargeError, NoRespondersError
-from test.conformance.bus.backends import SILENCE_S, Backend, soon, until
+from test.conformance.bus.backends import SILENCE_S, Backend, soon
+from test.support.waiting import until
 
 
 class Ends:

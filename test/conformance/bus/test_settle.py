@@ -14,8 +14,8 @@ from test.conformance.bus.backends import (
     store,
     take,
     take_texts,
-    until,
 )
+from test.support.waiting import until
 
 
 async def test_an_acked_message_is_done(backend: Backend, orders: Bus) -> None:

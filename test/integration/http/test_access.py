@@ -13,7 +13,8 @@ from runtime.drivers.runner import DriverTerms
 from runtime.errors import ConfigError
 from test.support.certificates import Authority
 from test.support.drivers import hosted
-from test.support.http import Web, serving, until
+from test.support.http import Web, serving
+from test.support.waiting import until
 
 VARIABLE = "HTTP_TOKEN"
 

@@ -8,7 +8,8 @@ import pytest
 
 from runtime.drivers.fastapi_driver import FastAPIDriver
 from runtime.drivers.http.protocol import HttpLimits
-from test.support.http import PATIENCE_S, Web, predict_bytes, serving, until
+from test.support.http import PATIENCE_S, Web, predict_bytes, serving
+from test.support.waiting import until
 
 LIMITS = HttpLimits(head_bytes=4096, pipelined=10)
 HEAD = b"POST /predict HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"

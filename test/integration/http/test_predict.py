@@ -22,8 +22,9 @@ from runtime.drivers.runner import DriverTerms
 from runtime.spec import names
 from test.support.answering_node import NODE, AnsweringNode, stream_config
 from test.support.drivers import STREAM, WORKFLOW, echo_workflow, hosted
-from test.support.http import JSON_HEADERS, Web, predict_bytes, serving, until
+from test.support.http import JSON_HEADERS, Web, predict_bytes, serving
 from test.support.ports import free_port
+from test.support.waiting import until
 
 
 class Order(pydantic.BaseModel):

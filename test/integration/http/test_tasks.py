@@ -15,7 +15,8 @@ from runtime.message import Message, MessageType
 from runtime.spec import names
 from test.support.answering_node import NODE
 from test.support.drivers import STREAM, echo_workflow
-from test.support.http import Web, serving, until
+from test.support.http import Web, serving
+from test.support.waiting import until
 
 
 async def keep(bus: Bus, task_id: str, *, inputs: Any = None, timeout_s: float = 30.0) -> None:

@@ -1,10 +1,9 @@
 """Measurements in InfluxDB when the server is busy, away, silent, or refuses points. Served by the recording stub."""
 
-import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,6 +12,7 @@ from runtime.stores.base import Point, PointCounts
 from runtime.stores.influx import MAX_HALVINGS, InfluxPointStore
 from runtime.stores.point_queue import CLOSE_S
 from test.support.influx_stub import Answer, InfluxStub
+from test.support.waiting import until
 
 # Seconds after which a state that has to come counts as missed.
 PATIENCE_S = 10.0
@@ -55,13 +55,6 @@ def lines(*numbers: int) -> list[str]:
 
 def warnings_of(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    """Wait for the store's thread, which tells nobody but its counts."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not reached():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def test_a_batch_goes_to_the_bucket_with_the_token_and_in_nanoseconds(stub: InfluxStub) -> None:

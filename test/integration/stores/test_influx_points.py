@@ -1,13 +1,11 @@
 """Measurements in a real InfluxDB: type conflicts, retention policies, and a server that goes away and comes back."""
 
-import asyncio
-from collections.abc import Callable
-
 import pytest
 
 from runtime.stores.base import Point, PointCounts
 from runtime.stores.influx import InfluxPointStore
 from test.support.influx_server import InfluxServer
+from test.support.waiting import until
 
 # Seconds after which a state that has to come counts as missed.
 PATIENCE_S = 20.0
@@ -23,13 +21,6 @@ def point(n: int, value: float | str) -> Point:
 
 def values(server: InfluxServer, database: str) -> list[object]:
     return [found.fields["n"] for found in server.points(database, "m")]
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    """Wait for the store's thread, which tells nobody but its counts."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not reached():  # noqa: ASYNC110
-            await asyncio.sleep(0.01)
 
 
 async def test_a_point_of_another_type_than_the_stored_ones_does_not_take_its_neighbours(

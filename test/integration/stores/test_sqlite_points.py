@@ -1,11 +1,9 @@
 """Measurements in SQLite when the file fails, is locked, or the points come faster than they are written."""
 
-import asyncio
 import contextlib
 import logging
 import sqlite3
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,6 +11,7 @@ import pytest
 from runtime.stores.base import Point, PointCounts
 from runtime.stores.point_queue import CLOSE_S
 from runtime.stores.sqlite_points import SqlitePointStore
+from test.support.waiting import until
 
 # Seconds after which a state that has to come counts as missed.
 PATIENCE_S = 10.0
@@ -32,13 +31,6 @@ async def numbers(path: Path) -> list[object]:
     points = await store.query("m")
     await store.close()
     return [found.fields["n"] for found in points]
-
-
-async def until(reached: Callable[[], bool]) -> None:
-    """Wait for the store's thread, which tells nobody but its counts."""
-    async with asyncio.timeout(PATIENCE_S):
-        while not reached():  # noqa: ASYNC110
-            await asyncio.sleep(0.005)
 
 
 async def test_a_full_batch_is_written_without_waiting(tmp_path: Path) -> None:
