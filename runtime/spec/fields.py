@@ -121,7 +121,7 @@ class Nodes:
         found: list[Mapping] = []
         for number, item in enumerate(value.items, start=1):
             with report.collecting():
-                found.append(expect_mapping(item, Spot("", node_title(item, number))))
+                found.append(expect_mapping(item, Spot("", node_title(item, number)), "{name: first}"))
         return tuple(found)
 
     def schema(self) -> JsonSchema:
@@ -346,9 +346,19 @@ def _node_of(kind: str, fields: dict[str, Field]) -> Record:
         for key in keys
         if key not in fields
     }
-    return Record(fields, _PLANNED, elsewhere=elsewhere)
+    return Record(fields, _PLANNED, elsewhere=elsewhere, inside=_INSIDE)
 
 
+# What a node has no key for, as it is written.
+_INSIDE = {
+    "when": "write it in from: {node: clean, when: {header: {kind: scan}}}",
+    "attempts": "write retry: {attempts: 3}",
+    "cpu": "write resources: {cpu: 2}",
+    "memory": "write resources: {memory: 8Gi}",
+    "gpu": "write resources: {gpu: 1}",
+    "collection": "write sink: {collection: scores}",
+    "measurement": "write sink: {measurement: score}",
+}
 # The keys of a node by its kind, and those of all kinds together.
 NODE_KINDS = {
     "handler": _node_of("handler", _HANDLER_NODE),

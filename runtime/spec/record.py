@@ -33,15 +33,17 @@ class Record:
 
     planned: keys of a later version, with what they do. owner: how problems name the mapping (default: as around it).
     elsewhere: keys that are for another kind of such a mapping, with why they are not for this one.
+    inside: keys that somebody looks for here and that are written inside of another one, with how.
     """
 
     fields: Table[str, Field]
     planned: Table[str, str] = field(default_factory=dict)
     owner: str = ""
     elsewhere: Table[str, str] = field(default_factory=dict)
+    inside: Table[str, str] = field(default_factory=dict)
 
     def read(self, value: Value, spot: Spot, report: Report) -> dict[str, Any]:
-        mapping = expect_mapping(value, spot)
+        mapping = expect_mapping(value, spot, self._example())
         inner = Spot("", self.owner) if self.owner else spot
         found: dict[str, Any] = {}
         for entry in mapping.entries:
@@ -62,6 +64,10 @@ class Record:
             "additionalProperties": False,
         }
 
+    def _example(self) -> str:
+        key, known = next(iter(self.fields.items()))
+        return f"{{{key}: {'…' if known.default is None else known.default}}}"
+
     def _check_key(self, entry: Entry, spot: Spot) -> None:
         key = entry.key.text
         if key in self.fields:
@@ -70,7 +76,7 @@ class Record:
             raise not_yet(f'"{key}" of {spot.owner} {self.planned[key]}', entry.key)
         if key in self.elsewhere:
             raise Fault(entry.key.place, f'"{key}" of {spot.owner} {self.elsewhere[key]}', "remove it", "wrong-kind")
-        remedy = did_you_mean(key, self.fields, self.planned)
+        remedy = self.inside.get(key) or did_you_mean(key, self.fields, self.planned)
         raise Fault(entry.key.place, f'{spot} has no key "{key[:80]}"', remedy, "unknown-key")
 
     def _check_complete(self, mapping: Mapping, spot: Spot) -> None:

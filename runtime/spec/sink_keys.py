@@ -79,7 +79,7 @@ class Sinking:
     """A collection of documents, or a measurement. Read as None where its faults are told."""
 
     def read(self, value: Value, spot: Spot, report: Report) -> SinkSpec | None:
-        mapping = expect_mapping(value, spot)
+        mapping = expect_mapping(value, spot, "{collection: scores}")
         given = [key for key in ("collection", "measurement") if mapping.get(key) is not None]
         if not given:
             remedy = "name one of them: {collection: scores}"

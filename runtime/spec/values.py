@@ -74,10 +74,10 @@ def expect_text(value: Value, spot: Spot, expected: str) -> Text:
     return value
 
 
-def expect_mapping(value: Value, spot: Spot) -> Mapping:
-    """Return the value if it is a mapping."""
+def expect_mapping(value: Value, spot: Spot, example: str = "") -> Mapping:
+    """Return the value if it is a mapping; a fault shows the example."""
     if not isinstance(value, Mapping):
-        raise wrong_type(value, spot, "a mapping")
+        raise wrong_type(value, spot, f"a mapping: {example}" if example else "a mapping")
     return value
 
 

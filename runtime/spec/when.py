@@ -37,8 +37,8 @@ def _one_or_more(value: Value, spot: Spot) -> tuple[Value, ...]:
     return value.items
 
 
-def _not_empty(value: Value, spot: Spot, remedy: str) -> Mapping:
-    mapping = expect_mapping(value, spot)
+def _not_empty(value: Value, spot: Spot, example: str, remedy: str) -> Mapping:
+    mapping = expect_mapping(value, spot, example)
     if not mapping.entries:
         raise Fault(value.place, f"{spot} is empty", remedy, "missing-key")
     return mapping
@@ -54,7 +54,7 @@ class HeaderValues:
 
     def read(self, value: Value, spot: Spot, report: Report) -> Conditions:
         found: Conditions = {}
-        for entry in _not_empty(value, spot, "name a header: {kind: scan}").entries:
+        for entry in _not_empty(value, spot, "{kind: scan}", "name a header: {kind: scan}").entries:
             with report.collecting():
                 header = expect_text(entry.key, spot, "the name of a header").text
                 here = Spot(header, str(spot))
@@ -103,7 +103,8 @@ class When:
     """What holds of every message that is read: all of its keys."""
 
     def read(self, value: Value, spot: Spot, report: Report) -> dict[str, Any]:
-        return _CONDITIONS.read(_not_empty(value, spot, "name a header or a channel, or remove it"), spot, report)
+        remedy = "name a header or a channel, or remove it"
+        return _CONDITIONS.read(_not_empty(value, spot, "{header: {kind: scan}}", remedy), spot, report)
 
     def schema(self) -> JsonSchema:
         return {**_CONDITIONS.schema(), "minProperties": 1}

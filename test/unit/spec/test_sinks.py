@@ -19,7 +19,7 @@ def read(folder: Path, *nodes: str, **keys: str) -> Loaded:
 @pytest.mark.parametrize(
     ("keys", "problem"),
     [
-        ("sink: scores", '"sink" of node "archive" is \'scores\'; give a mapping'),
+        ("sink: scores", '"sink" of node "archive" is \'scores\'; give a mapping: {collection: scores}'),
         (
             "sink: {key: id}",
             '"sink" of node "archive" has no "collection" and no "measurement"; name one of them: {collection: scores}',

@@ -25,7 +25,7 @@ def read(folder: Path, reads: str) -> Loaded:
     ("reads", "problem"),
     [
         ("from: {node: clean, when: {}}", '"when" of node "ocr" is empty; name a header or a channel, or remove it'),
-        ("from: {node: clean, when: scan}", '"when" of node "ocr" is \'scan\'; give a mapping'),
+        ("from: {node: clean, when: scan}", '"when" of node "ocr" is \'scan\'; give a mapping: {header: {kind: scan}}'),
         ("from: {node: clean, wen: {}}", '"from" of node "ocr" has no key "wen"; did you mean "when"?'),
         ("from: {when: {channel: a}}", '"from" of node "ocr" has no "node"; add one'),
         (
@@ -33,7 +33,10 @@ def read(folder: Path, reads: str) -> Loaded:
             '"when" of node "ocr" has no key "heder"; did you mean "header"?',
         ),
         ("from: {node: clean, when: {header: {}}}", '"header" of node "ocr" is empty; name a header: {kind: scan}'),
-        ("from: {node: clean, when: {header: kind}}", '"header" of node "ocr" is \'kind\'; give a mapping'),
+        (
+            "from: {node: clean, when: {header: kind}}",
+            '"header" of node "ocr" is \'kind\'; give a mapping: {kind: scan}',
+        ),
         (
             "from: {node: clean, when: {header: {kind: []}}}",
             '"kind" of "header" of node "ocr" is an empty list; name a value, or remove the key',
