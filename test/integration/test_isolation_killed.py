@@ -12,7 +12,7 @@ from runtime.bus.presence import EXPIRY_S
 from runtime.spec import names
 from runtime.spec.node import RetryPolicy
 from test.integration.conftest import OpenWorkbench
-from test.support.children import NodeChild
+from test.support.children import NodeChild, crashing_handler
 from test.support.node import node_spec
 from test.support.waiting import until_gone
 
@@ -69,23 +69,7 @@ CRASHES = {
 async def test_a_worker_that_crashes_repeats_its_message_under_the_same_id(
     open_workbench: OpenWorkbench, tmp_path: Path, crash: str
 ) -> None:
-    flag = tmp_path / "crashed"
-    output = "pass" if "send_" in crash else "await ctx.send_output(data)"
-    bench = await open_workbench(
-        f"""
-import os
-from pathlib import Path
-
-def crash():
-    if not Path({str(flag)!r}).exists():
-        Path({str(flag)!r}).touch()
-        os._exit(9)
-
-async def handler(ctx, data: int):
-    {crash}
-    {output}
-"""
-    )
+    bench = await open_workbench(crashing_handler(crash, tmp_path / "crashed"))
     await bench.bus.key_value("settings", create=True)
     await bench.start_child(node_spec(workers=1, retry=RETRY), NATS_KEY_VALUE_STORE_NODE="settings")
 

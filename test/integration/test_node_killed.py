@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from test.integration.conftest import OpenWorkbench
+from test.support.children import crashing_handler
 from test.support.node import node_spec
 
 pytestmark = pytest.mark.attack
@@ -53,23 +54,7 @@ CRASHES = {
 async def test_a_crash_between_take_and_ack_repeats_the_message_under_the_same_id(
     open_workbench: OpenWorkbench, tmp_path: Path, crash: str
 ) -> None:
-    flag = tmp_path / "crashed"
-    bench = await open_workbench(
-        f"""
-import os
-from pathlib import Path
-
-def crash():
-    if not Path({str(flag)!r}).exists():
-        Path({str(flag)!r}).touch()
-        os._exit(9)
-
-async def handler(ctx, data: int):
-    {crash}
-    {"" if "send_output" in crash else "await ctx.send_output(data)"}
-""",
-        ack_wait_s=1.0,
-    )
+    bench = await open_workbench(crashing_handler(crash, tmp_path / "crashed"), ack_wait_s=1.0)
     first = await bench.start_child(node_spec())
     await bench.feed([7])
     assert await first.exit_code() == 9

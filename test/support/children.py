@@ -34,6 +34,26 @@ from test.support.runtime_child import PATIENCE_S, RuntimeChild
 RUNTIME = ("runtime",)
 
 
+def crashing_handler(statements: str, flag: Path) -> str:
+    """Return the source of a handler that runs the statements, and sends its data if they do not.
+
+    Their first `crash()` ends the process with exit code 9; `flag` says that it has.
+    """
+    return f"""
+import os
+from pathlib import Path
+
+def crash():
+    if not Path({str(flag)!r}).exists():
+        Path({str(flag)!r}).touch()
+        os._exit(9)
+
+async def handler(ctx, data: int):
+    {statements}
+    {"" if "send_" in statements else "await ctx.send_output(data)"}
+"""
+
+
 class NodeChild(RuntimeChild):
     """One replica as `python -m runtime node`."""
 
