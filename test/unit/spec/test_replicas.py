@@ -58,14 +58,14 @@ def test_a_number_of_replicas_is_not_scaled(tmp_path: Path) -> None:
         ("{max: 2, lag: 0s}", '"lag" of node "count" is 0s; give 1ms or more [out-of-range]'),
         (
             "{max: 2, lag: soon}",
-            "\"lag\" of node \"count\" is 'soon'; give a duration, or a number of messages: 10s or 100 [wrong-type]",
+            '"lag" of node "count" is \'soon\'; give a duration, or a number of messages: 10s or 100 [wrong-type]',
         ),
         (
             "{max: 2, lag: 9, rate: 2}",
             '"replicas" of node "count" has "rate", and a lag of 9 messages, which has no use for it; remove it, or'
             " write the lag as a time: 10s [conflict]",
         ),
-        ("many", "\"replicas\" of node \"count\" is 'many'; give a whole number or {min, max, lag} [wrong-type]"),
+        ("many", '"replicas" of node "count" is \'many\'; give a whole number or {min, max, lag} [wrong-type]'),
     ],
 )
 def test_a_range_that_cannot_be_is_refused(tmp_path: Path, written: str, problem: str) -> None:
@@ -83,7 +83,7 @@ def test_an_image_is_kept_and_what_is_none_is_refused(tmp_path: Path) -> None:
 
     assert flow(tmp_path, f"image: {image}").nodes[0].image == image
     assert problems(tmp_path, 'image: "a b"') == [
-        "\"image\" of node \"count\" is 'a b'; name it as an engine does: registry.example/score:1.4 [bad-name]"
+        '"image" of node "count" is \'a b\'; name it as an engine does: registry.example/score:1.4 [bad-name]'
     ]
 
 
