@@ -24,11 +24,6 @@ STREAM = "test_v1_hello"
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def broker(clock: FakeClock) -> MemoryBroker:
     broker = MemoryBroker(clock)
     await broker.connect().ensure_stream(stream_config(STREAM))

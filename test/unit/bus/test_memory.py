@@ -21,11 +21,6 @@ CONSUMER = ConsumerConfig(stream="s", durable="d", filter_subjects=("s.>",))
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 def broker(clock: FakeClock) -> MemoryBroker:
     broker = MemoryBroker(clock)
     broker.streams.ensure_stream(StreamConfig(name="s", subjects=("s.>",)))

@@ -18,16 +18,6 @@ RECORD = ServiceRecord.of_this_process("node", "score", workflow="hello", replic
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def broker(clock: FakeClock) -> MemoryBroker:
-    return MemoryBroker(clock)
-
-
-@pytest.fixture
 async def present(broker: MemoryBroker, clock: FakeClock) -> AsyncIterator[PresenceSet]:
     opened = await PresenceSet.open(broker.connect(), BUCKET, "node.s.>", clock)
     yield opened
@@ -116,7 +106,22 @@ async def test_a_set_holds_only_its_keys_and_tells_who_comes_and_goes(broker: Me
     await watching.close()
 
 
-async def test_a_beat_that_fails_is_told_once_and_the_next_ones_go_on(
+async def test_beats_that_are_forgiven_are_no_news(
+    broker: MemoryBroker, clock: FakeClock, present: PresenceSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    async with heartbeat(broker.connect(), clock):
+        await settle()
+        broker.pause()
+        await clock.advance(2 * BEAT_S)
+        broker.resume()
+        await clock.advance(BEAT_S)
+
+        assert present.records == {KEY: RECORD}
+    assert caplog.records == []
+
+
+async def test_an_outage_that_outlasts_the_record_is_told_once_and_beats_go_on(
     broker: MemoryBroker, clock: FakeClock, present: PresenceSet, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.WARNING)

@@ -18,11 +18,6 @@ STREAM = "test_v1_hello"
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def client(clock: FakeClock) -> AsyncIterator[Workflow]:
     broker = MemoryBroker(clock)
     await broker.connect().ensure_stream(stream_config(STREAM))

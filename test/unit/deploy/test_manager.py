@@ -64,16 +64,6 @@ class Flow:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def broker(clock: FakeClock) -> MemoryBroker:
-    return MemoryBroker(clock)
-
-
-@pytest.fixture
 async def flow(broker: MemoryBroker) -> AsyncIterator[Flow]:
     flow = Flow(broker)
     await flow.manager.apply()

@@ -6,11 +6,6 @@ from runtime.clock import FakeClock
 from runtime.drivers.schedule import CATCH_UP_S, Backoff, Schedule
 
 
-@pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
 async def test_ticks_lie_on_the_schedule_however_long_sending_took(clock: FakeClock) -> None:
     schedule = Schedule(clock, rate=10)
 

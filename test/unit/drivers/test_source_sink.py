@@ -66,16 +66,6 @@ class Shaky(Sink):
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def broker(clock: FakeClock) -> MemoryBroker:
-    return MemoryBroker(clock)
-
-
-@pytest.fixture
 async def bus(broker: MemoryBroker) -> AsyncIterator[Bus]:
     bus = broker.connect()
     await bus.ensure_stream(stream_config(STREAM))

@@ -24,16 +24,6 @@ class Workflow:
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
-def broker(clock: FakeClock) -> MemoryBroker:
-    return MemoryBroker(clock)
-
-
-@pytest.fixture
 async def workflow(broker: MemoryBroker) -> Workflow:
     bus = broker.connect()
     await bus.ensure_stream(stream_config(STREAM))

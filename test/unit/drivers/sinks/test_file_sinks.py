@@ -21,11 +21,6 @@ ITEM = Item({"in": 1}, request_id="r-1", source="gate", state_id="s", metadata={
 
 
 @pytest.fixture
-def clock() -> FakeClock:
-    return FakeClock()
-
-
-@pytest.fixture
 async def opened(clock: FakeClock) -> Callable[[Any], Any]:
     """Open a sink on a site of this test's own."""
     resources = Resources.bind(DriverResourcesRequest(), {}, listen="", address="", on_change=lambda: None)
