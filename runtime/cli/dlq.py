@@ -12,6 +12,7 @@ from runtime.cli import exits, target
 from runtime.cli.options import (
     JsonOption,
     NatsOption,
+    NodeOption,
     SinceOption,
     StreamOption,
     WorkflowOption,
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
 
 IdsArgument = Annotated[list[int] | None, typer.Argument(metavar="[ID]...", help="As `krt dlq ls` shows them.")]
 IdArgument = Annotated[int, typer.Argument(metavar="ID", help="As `krt dlq ls` shows it.")]
-NodeOption = Annotated[str, typer.Option("--node", metavar="NODE", help="Only of this node.")]
 ReasonOption = Annotated[str, typer.Option("--reason", metavar="WORD", help="Only with this reason, as failed.")]
 UntilOption = Annotated[str, typer.Option("--until", metavar="TIME", help="Before: 2h ago, or a time as for --since.")]
 AllOption = Annotated[bool, typer.Option("--all", help="Every dead letter of the workflow.")]

@@ -36,6 +36,7 @@ MessageOption = Annotated[
 WorkflowOption = Annotated[
     str, typer.Option("--workflow", "-w", metavar="NAME", help="Which workflow, where several run: name, folder, file.")
 ]
+NodeOption = Annotated[str, typer.Option("--node", metavar="NODE", help="Only of this node.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 SinceOption = Annotated[
     str, typer.Option("--since", metavar="TIME", help="Not before: 2h ago, or 2026-11-21T14:00 (UTC).")

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from runtime.cli.options import PickOption
+from runtime.cli.options import FolderArgument, PickOption, RuntimeOption
 from runtime.cli.run_file import FOLDER
 
 
@@ -25,13 +25,13 @@ def register(app: typer.Typer) -> None:
 
 
 def run(
-    path: Annotated[Path, typer.Argument(metavar="[DIR]", help="A workflow's folder, or its file.")] = Path("."),
+    path: FolderArgument = Path("."),
     workflow: PickOption = "",
     reload: Annotated[bool, typer.Option("--reload", help="Restart what an edit of the folder changes.")] = False,
     demo: Annotated[bool, typer.Option("--demo", help="Run the folder's demo.py, then stop.")] = False,
     nats: Annotated[str, typer.Option("--nats", metavar="URL", help="Use this NATS instead of an own one.")] = "",
     store: Annotated[Path, typer.Option("--store", metavar="DIR", help="Folder of the data.")] = Path(FOLDER),
-    runtime_id: Annotated[str, typer.Option("--runtime", metavar="NAME", help="First part of the names.")] = "local",
+    runtime_id: RuntimeOption = "local",
     log_level: Annotated[
         LogLevel, typer.Option("--log-level", envvar="KRT_LOG_LEVEL", case_sensitive=False, help="Lines to show.")
     ] = LogLevel.INFO,

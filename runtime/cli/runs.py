@@ -10,7 +10,7 @@ import typer
 
 from runtime import errors
 from runtime.cli import exits, target
-from runtime.cli.options import JsonOption, NatsOption, StreamOption, WorkflowOption
+from runtime.cli.options import JsonOption, NatsOption, NodeOption, StreamOption, WorkflowOption
 from runtime.clock import SystemClock
 from runtime.spec import names
 
@@ -82,7 +82,7 @@ def submit(
 
 def list_runs(
     state: Annotated[str, typer.Option("--state", metavar="STATE", help="Only those in this state, as failed.")] = "",
-    node: Annotated[str, typer.Option("--node", metavar="NODE", help="Only of this node.")] = "",
+    node: NodeOption = "",
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, metavar="N", help="The newest N; 0 for all.")] = 100,
     as_json: JsonOption = False,
     workflow: WorkflowOption = "",

@@ -8,7 +8,7 @@ import typer
 
 from runtime import errors
 from runtime.cli import exits, target
-from runtime.cli.options import JsonOption, NatsOption, StreamOption, WorkflowOption
+from runtime.cli.options import JsonOption, NatsOption, NodeOption, StreamOption, WorkflowOption
 from runtime.spec import names
 
 if TYPE_CHECKING:
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 NodeArgument = Annotated[str, typer.Argument(metavar="NODE", help="A node with `state:`.")]
 IdArgument = Annotated[str, typer.Argument(metavar="STATE_ID", help='"" is the state of messages without an id.')]
-NodeOption = Annotated[str, typer.Option("--node", metavar="NODE", help="Only of this node.")]
 
 
 def register(app: typer.Typer) -> None:
