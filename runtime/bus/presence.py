@@ -29,6 +29,7 @@ log = logging.getLogger(__name__)
 # Seconds between two beats, and from the last one until the process counts as gone: two lost beats are forgiven.
 BEAT_S = 2.0
 EXPIRY_S = 6.0
+FORGIVEN_BEATS = 2
 # Seconds that taking leave may hold up the end of a process; without it the record expires.
 WITHDRAW_S = 1.0
 
@@ -97,7 +98,7 @@ class Heartbeat:
         self._record = record
         self._clock = clock
         self._bucket: KeyValue | None = None
-        self._failing = False
+        self._lost_beats = 0  # in a row
         self._due = asyncio.Event()
         self._leaving = False
         self._beating: asyncio.Task[None] | None = None
@@ -125,7 +126,7 @@ class Heartbeat:
             self._bucket = None  # it may be gone with its server; then the next beat makes it anew
             self._report(error)
             raise
-        self._failing = False
+        self._lost_beats = 0
 
     def beat_soon(self) -> None:
         """Write the record as soon as may be, for a change that nobody waits for; several calls are one beat."""
@@ -145,10 +146,10 @@ class Heartbeat:
                 timer.cancel()
 
     def _report(self, error: BusError) -> None:
-        """Log the first failure of an outage."""
-        level = logging.DEBUG if self._failing else logging.WARNING
+        """Log a lost beat, for somebody to see once in an outage that makes the process count as gone."""
+        self._lost_beats += 1
+        level = logging.WARNING if self._lost_beats == FORGIVEN_BEATS + 1 else logging.DEBUG
         log.log(level, "this process cannot announce itself: %s", error, extra={"action": "presence"})
-        self._failing = True
 
     async def _withdraw(self) -> None:
         if self._bucket is None:
