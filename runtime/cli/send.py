@@ -85,6 +85,8 @@ async def _ask(found: target.Target, request: _Request) -> int:
     except errors.PredictionError as error:
         place = f' in node "{error.node}"' if error.node else ""
         typer.echo(f"{error.outcome}{place}: {error.detail} (request {error.request_id})", err=True)
+        if error.outcome == ReplyOutcome.TIMEOUT:
+            typer.echo(f"where it is: krt trace {error.request_id}", err=True)
         return OUTCOME_EXITS.get(error.outcome, exits.FAILED)
     except errors.MessageError as error:
         typer.echo(f"invalid: {error}", err=True)

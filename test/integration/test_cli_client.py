@@ -77,7 +77,9 @@ async def test_the_exit_code_of_send_tells_how_it_ended(krt: Krt) -> None:
     assert (failed[0], failed[1]) == (exits.FAILED, "")
     assert failed[2].startswith('failed in node "echo": no such city (request ')
     assert (timed_out[0], timed_out[1]) == (exits.TIMEOUT, "")
-    assert timed_out[2].startswith("timeout: no answer within 0.2 s")
+    told, hint = timed_out[2].splitlines()
+    assert told.startswith("timeout: no answer within 0.2 s (request ")
+    assert hint == f"where it is: krt trace {told.rpartition(' ')[2].removesuffix(')')}"
     assert (wrong[0], wrong[1]) == (exits.CONFIG, "")
     assert (unknown[0], unknown[1]) == (exits.UNAVAILABLE, "")
 
