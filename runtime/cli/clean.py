@@ -116,7 +116,7 @@ async def _alive(bus: "Bus", stream: str) -> list[str]:
 
     present = await PresenceSet.open(bus, names.PRESENCE_BUCKET, names.presence_keys(stream), SystemClock())
     await present.close()
-    return sorted(f"{each.kind} {each.name} on {each.host} ({each.pid})" for each in present.records.values())
+    return sorted(f"{each.name} on {each.host} (process {each.pid})" for each in present.records.values())
 
 
 def _readers(left: "Leftovers") -> list[str]:

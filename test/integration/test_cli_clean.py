@@ -148,7 +148,7 @@ async def test_a_workflow_with_a_live_process_is_not_removed(
         await heartbeat.beat()
         refused = await krt("clean", *everything)
 
-    assert refused == (exits.FAILED, "nothing was removed: stop node clean on box (7) first\n", "")
+    assert refused == (exits.FAILED, "nothing was removed: stop clean on box (process 7) first\n", "")
     assert (await bus.stream_state(STREAM)).messages == 1
 
 
