@@ -1,9 +1,8 @@
 """The way out of a node of a fused chain: to the next node in its process, or to the stream."""
 
 from collections.abc import Awaitable
-from functools import partial
 
-from runtime.bus.base import Confirm, Headers
+from runtime.bus.base import Confirm
 from runtime.errors import BusError, ContextError
 from runtime.message import MessageType, Payload
 from runtime.node.handed import Handed
@@ -74,10 +73,11 @@ class FusedOutputs(Outputs):
     async def _hand_over(
         self, work: Work, subject: str, data: bytes, kind: MessageType, message_id: str, confirm: Confirm
     ) -> None:
-        headers = self._hops_so_far(work)
-        publish = partial(self._publisher.publish, subject, data, message_id=message_id, headers=headers)
+        # Only what came through a link has passed nodes of the process.
+        headers = {names.HOPS_HEADER: _before(work)} if work.path else None
+        publish = self._publisher.publish
         if self._link is None or kind is _OK or subject not in self._handed:
-            await publish(confirm=confirm)
+            await publish(subject, data, message_id=message_id, headers=headers, confirm=confirm)
             return
         handed = Handed(
             work.delivery,
@@ -89,12 +89,12 @@ class FusedOutputs(Outputs):
         )
         # Whoever sends an early answer waits until it is stored, not until the next node has a free slot.
         if kind is not MessageType.ERROR:
-            await publish(confirm=confirm)
+            await publish(subject, data, message_id=message_id, headers=headers, confirm=confirm)
             await self._put(self._link, work, handed)
             return
         if self._stored:  # the message that failed is ended once its ERROR is confirmed
             confirm = _once_both(confirm)
-            await publish(confirm=confirm)
+            await publish(subject, data, message_id=message_id, headers=headers, confirm=confirm)
         await self._link.put(handed, confirm)
 
     async def _put(self, link: Link, work: Work, handed: Handed) -> None:
@@ -106,18 +106,14 @@ class FusedOutputs(Outputs):
             work.outstanding -= 1
             raise
 
-    def _hops_so_far(self, work: Work) -> Headers | None:
-        """Return the header of what leaves the process; only what came through a link has passed nodes of it."""
-        return {names.HOPS_HEADER: _before(work)} if work.path else None
-
     def _passed(self, work: Work) -> str:
-        return hops.add_hop(_before(work), self.node, int(work.run_s * 1e6))
+        return hops.add_hop(_before(work) if work.path else "", self.node, int(work.run_s * 1e6))
 
 
 def _before(work: Work) -> str:
-    """Return the nodes of this process that the message has passed before this one."""
+    """Return the nodes that a message with a path has passed before this one."""
     headers = work.delivery.headers
-    return headers.get(names.HOPS_HEADER, "") if work.path and headers is not None else ""
+    return headers.get(names.HOPS_HEADER, "") if headers is not None else ""
 
 
 def _once_both(confirm: Confirm) -> Confirm:

@@ -116,6 +116,8 @@ class Link:
         self._retries: set[Handed] = set()
         self._stopping = False
         self._over: BusError | None = None
+        # Whether somebody waits to hand over, and what he waits for.
+        self._is_awaited = False
         self._room = asyncio.Event()
 
     @property
@@ -129,7 +131,9 @@ class Link:
 
     def hand(self, handed: Handed, confirm: Confirm) -> bool:
         """Hand over one message if there is room for it, and say whether. `confirm`: called once, later."""
-        if self._over is not None or self._is_full():
+        if self._over is not None or len(self._handed) >= MAX_HANDED or self._handed_bytes >= MAX_HANDED_BYTES:
+            return False
+        if len(self._waiting) >= min(self.prefetch, MAX_WAITING) and not self._takers:
             return False
         self._handed[handed] = confirm
         self._handed_bytes += handed.size_bytes
@@ -141,14 +145,9 @@ class Link:
         while not self.hand(handed, confirm):
             if self._over is not None:
                 raise BusUnavailableError("the next node of the chain has stopped")
+            self._is_awaited = True
             self._room.clear()
             await self._room.wait()
-
-    def _is_full(self) -> bool:
-        if len(self._handed) >= MAX_HANDED or self._handed_bytes >= MAX_HANDED_BYTES:
-            return True
-        waiting = len(self._waiting)
-        return waiting >= MAX_WAITING or (waiting >= self.prefetch and not self._takers)
 
     def offer(self, delivery: Delivery) -> None:
         """Give a message to the next slot that is free."""
@@ -162,7 +161,8 @@ class Link:
     async def take(self) -> Delivery:
         if self._over is not None:
             raise self._over
-        self._room.set()
+        if self._is_awaited:
+            self._tell_room()
         if self._waiting:
             return self._waiting.popleft()
         taker: asyncio.Future[Delivery] = asyncio.get_running_loop().create_future()
@@ -205,8 +205,13 @@ class Link:
         if confirm is not None and isinstance(delivery, Handed):
             delivery.settled = True
             self._handed_bytes -= delivery.size_bytes
-            self._room.set()
+            if self._is_awaited:
+                self._tell_room()
         return confirm
+
+    def _tell_room(self) -> None:
+        self._is_awaited = False
+        self._room.set()
 
     def _try_again(self, handed: Handed, confirm: Confirm, delay_s: float) -> None:
         again = handed.again()
