@@ -314,7 +314,9 @@ class Connection:
             if self.on_violation is not None:
                 self.on_violation(text)
         elif self._sender is not None:
-            log.log(logging.DEBUG if repeated else logging.WARNING, "NATS: %s", text, extra={"action": "nats-error"})
+            # After the end of the connection comes "NATS is away", in every process at once: it says as much.
+            is_news = not repeated and not isinstance(error, nats.errors.UnexpectedEOF)
+            log.log(logging.WARNING if is_news else logging.DEBUG, "NATS: %s", text, extra={"action": "nats-error"})
 
     def _note_refusal(self, error: Exception) -> None:
         self._refusals += 1

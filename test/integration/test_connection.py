@@ -1,6 +1,7 @@
 """The connection to a server that comes and goes."""
 
 import asyncio
+import logging
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from nats.aio.client import Client
 
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
+from test.support.waiting import until
 
 
 def test_closing_while_nats_is_away_raises_nothing_under_uvloop(nats_server: EmbeddedServer) -> None:
@@ -52,3 +54,17 @@ async def test_a_closed_bus_connects_no_more_though_the_cancellation_of_its_last
 
     _, going_on = await asyncio.wait([bus._connection.client._reconnection_task], timeout=5)
     assert not going_on
+
+
+async def test_a_server_that_is_gone_is_told_once_and_then_why_it_does_not_come_back(
+    nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING, "runtime.bus.connection")
+    bus = await NatsBus.connect([nats_server.url], name="test")
+
+    nats_server.kill()
+    await until(lambda: len(caplog.records) >= 2)
+    await bus.close()
+
+    told = [(record.levelname, getattr(record, "action", "")) for record in caplog.records]
+    assert told == [("WARNING", "disconnect"), ("WARNING", "nats-error")]
