@@ -32,7 +32,7 @@ from runtime.cli.run_file import FOLDER, ReplicaRecord, RunFile, RunNode, RunWor
 from runtime.cli.serving import end_processes, on_signals, only_one
 from runtime.deploy.drivers import output_subjects, process_name
 from runtime.deploy.gpus import GpuPool, asking_for_gpus, choose_gpus
-from runtime.deploy.plan import Target, handler_versions, plan, runner_process_name
+from runtime.deploy.plan import MANAGER, Target, handler_versions, plan, runner_process_name
 from runtime.deploy.process import Process, ReplicaStatus, State
 from runtime.deploy.supervisor import Supervisor
 from runtime.deploy.wiring import durable_of, stream_of
@@ -198,6 +198,8 @@ class LocalRun:
                 tasks.append(group.create_task(keep_running(self._server), name="nats"))
             if self._options.reload:
                 tasks.append(group.create_task(self._reload(supervisor, drivers), name="reload"))
+            else:
+                tasks.append(group.create_task(self._end_without_manager(supervisor), name="manager"))
             yield
             for task in tasks:
                 task.cancel()
@@ -214,6 +216,15 @@ class LocalRun:
         await supervisor.wait_until(_all_work)
         seconds = asyncio.get_running_loop().time() - self._started_s
         self._console.say(f"ready in {seconds:.1f} s: krt send {self._workflow.name} '…'   (Ctrl-C stops)")
+
+    async def _end_without_manager(self, supervisor: Supervisor) -> None:
+        """End the run once its manager has given up: no other process works without what it makes."""
+        await supervisor.wait_until(
+            lambda states: any(state.process == MANAGER and state.state is State.FAILED for state in states)
+        )
+        self._console.say("the manager has given up, and nothing works without it: see its lines above")
+        self._exit_code = exits.CONFIG
+        self._stop.set()
 
     async def _record_states(self, supervisor: Supervisor) -> None:
         """Keep `.krt/processes.json` as the processes are."""
