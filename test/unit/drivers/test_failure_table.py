@@ -22,7 +22,7 @@ FAILURES = {
     ],
     "its port is taken": [
         "integration/test_driver_ports.py::test_a_configured_port_that_is_taken_is_an_error_that_names_it_and_its_owner",
-        "integration/test_driver_ports.py::test_a_driver_whose_port_is_taken_has_failed",
+        "integration/test_driver_ports.py::test_a_driver_whose_port_is_taken_has_failed_and_says_so_without_a_traceback",
     ],
     "its port is not permitted": [
         "integration/test_driver_ports.py::test_a_port_that_is_not_permitted_is_an_error_that_names_it"
