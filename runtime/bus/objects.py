@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 CHUNK_BYTES = 128 * 1024
 # Chunks that are stored at once: 2 MiB, all that a transfer keeps in memory.
 CHUNKS_IN_FLIGHT = 16
-# Times that `get` begins to read: anew where the object was replaced under it, which a quick writer may do again and again.
+# Times that `get` begins to read: a quick writer may replace the object under it again and again.
 READ_TRIES = 20
 # Seconds in which the server would know message ids; ours have none, and it wants no window longer than the age.
 DUPLICATE_WINDOW_S = 1.0
