@@ -34,6 +34,11 @@ SILENCE_S = 2 * HEARTBEAT_S
 MAX_REQUESTS = 2
 # Largest request; more only makes one replica hoard.
 MAX_BATCH = 1_000
+# Bytes that the prefetch may have on their way and at hand, by the mean size of the latest messages: the weight of the
+# newest one, and what each has beside its data.
+PREFETCH_BYTES = 16 * 1024 * 1024
+SIZE_WEIGHT = 0.1
+OVERHEAD_BYTES = 256
 # Seconds between looks at silence and at what has to be kept alive.
 WATCH_S = 1.0
 # How long a planned consumer may be missing at the start, and the delays between looks.
@@ -67,6 +72,8 @@ class NatsReader:
         self, connection: Connection, topology: Topology, config: ConsumerConfig, clock: Clock, *, create: bool
     ) -> None:
         self.prefetch = 0
+        # Of the latest messages, as they come over the wire.
+        self._mean_bytes = float(OVERHEAD_BYTES)
         self.state = PullState.BINDING
         self._connection = connection
         self._topology = topology
@@ -177,7 +184,8 @@ class NatsReader:
 
     def _ask(self) -> None:
         """Open a request when the credit is worth one: half the window, or any with none open."""
-        window = len(self._takers) + self.prefetch
+        # Beyond 64 MiB on their way to it the server closes a connection, as that of a slow consumer.
+        window = len(self._takers) + min(self.prefetch, int(PREFETCH_BYTES // self._mean_bytes))
         credit = window - len(self._buffer) - self._requests.asked
         if credit <= 0 or (self._requests.count and credit * 2 < window):
             return
@@ -209,6 +217,7 @@ class NatsReader:
             self._on_status(int(subject[len(self._inbox) + 1 :]), headers or {})
             return
         self._requests.charge()
+        self._mean_bytes += (len(data) + OVERHEAD_BYTES - self._mean_bytes) * SIZE_WEIGHT
         delivery = read_delivery(subject, reply, data, headers, now_s)
         known = self._unsettled.get(delivery.sequence)
         if known is not None:  # it still runs here: not started twice, but settled under its newest reply

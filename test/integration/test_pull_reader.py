@@ -39,12 +39,13 @@ async def reader(bus: NatsBus) -> AsyncIterator[NatsReader]:
     await reader.close()
 
 
-async def store(bus: NatsBus, count: int, first: int = 0) -> None:
+async def store(bus: NatsBus, count: int, first: int = 0, *, size_bytes: int = 0) -> None:
     publisher = bus.publisher(STREAM)
     confirms = []
     for number in range(first, first + count):
         confirm = Confirmation()
-        await publisher.publish("orders.new", b"%d" % number, message_id=f"m{number}", confirm=confirm)
+        data = (b"%d" % number).ljust(size_bytes)
+        await publisher.publish("orders.new", data, message_id=f"m{number}", confirm=confirm)
         confirms.append(confirm)
     for confirm in confirms:
         await confirm
@@ -90,6 +91,22 @@ async def test_a_prefetch_is_kept_full_and_no_more(bus: NatsBus, reader: NatsRea
 
     assert state.ack_pending <= 10
     assert state.pending >= 50
+
+
+async def test_a_prefetch_of_large_messages_is_bounded_by_their_bytes(
+    bus: NatsBus, reader: NatsReader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("runtime.bus.pull.PREFETCH_BYTES", 20_000)
+    reader.prefetch = 1_000
+    await store(bus, 200, size_bytes=1_000)
+    for _ in range(80):
+        reader.ack(await take(reader))
+    await bus._connection.flush()
+
+    (state,) = await bus.consumer_states(STREAM)
+
+    assert state.ack_pending <= 20
+    assert state.pending >= 100
 
 
 async def test_an_outage_while_binding_anew_does_not_end_a_reader(
