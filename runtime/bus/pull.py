@@ -34,8 +34,7 @@ SILENCE_S = 2 * HEARTBEAT_S
 MAX_REQUESTS = 2
 # Largest request; more only makes one replica hoard.
 MAX_BATCH = 1_000
-# Bytes that the prefetch may have on their way and at hand, by the mean size of the latest messages: the weight of the
-# newest one, and what each has beside its data.
+# Bytes of a prefetch, by the mean size of the latest messages: the newest one's weight, what each has beside its data.
 PREFETCH_BYTES = 16 * 1024 * 1024
 SIZE_WEIGHT = 0.1
 OVERHEAD_BYTES = 256
