@@ -33,7 +33,7 @@ from runtime.cli.serving import end_processes, on_signals, only_one
 from runtime.deploy.drivers import output_subjects, process_name
 from runtime.deploy.gpus import GpuPool, asking_for_gpus, choose_gpus
 from runtime.deploy.plan import MANAGER, Target, handler_versions, plan, runner_process_name
-from runtime.deploy.process import Process, ReplicaStatus, State
+from runtime.deploy.process import CONFIGURATION_EXIT_CODE, Process, ReplicaStatus, State
 from runtime.deploy.supervisor import Supervisor
 from runtime.deploy.wiring import durable_of, stream_of
 from runtime.errors import ConfigError, WorkflowError
@@ -218,10 +218,8 @@ class LocalRun:
         self._console.say(f"ready in {seconds:.1f} s: krt send {self._workflow.name} '…'   (Ctrl-C stops)")
 
     async def _end_without_manager(self, supervisor: Supervisor) -> None:
-        """End the run once its manager has given up: no other process works without what it makes."""
-        await supervisor.wait_until(
-            lambda states: any(state.process == MANAGER and state.state is State.FAILED for state in states)
-        )
+        """End the run once its manager has refused the workflow: no other process works without what it makes."""
+        await supervisor.wait_until(lambda states: any(map(_has_refused, states)))
         self._console.say("the manager has given up, and nothing works without it: see its lines above")
         self._exit_code = exits.CONFIG
         self._stop.set()
@@ -390,6 +388,11 @@ async def _restart(supervisor: Supervisor, processes: Sequence[str]) -> None:
 
 def _all_work(states: Sequence[ReplicaStatus]) -> bool:
     return all(state.works for state in states)
+
+
+def _has_refused(state: ReplicaStatus) -> bool:
+    """Say whether this is the manager, and it said itself that it cannot work; after a crash the nodes go on without it."""
+    return state.process == MANAGER and state.state is State.FAILED and state.last_exit == CONFIGURATION_EXIT_CODE
 
 
 def _is_down(states: Sequence[ReplicaStatus]) -> bool:
