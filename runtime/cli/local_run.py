@@ -391,7 +391,7 @@ def _all_work(states: Sequence[ReplicaStatus]) -> bool:
 
 
 def _has_refused(state: ReplicaStatus) -> bool:
-    """Say whether this is the manager, and it said itself that it cannot work; after a crash the nodes go on without it."""
+    """Say whether this is the manager, which says that it cannot work; after a crash of it the nodes go on."""
     return state.process == MANAGER and state.state is State.FAILED and state.last_exit == CONFIGURATION_EXIT_CODE
 
 
