@@ -1,41 +1,24 @@
 """The key `batch` of a node with a handler: its table, in the form of those of `spec/fields.py`, and its checks."""
 
-import re
 from dataclasses import dataclass
 
 from runtime.spec.batching import MAX_MESSAGES, BatchingSpec
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Report
 from runtime.spec.tree import Mapping, Text, Value
-from runtime.spec.values import Duration, JsonSchema, Number, Spot, WholeNumber, expect_text, wrong_type
+from runtime.spec.values import Duration, FieldPath, JsonSchema, Number, Spot, WholeNumber, wrong_type
 from runtime.spec.wiring import NodeDraft
 
 # Most messages that the calls of one replica may hold: each is a task and a delivery in hand.
 MAX_IN_CALLS = 16_384
 # Largest limit of a call's cost.
 MAX_COST = 1e15
-FIELD_PATH = re.compile(r"[^.\0]+(\.[^.\0]+)*")
 # What may say the order of messages, or that some wait for others.
 _ONE_AT_A_TIME = {
     "state": "ordered messages are handled one at a time",
     "order": "ordered messages are handled one at a time",
     "join": "a set of parts is handled by itself",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class FieldPath:
-    """Names of fields, parted by dots."""
-
-    def read(self, value: Value, spot: Spot, report: Report) -> str:
-        text = expect_text(value, spot, "a field of the message: tokens")
-        if not FIELD_PATH.fullmatch(text.text):
-            remedy = "name a field of the message, with dots into inner ones: document.tokens"
-            raise Fault(value.place, f"{spot} is {text}", remedy, "wrong-value")
-        return text.text
-
-    def schema(self) -> JsonSchema:
-        return {"type": "string", "pattern": r"^[^.]+(\.[^.]+)*$"}
 
 
 _BATCHING = Record(

@@ -2,12 +2,11 @@
 
 from dataclasses import dataclass
 
-from runtime.spec.batching_keys import FieldPath
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Report
 from runtime.spec.sink import DocumentSink, PointSink, SinkSpec
 from runtime.spec.tree import Items, Value
-from runtime.spec.values import JsonSchema, Spot, expect_mapping, expect_text, wrong_type
+from runtime.spec.values import FieldPath, JsonSchema, Spot, expect_mapping, expect_text, wrong_type
 
 
 @dataclass(frozen=True, slots=True)

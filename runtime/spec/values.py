@@ -26,6 +26,7 @@ CLASS = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*:[A-Za-z_]
 EXCEPTION = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(\.[A-Za-z_][A-Za-z0-9_]*)*")
 # A reference to a container image: registry, path, tag and digest, of which the engine knows the rest.
 IMAGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@-]{0,511}")
+FIELD_PATH = re.compile(r"[^.\0]+(\.[^.\0]+)*")
 # What NATS takes as the key of a key-value bucket, without a dot at either end.
 CONFIG_KEY = re.compile(r"[-/_=a-zA-Z0-9]+(\.[-/_=a-zA-Z0-9]+)*")
 # A plain scalar that JSON reads as itself; any other becomes a string inside a JSON text.
@@ -140,6 +141,21 @@ class Path:
 
     def schema(self) -> JsonSchema:
         return {"type": "string", "minLength": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldPath:
+    """Names of fields, parted by dots."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> str:
+        text = expect_text(value, spot, "a field of the message: tokens")
+        if not FIELD_PATH.fullmatch(text.text):
+            remedy = "name a field of the message, with dots into inner ones: document.tokens"
+            raise Fault(value.place, f"{spot} is {text}", remedy, "wrong-value")
+        return text.text
+
+    def schema(self) -> JsonSchema:
+        return {"type": "string", "pattern": r"^[^.]+(\.[^.]+)*$"}
 
 
 @dataclass(frozen=True, slots=True)
