@@ -10,6 +10,8 @@ import pydantic
 
 from runtime.errors import EncodeError
 
+# What `value_at` returns where nothing is.
+ABSENT: Any = object()
 _JSON_OPTIONS = orjson.OPT_SERIALIZE_NUMPY
 
 
@@ -22,6 +24,15 @@ def encode_json(value: Any) -> bytes:
     if b"null" in text and (fault := _find_fault(value)):  # orjson writes NaN and infinities as null
         raise EncodeError(fault)
     return text
+
+
+def value_at(data: Any, path: str) -> Any:
+    """Return what lies at a path into objects, names parted by dots; ABSENT where nothing does, not even null."""
+    for name in path.split("."):
+        if not isinstance(data, dict) or name not in data:
+            return ABSENT
+        data = data[name]
+    return data
 
 
 def _plain(value: Any) -> Any:

@@ -9,12 +9,12 @@ from datetime import datetime
 from typing import Any
 
 from runtime.errors import DecodeError
+from runtime.payload_json import ABSENT, value_at
 from runtime.spec.sink import DocumentSink, PointSink
 from runtime.stores.base import Document, Point
 from runtime.stores.json_values import MAX_INT, MIN_INT
 from runtime.stores.measurement import PRECISION_NS, build_point
 
-_ABSENT: Any = object()
 _KINDS = {str: "a text", bool: "a boolean", int: "a whole number", float: "a number", list: "a list", dict: "an object"}
 
 
@@ -81,8 +81,8 @@ def _is_number(value: Any) -> bool:
 def _tags(spec: PointSink, data: Document) -> Iterator[tuple[str, str | int | float]]:
     """Yield the tags that the message has."""
     for path in spec.tags:
-        value = _value_at(data, path)
-        if value is None or value is _ABSENT:
+        value = value_at(data, path)
+        if value is None or value is ABSENT:
             continue
         if not isinstance(value, (str, int, float)):
             raise _unfit(f"'{path}' is {_kind(value)}, and a tag is a text, a number or a boolean")
@@ -101,18 +101,9 @@ def _time(spec: PointSink, data: Document) -> datetime | int:
 
 
 def _present(data: Document, path: str, what: str) -> Any:
-    value = _value_at(data, path)
-    if value is _ABSENT:
+    value = value_at(data, path)
+    if value is ABSENT:
         raise _unfit(f"the message has no '{path}', which is {what}")
-    return value
-
-
-def _value_at(data: Document, path: str) -> Any:
-    value: Any = data
-    for step in path.split("."):
-        if not isinstance(value, dict) or step not in value:
-            return _ABSENT
-        value = value[step]
     return value
 
 
