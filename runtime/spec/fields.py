@@ -346,7 +346,9 @@ def _node_of(kind: str, fields: dict[str, Field]) -> Record:
         for key in keys
         if key not in fields
     }
-    return Record(fields, _PLANNED, elsewhere=elsewhere, inside=_INSIDE)
+    # A handler is what a node has unless it says otherwise, so its writer may have meant a sink.
+    beside = tuple(SINK) if kind == "handler" else ()
+    return Record(fields, _PLANNED, elsewhere=elsewhere, inside=_INSIDE, beside=beside)
 
 
 # What a node has no key for, as it is written.

@@ -1,5 +1,6 @@
 """A mapping with known keys: how it is read, and how it is shown. The tables of keys are in `spec/fields.py`."""
 
+from collections.abc import Iterable
 from collections.abc import Mapping as Table
 from dataclasses import dataclass, field
 from typing import Any
@@ -34,6 +35,7 @@ class Record:
     planned: keys of a later version, with what they do. owner: how problems name the mapping (default: as around it).
     elsewhere: keys that are for another kind of such a mapping, with why they are not for this one.
     inside: keys that somebody looks for here and that are written inside of another one, with how.
+    beside: keys that would make it another kind of such a mapping, for somebody who looks for one of them.
     """
 
     fields: Table[str, Field]
@@ -41,6 +43,7 @@ class Record:
     owner: str = ""
     elsewhere: Table[str, str] = field(default_factory=dict)
     inside: Table[str, str] = field(default_factory=dict)
+    beside: tuple[str, ...] = ()
 
     def read(self, value: Value, spot: Spot, report: Report) -> dict[str, Any]:
         mapping = expect_mapping(value, spot, self._example())
@@ -76,7 +79,8 @@ class Record:
             raise not_yet(f'"{key}" of {spot.owner} {self.planned[key]}', entry.key)
         if key in self.elsewhere:
             raise Fault(entry.key.place, f'"{key}" of {spot.owner} {self.elsewhere[key]}', "remove it", "wrong-kind")
-        remedy = self.inside.get(key) or did_you_mean(key, self.fields, self.planned)
+        known = [*self.fields, *self.beside]
+        remedy = self.inside.get(key) or _with_space(key, known) or did_you_mean(key, known, self.planned)
         raise Fault(entry.key.place, f'{spot} has no key "{key[:80]}"', remedy, "unknown-key")
 
     def _check_complete(self, mapping: Mapping, spot: Spot) -> None:
@@ -85,3 +89,9 @@ class Record:
             keys = " and no ".join(f'"{key}"' for key in missing)
             remedy = "add one" if len(missing) == 1 else "add them"
             raise Fault(mapping.place, f"{spot} has no {keys}", remedy, "missing-key")
+
+
+def _with_space(key: str, known: Iterable[str]) -> str:
+    """Return the remedy for `{name:clean}`, which YAML takes for one long key; "" for any other key."""
+    name, colon, value = key.partition(":")
+    return f'write "{name}: {value[:80]}", with a space after the colon' if colon and name in known else ""
