@@ -145,6 +145,11 @@ def json_text(payload: bytes) -> bytes:
     raise _wrong_type(JSON_TYPE, payload)
 
 
+def json_value(payload: bytes) -> Any:
+    """Return the value of a payload that is JSON, whether it travels as JSON or as bytes. Raises DecodeError."""
+    return _loads(json_text(payload))
+
+
 def encode_value(value: Any) -> bytes:
     """Return the payload of one value. Raises EncodeError naming the type, or the key path of what does not fit."""
     return whole(encode_result(value))

@@ -6,7 +6,7 @@ A runtime id and the names of the file say it all; the rules themselves are thos
 from runtime.errors import ConfigError
 from runtime.spec import names
 from runtime.spec.model import Node, Source, Workflow
-from runtime.spec.node import Conditions
+from runtime.spec.selection import Conditions
 
 
 def stream_of(workflow: Workflow, runtime_id: str) -> str:

@@ -8,6 +8,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from typing import Any
+
+import orjson
 
 from runtime.bus.base import Bus
 from runtime.bus.stored import ConsumerState, StoredMessage
@@ -51,7 +54,8 @@ class Step:
     the handler ran, as its last output says, None without such an output; the attempts before are not in it.
 
     inner: steps of the nodes that are fused with it, on what it handed to them; `took_s` has them, too, and is None for
-    themselves. One that sent nothing leaves no trace.
+    themselves. One that sent nothing leaves no trace. unfit: what the node has left the message out for, as people read
+    it: `field 'label'`; "" for every other fate.
     """
 
     node: str
@@ -62,6 +66,7 @@ class Step:
     took_s: float | None
     run_s: float | None
     inner: tuple["Step", ...] = ()
+    unfit: str = ""
 
     @property
     def wait_s(self) -> float | None:
@@ -209,7 +214,8 @@ class _Tree:
         """Return the step of the node that took a message from the stream, which tells how long all of it took."""
         step = self._inner_step(place, self._state(place.node, message, consumer))
         ends_ns = list(_ends_ns(step))
-        return replace(step, took_s=(max(ends_ns) - message.stored_ns) / 1e9 if ends_ns else None)
+        unfit = self._unfit(place.node, message) if step.fate is Fate.LEFT_OUT else ""
+        return replace(step, took_s=(max(ends_ns) - message.stored_ns) / 1e9 if ends_ns else None, unfit=unfit)
 
     def _state(self, node: str, message: Seen, consumer: ConsumerState | None) -> Fate:
         """Return how far a node is with a message that nothing came of."""
@@ -217,7 +223,13 @@ class _Tree:
         passes = bool(message.redrive) or message.type == MessageType.ERROR.name
         if passes or state not in (Fate.DONE, Fate.IN_WORK):
             return state
-        return Fate.LEFT_OUT if self._selection.leaves_out(node, message.subject, message.headers) else state
+        return Fate.LEFT_OUT if self._unfit(node, message) else state
+
+    def _unfit(self, node: str, message: Seen) -> str:
+        """Return what of a message does not fit the node's `when`, "" where all does that can be seen."""
+        conditions = self._selection.conditions(node, message.subject)
+        unfit = conditions.unfit_header(message.headers)
+        return unfit if unfit or message.claim is not None else conditions.unfit_field(_data_of(message))
 
     def _inner_step(self, place: Place, state: Fate = Fate.UNKNOWN) -> Step:
         outputs = tuple(self._outputs.get(place, ()))
@@ -237,6 +249,16 @@ class _Tree:
             run_s=max(told_s, default=self._places.ran_s.get(place)),
             inner=inner,
         )
+
+
+def _data_of(message: Seen) -> Any:
+    """Return the value of a message as the node reads it that looks for fields: JSON may travel as bytes."""
+    if not isinstance(message.value, bytes):
+        return message.value
+    try:
+        return orjson.loads(message.value)
+    except orjson.JSONDecodeError:
+        return None
 
 
 def _reader(consumer: ConsumerState, message: Seen) -> str:

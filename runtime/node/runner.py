@@ -183,7 +183,10 @@ class Runner:
             self._parts.skips.check(work)
 
     async def _fetch_payload(self, work: Work, slot: asyncio.Task[None]) -> None:
-        """Get a payload that lies in an object store, within the handler's time. Raises as `Claims.fetch` does."""
+        """Get a payload that lies in an object store, within the handler's time.
+
+        Raises as `Claims.fetch` does, and Drop for what is skipped.
+        """
         assert self._parts.claims is not None and work.message.claim is not None, "read by `decode` of the parts"
         work.start(self._clock.monotonic(), self._timeout_s)
         self._running[slot] = work
@@ -191,6 +194,8 @@ class Runner:
             work.message = work.message._replace(payload=await self._parts.claims.fetch(work.message.claim))
         finally:
             self._running[slot] = None
+        if self._parts.skips:
+            self._parts.skips.check(work)
 
     def _decode(self, work: Work) -> tuple[HandlerFunction, Any] | None:
         """Return the function to call and its data, None for a message that only passes. Raises DecodeError."""

@@ -1,20 +1,21 @@
-"""What a node leaves out by `when`: messages whose headers do not fit are acknowledged without a call, and counted.
+"""What a node leaves out by `when`: messages that do not fit are acknowledged without a call, and counted.
 
-Asked before the payload is fetched or decoded, and before a state or a join knows of the message. A node without `when`
-has nothing of this. Channels are the server's: a node does not get what it does not read.
+Asked before the payload is decoded for the handler, and before a state or a join knows of the message. Headers come
+first: a payload that lies in an object store is fetched, once, only if they fit. A node without `when` has nothing of
+this. Channels are the server's: a node does not get what it does not read.
 """
 
 import logging
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
-from runtime.errors import Drop
+from runtime.errors import DecodeError, Drop
 from runtime.message import MessageType
 from runtime.node.metrics import Counts
 from runtime.node.work import Work
+from runtime.payload import json_value
 from runtime.spec import names
-from runtime.spec.node import Conditions
-from runtime.spec.selection import unfit_header
+from runtime.spec.selection import NO_CONDITIONS, Conditions
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,7 @@ class Skips(Protocol):
     def __bool__(self) -> bool: ...
 
     def check(self, work: Work) -> None:
-        """Raise Drop for such a message."""
+        """Raise Drop for such a message. Called when its envelope is read; again once a claimed payload is fetched."""
         ...
 
 
@@ -55,13 +56,24 @@ class Selection:
             return
         asked = self._asked.get(subject)
         if asked is None:
-            asked = self._asked[subject] = self._when.get(names.unpartitioned_subject(subject), {})
-        if (header := unfit_header(asked, message.headers)) is not None:
-            self._leave_out(work, header)
+            asked = self._asked[subject] = self._when.get(names.unpartitioned_subject(subject), NO_CONDITIONS)
+        unfit = asked.unfit_header(message.headers)
+        if not unfit and asked.fields and (message.claim is None or message.payload):
+            unfit = asked.unfit_field(_value_of(message.payload))
+        if unfit:
+            self._leave_out(work, unfit)
 
-    def _leave_out(self, work: Work, header: str) -> None:
+    def _leave_out(self, work: Work, unfit: str) -> None:
         work.replied = True  # on the output node: the answer is that of another message of the request
         self._counts.left_out += 1
         fields = {"action": "left_out", "request_id": work.message.request_id, "attempt": work.delivery.attempt}
-        log.debug("message %d is left out: its header %s does not fit", work.delivery.sequence, header, extra=fields)
-        raise Drop(f"header '{header}' does not fit")
+        log.debug("message %d is left out: its %s does not fit", work.delivery.sequence, unfit, extra=fields)
+        raise Drop(f"{unfit} does not fit")
+
+
+def _value_of(payload: bytes) -> Any:
+    """Return the value of a payload that is JSON, also as bytes; None for any other, which has no fields."""
+    try:
+        return json_value(payload)
+    except DecodeError:
+        return None

@@ -286,7 +286,7 @@ def _sources(values: dict[str, Any]) -> tuple[WrittenSource, ...]:
 
 def _node(draft: NodeDraft) -> Node:
     values = {**secret_values(replica_values(draft.values)), "handler": draft.handler, "sources": draft.resolved}
-    values["when"] = {str(source): dict(source.when) for source in draft.sources if source.when}
+    values["when"] = {str(source): source.when for source in draft.sources if source.when}
     values["workers"] = worker_count(values)
     if draft.values.get("kind") == "models":
         values |= {"models": models_spec(values), "concurrency": 1}

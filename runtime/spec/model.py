@@ -13,9 +13,10 @@ from runtime import errors
 from runtime.spec import names
 from runtime.spec.batch import BatchSpec
 from runtime.spec.batching import BatchingSpec
-from runtime.spec.node import DEFAULT_TIMEOUT_S, Conditions, DispatchSpec, Frozen, ModelsSpec, Partitions, RetryPolicy
+from runtime.spec.node import DEFAULT_TIMEOUT_S, DispatchSpec, Frozen, ModelsSpec, Partitions, RetryPolicy
 from runtime.spec.replicas import Scaling
 from runtime.spec.resources import ProcessResources
+from runtime.spec.selection import Conditions
 from runtime.spec.sink import SinkSpec
 
 # Seconds after which the server delivers again what nobody has acknowledged; long deliveries are kept alive before.
@@ -113,7 +114,7 @@ class Node(Frozen):
     secrets: names of variables to pass on to the process, never values. secret_places: where a cluster keeps those of
     some, `secret/key`.
     atomic: all outputs of one delivery are stored together, or none.
-    when: for sources of which it reads a part, what headers those messages have: one of the values of each.
+    when: for sources of which it reads a part, what those messages have to fit.
     """
 
     name: str

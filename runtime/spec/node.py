@@ -15,6 +15,7 @@ from runtime.spec.batching import BatchingSpec
 from runtime.spec.claims import ClaimsSpec
 from runtime.spec.frozen import Frozen as Frozen
 from runtime.spec.join import JoinSpec as JoinSpec
+from runtime.spec.selection import Conditions
 from runtime.spec.sink import SinkSpec
 
 # Seconds that one delivery may take on a node that says nothing about `timeout`.
@@ -27,8 +28,6 @@ DEFAULT_WAIT_FOR_RUNNER_S = 30.0
 DEFAULT_CALL_TIMEOUT_S = 10.0
 # Failures, and timeouts, in a row after which a model is reported, when the file does not say.
 DEFAULT_LIMIT = 3
-# The values of which a message has one, by the headers that it has to have.
-Conditions = dict[str, tuple[str, ...]]
 # Arguments of the functions that a node of kind `models` may have.
 ARGUMENTS, AGGREGATE = "(model, data)", "(results, data)"
 

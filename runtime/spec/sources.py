@@ -1,25 +1,25 @@
 """What a node reads, as it stands in the file: sources, and the parts of a join. Not looked up yet."""
 
 import re
-from collections.abc import Mapping as Table
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from runtime.spec import names
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Place, Report
+from runtime.spec.selection import Conditions
 from runtime.spec.tree import Items, Mapping, Text, Value
 from runtime.spec.values import Choice, Duration, JsonSchema, Spot, expect_text, wrong_type
-from runtime.spec.when import NO_CONDITIONS, When, check_channel
+from runtime.spec.when import When, check_channel
 
 
 class WrittenSource(NamedTuple):
-    """A source as the file has it: not looked up yet. when: what the headers of its messages have to be."""
+    """A source as the file has it: not looked up yet. when: what its messages have to fit; None takes all of them."""
 
     node: str
     channel: str
     place: Place
-    when: Table[str, tuple[str, ...]] = NO_CONDITIONS
+    when: Conditions | None = None
 
     def __str__(self) -> str:
         return f"{self.node}.{self.channel}" if self.channel else self.node
@@ -59,9 +59,12 @@ class SelectedSource:
         values = _SELECTED.read(value, spot, report)
         if "node" not in values:
             return ()
+        source: WrittenSource = values["node"]
         when = values.get("when", {})
-        source: WrittenSource = values["node"]._replace(when=when.get("header", NO_CONDITIONS))
-        return _channels_of(source, when["channel"]) if "channel" in when else (source,)
+        channels = when.pop("channel", None)
+        if when:
+            source = source._replace(when=Conditions(**when))
+        return (source,) if channels is None else _channels_of(source, channels)
 
     def schema(self) -> JsonSchema:
         return {"anyOf": [OneSource().schema(), _SELECTED.schema()]}

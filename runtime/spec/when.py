@@ -1,23 +1,38 @@
-"""The key `when` of a source: which of its messages a node reads. Equality alone; logic belongs into handlers."""
+"""The key `when` of a source: which of its messages a node reads. Equality alone; logic belongs into handlers.
+
+What is read here becomes the `Conditions` of `spec/selection.py`, and sources of their own for channels.
+"""
 
 import re
-from collections.abc import Mapping as Table
 from dataclasses import dataclass
-from types import MappingProxyType
 from typing import Any
 
+import orjson
+
 from runtime.spec import names
-from runtime.spec.node import Conditions
 from runtime.spec.record import Field, Record
 from runtime.spec.report import Fault, Report
+from runtime.spec.selection import JsonScalar
 from runtime.spec.tree import Items, Mapping, Text, Value
-from runtime.spec.values import AnyText, JsonSchema, Name, Spot, check_name, expect_mapping, expect_text
-
-# Of a source that is read as a whole.
-NO_CONDITIONS: Table[str, tuple[str, ...]] = MappingProxyType({})
+from runtime.spec.values import (
+    FIELD_PATH,
+    AnyText,
+    FieldPath,
+    JsonSchema,
+    Name,
+    Spot,
+    check_name,
+    expect_mapping,
+    expect_text,
+    json_text,
+    wrong_type,
+)
 
 # Channels that the runtime names itself: the plain output, and the partitions of an ordered one.
 OWN_CHANNELS = re.compile(rf"{names.MAIN_CHANNEL}|p[0-9]+")
+JSON_WORDS = ("true", "false", "null")
+# In capitals as well: what YAML takes for one of these, where as a text it would be a condition that nothing fits.
+LIKE_JSON_WORDS = (*JSON_WORDS, "~", "")
 
 
 def check_channel(channel: str, at: Text) -> None:
@@ -52,8 +67,8 @@ def _one_or_more_of(schema: JsonSchema) -> JsonSchema:
 class HeaderValues:
     """Headers with a value, or with several of which a message has one."""
 
-    def read(self, value: Value, spot: Spot, report: Report) -> Conditions:
-        found: Conditions = {}
+    def read(self, value: Value, spot: Spot, report: Report) -> dict[str, tuple[str, ...]]:
+        found: dict[str, tuple[str, ...]] = {}
         for entry in _not_empty(value, spot, "{kind: scan}", "name a header: {kind: scan}").entries:
             with report.collecting():
                 header = expect_text(entry.key, spot, "the name of a header").text
@@ -65,6 +80,57 @@ class HeaderValues:
     def schema(self) -> JsonSchema:
         values = _one_or_more_of(AnyText().schema())
         return {"type": "object", "additionalProperties": values, "minProperties": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class PlainValue:
+    """A text, a number, true, false or null, told apart as JSON does; what JSON does not know is a text."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> JsonScalar:
+        if not isinstance(value, Text):
+            raise wrong_type(value, spot, "a text, a number, true, false or null")
+        if value.plain and value.text not in JSON_WORDS and value.text.lower() in LIKE_JSON_WORDS:
+            remedy = "write true, false or null, or put a text into quotes"
+            raise Fault(value.place, f"{spot} is {value}", remedy, "wrong-value")
+        try:
+            # By what reads payloads, so that the same digits are the same number.
+            scalar: JsonScalar = orjson.loads(json_text(value))
+        except orjson.JSONDecodeError as error:
+            remedy = "give one of 64 bits, or put a text into quotes"
+            raise Fault(value.place, f"{spot} is a number beyond those of JSON", remedy, "out-of-range") from error
+        return scalar
+
+    def schema(self) -> JsonSchema:
+        return {"type": ["string", "number", "boolean", "null"]}
+
+
+@dataclass(frozen=True, slots=True)
+class FieldValues:
+    """Fields with a value, or with several of which a message has one."""
+
+    def read(self, value: Value, spot: Spot, report: Report) -> dict[str, tuple[JsonScalar, ...]]:
+        found: dict[str, tuple[JsonScalar, ...]] = {}
+        for entry in _not_empty(value, spot, "{label: cat}", "name a field: {label: cat}").entries:
+            with report.collecting():
+                path = _expect_path(entry.key, spot)
+                here = Spot(path, str(spot))
+                found[path] = tuple(PlainValue().read(item, here, report) for item in _one_or_more(entry.value, here))
+        return found
+
+    def schema(self) -> JsonSchema:
+        return {
+            "type": "object",
+            "propertyNames": FieldPath().schema(),
+            "additionalProperties": _one_or_more_of(PlainValue().schema()),
+            "minProperties": 1,
+        }
+
+
+def _expect_path(key: Text, spot: Spot) -> str:
+    if not FIELD_PATH.fullmatch(key.text):
+        remedy = "name a field of the message, with dots into inner ones: meta.camera"
+        raise Fault(key.place, f"{spot} has the key {key}", remedy, "wrong-value")
+    return key.text
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +155,13 @@ _CONDITIONS = Record(
     {
         "header": Field(
             type=HeaderValues(),
+            attribute="headers",
             description="Headers that a message has to have, with their values; a list means any of them",
+        ),
+        "field": Field(
+            type=FieldValues(),
+            attribute="fields",
+            description="Fields of a payload that is a JSON object, with their values; a list means any of them",
         ),
         "channel": Field(
             type=ChannelNames(), description="Channels of the node; a list means any, main is the plain output"
@@ -103,7 +175,7 @@ class When:
     """What holds of every message that is read: all of its keys."""
 
     def read(self, value: Value, spot: Spot, report: Report) -> dict[str, Any]:
-        remedy = "name a header or a channel, or remove it"
+        remedy = "name a header, a field or a channel, or remove it"
         return _CONDITIONS.read(_not_empty(value, spot, "{header: {kind: scan}}", remedy), spot, report)
 
     def schema(self) -> JsonSchema:

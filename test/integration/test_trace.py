@@ -15,8 +15,7 @@ from runtime.inspection.trace import Fate, Step, Trace, trace
 from runtime.message import Message, MessageType
 from runtime.payload import encode_value
 from runtime.spec import names
-from runtime.spec.node import Conditions
-from runtime.spec.selection import SELECTION_METADATA, SelectionSpec
+from runtime.spec.selection import SELECTION_METADATA, Conditions, SelectionSpec
 from test.support.letters import ENTRYPOINT, STREAM, Flow, envelope
 
 SCORE = f"{STREAM}.score"
@@ -99,7 +98,7 @@ async def settled(flow: Flow, node: str) -> Step:
 
 
 async def test_a_node_that_has_left_a_message_out_is_not_shown_as_done_with_it(flow: Flow) -> None:
-    await tell_conditions(flow, {"score": {"kind": ("scan",)}, "audit": {"kind": ("text", "fax")}})
+    await tell_conditions(flow, {"score": kinds("scan"), "audit": kinds("text", "fax")})
     await flow.send(request("text"))
     before = step_of(await trace(flow.bus, STREAM, "r1"), 1, "score").fate
     for node in ("score", "audit"):
@@ -116,7 +115,7 @@ async def test_what_was_made_of_a_message_outweighs_conditions_that_came_later(f
     await flow.send(request("text"))
     await flow.handle("score")
     await store(flow, SCORE, output({"total": 8}), names.message_id("score", 1, 0))
-    await tell_conditions(flow, {"score": {"kind": ("scan",)}})
+    await tell_conditions(flow, {"score": kinds("scan")})
 
     seen = await trace(flow.bus, STREAM, "r1")
 
@@ -124,7 +123,7 @@ async def test_what_was_made_of_a_message_outweighs_conditions_that_came_later(f
 
 
 async def test_an_error_is_left_out_by_no_node(flow: Flow) -> None:
-    await tell_conditions(flow, {"score": {"kind": ("scan",)}})
+    await tell_conditions(flow, {"score": kinds("scan")})
     await flow.send(output(error="wrong", node="entrypoint"))
     await flow.handle("score")
 
@@ -135,6 +134,10 @@ async def test_an_error_is_left_out_by_no_node(flow: Flow) -> None:
 
 def request(kind: str) -> bytes:
     return wire.encode(Message(request_id="r1", payload=encode_value({}), headers={"kind": kind}))
+
+
+def kinds(*values: str) -> Conditions:
+    return Conditions(headers={"kind": values})
 
 
 async def tell_conditions(flow: Flow, nodes: dict[str, Conditions]) -> None:

@@ -28,7 +28,7 @@ from runtime.spec.node import (
     RetryPolicy,
     StateSpec,
 )
-from runtime.spec.selection import SelectionSpec
+from runtime.spec.selection import Conditions, SelectionSpec
 
 TARGET = Target(
     nats_servers=("nats://one:4222", "nats://two:4222"),
@@ -259,10 +259,10 @@ def test_the_stream_takes_batches_only_for_a_node_that_wants_them() -> None:
 
 
 def test_conditions_are_told_to_their_node_and_those_of_all_nodes_to_the_manager() -> None:
-    conditions = {"clean": {"kind": ("scan",)}}
-    flow = workflow(node("clean"), node("ocr", "clean", when=conditions), node("audit", "clean"))
+    conditions = Conditions(headers={"kind": ("scan",)}, fields={"page": (1, None)})
+    flow = workflow(node("clean"), node("ocr", "clean", when={"clean": conditions}), node("audit", "clean"))
 
-    told = {"local_v1_triage.clean": {"kind": ("scan",)}}
+    told = {"local_v1_triage.clean": conditions}
     assert [spec_of(flow, name).when for name in ("clean", "ocr", "audit")] == [{}, told, {}]
     assert manager_spec(flow, "local").selection == SelectionSpec(nodes={"ocr": told})
     assert manager_spec(workflow(node("clean")), "local").selection is None

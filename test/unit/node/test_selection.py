@@ -12,6 +12,7 @@ from runtime.payload import encode_value
 from runtime.spec import names
 from runtime.spec.batching import BatchingSpec
 from runtime.spec.node import JoinSpec, NodeSpec, StateSpec
+from runtime.spec.selection import Conditions
 from test.support.node import ENTRYPOINT, NODE, STREAM, NodeUnderTest, node_spec
 from test.unit.node.conftest import StartNode
 
@@ -29,7 +30,7 @@ ECHO = """
 
 
 def selecting(*kinds: str, **changes: Any) -> NodeSpec:
-    return node_spec(when={ENTRYPOINT: {"kind": kinds}}, **changes)
+    return node_spec(when={ENTRYPOINT: Conditions(headers={"kind": kinds})}, **changes)
 
 
 def counts_of(node: NodeUnderTest) -> tuple[int, int, int]:
@@ -55,7 +56,8 @@ async def test_what_does_not_fit_is_acked_without_a_call_and_counted(
 
 
 async def test_all_headers_have_to_fit(start_node: StartNode) -> None:
-    node = await start_node(ECHO, spec=node_spec(when={ENTRYPOINT: {"kind": ("scan",), "lang": ("de", "en")}}))
+    conditions = Conditions(headers={"kind": ("scan",), "lang": ("de", "en")})
+    node = await start_node(ECHO, spec=node_spec(when={ENTRYPOINT: conditions}))
 
     await node.send(1, headers={"kind": "scan", "lang": "en"})
     await node.send(2, headers={"kind": "scan", "lang": "fr"})
