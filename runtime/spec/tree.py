@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 import yaml
 
 from runtime.spec.report import START, Fault, Place, Report
+from runtime.spec.syntax import syntax_fault
 
 # Characters and values that a file may have once its aliases are expanded: far above any real file, below any harm.
 MAX_SIZE = 1024 * 1024
@@ -228,23 +229,13 @@ def _events(text: str) -> Iterator[yaml.Event]:
     try:
         yield from yaml.parse(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as err:
-        raise _syntax_fault(err) from err
+        raise syntax_fault(text, err) from err
     except yaml.reader.ReaderError as err:
         what = f"not YAML: the character U+{ord(text[err.position]):04X} is not allowed"
         raise Fault(_place_of_index(text, err.position), what, "remove it", "yaml-syntax") from err
     except (ValueError, OverflowError) as err:
         # PyYAML 6 turns "\UFFFFFFFF" and an endless %YAML version into Python's own errors, without a place.
         raise Fault(START, f"not YAML: {err}", "look for an escape or a version out of range", "yaml-syntax") from err
-
-
-def _syntax_fault(err: yaml.MarkedYAMLError) -> Fault:
-    mark = err.problem_mark or err.context_mark
-    place = Place(mark.line + 1, mark.column + 1) if mark else START
-    what = f"not YAML: {(err.problem or err.context or 'unknown reason').rstrip('.')}"
-    if err.context_mark is None or err.context is None:
-        return Fault(place, what, "look at this place and the line before", "yaml-syntax")
-    opened = "bracket opened" if "flow" in err.context else f"{err.context.split(' a ')[-1]} that begins"
-    return Fault(place, what, f"look at the {opened} at line {err.context_mark.line + 1}", "yaml-syntax")
 
 
 def _text(event: yaml.ScalarEvent, place: Place) -> str:
