@@ -68,6 +68,18 @@ async def test_a_node_leaves_out_what_does_not_fit(flow: Callable[..., Path], fu
         assert chain.node("b").metrics.totals()["left_out"] == 1
 
 
+async def test_a_node_leaves_out_what_has_not_its_fields(flow: Callable[..., Path], fused: bool) -> None:
+    nodes = NODES.replace("name: b", "name: b, from: {node: a, when: {field: {n: [1, 3, true], meta.odd: true}}}")
+    marks = "async def handler(ctx, data: list):\n    return [{'n': n, 'meta': {'odd': n % 2 == 1}} for n in data]\n"
+    async with open_chain(flow(marks, DOUBLE, LIST, workflow=nodes), fused=fused) as chain:
+        await chain.send([1, 2, 3, 5])
+
+        assert chain.outputs("c") == [2, 6]
+        assert _counts(chain, "b") == {"taken": 4, "ok": 4}
+        assert chain.node("b").metrics.totals()["left_out"] == 2
+        assert chain.letters() == []
+
+
 async def test_a_message_that_fails_is_tried_again_alone_and_given_up_alone(
     flow: Callable[..., Path], fused: bool
 ) -> None:

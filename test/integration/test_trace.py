@@ -12,10 +12,10 @@ from runtime.bus.nats import NatsBus
 from runtime.clock import SystemClock
 from runtime.inspection.redrive import Redriver
 from runtime.inspection.trace import Fate, Step, Trace, trace
-from runtime.message import Message, MessageType
+from runtime.message import Claim, Message, MessageType
 from runtime.payload import encode_value
 from runtime.spec import names
-from runtime.spec.selection import SELECTION_METADATA, Conditions, SelectionSpec
+from runtime.spec.selection import SELECTION_METADATA, Conditions, JsonScalar, SelectionSpec
 from test.support.letters import ENTRYPOINT, STREAM, Flow, envelope
 
 SCORE = f"{STREAM}.score"
@@ -107,8 +107,47 @@ async def test_a_node_that_has_left_a_message_out_is_not_shown_as_done_with_it(f
     seen = await trace(flow.bus, STREAM, "r1")
 
     assert before is Fate.WAITING
-    assert step_of(seen, 1, "score").fate is Fate.LEFT_OUT
-    assert step_of(seen, 1, "audit").fate in (Fate.IN_WORK, Fate.DONE)
+    left_out, handled = step_of(seen, 1, "score"), step_of(seen, 1, "audit")
+    assert (left_out.fate, left_out.unfit) == (Fate.LEFT_OUT, "header 'kind'")
+    assert handled.fate in (Fate.IN_WORK, Fate.DONE)
+    assert handled.unfit == ""
+
+
+@pytest.mark.parametrize("value", [{"label": "cow"}, {}, ["label"], b'{"label": "cow"}', b"no JSON", b""], ids=repr)
+async def test_the_field_that_does_not_fit_is_told(flow: Flow, value: object) -> None:
+    await tell_conditions(flow, {"score": Conditions(fields={"label": ("cat",)})})
+    await flow.send(envelope(value, "r1"))
+    await flow.handle("score")
+
+    step = step_of(await trace(flow.bus, STREAM, "r1"), 1, "score")
+
+    assert (step.fate, step.unfit) == (Fate.LEFT_OUT, "field 'label'")
+
+
+@pytest.mark.parametrize("value", [{"label": "cat"}, b'{"label": "cat"}'], ids=repr)
+async def test_a_message_that_has_the_fields_is_not_told_as_left_out(flow: Flow, value: object) -> None:
+    await tell_conditions(flow, {"score": Conditions(fields={"label": ("cat",)})})
+    await flow.send(envelope(value, "r1"))
+    await flow.handle("score")
+
+    step = step_of(await trace(flow.bus, STREAM, "r1"), 1, "score")
+
+    assert step.fate in (Fate.IN_WORK, Fate.DONE)
+
+
+async def test_of_a_payload_in_the_object_store_only_headers_are_seen(flow: Flow) -> None:
+    fields: dict[str, tuple[JsonScalar, ...]] = {"label": ("cat",)}
+    asked = {"score": Conditions(fields=fields), "audit": Conditions(headers={"kind": ("scan",)}, fields=fields)}
+    await tell_conditions(flow, asked)
+    claim = Claim(object="message/x/y", size=9, sha256="0" * 64)
+    await flow.send(wire.encode(Message(request_id="r1", claim=claim, headers={"kind": "text"})))
+    for node in ("score", "audit"):
+        await flow.handle(node)
+
+    seen = await trace(flow.bus, STREAM, "r1")
+
+    assert step_of(seen, 1, "score").fate in (Fate.IN_WORK, Fate.DONE)
+    assert step_of(seen, 1, "audit").unfit == "header 'kind'"
 
 
 async def test_what_was_made_of_a_message_outweighs_conditions_that_came_later(flow: Flow) -> None:

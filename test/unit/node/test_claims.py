@@ -3,13 +3,16 @@
 import random
 from typing import Any
 
+import pytest
+
 from runtime.bus.base import Confirmation
 from runtime.bus.claims import Claims
 from runtime.bus.object_store import ObjectStoreConfig
-from runtime.message import Message
+from runtime.message import Claim, Message
 from runtime.payload import decode_value, encode_value
 from runtime.spec.claims import ClaimsSpec, claim_object, claims_store, letter_claims_store
 from runtime.spec.node import JoinSpec, NodeSpec, StateSpec
+from runtime.spec.selection import Conditions
 from runtime.wire import decode, encode
 from test.support.node import ENTRYPOINT, OUTPUT, STREAM, NodeUnderTest, node_spec
 from test.unit.node.conftest import StartNode
@@ -35,14 +38,16 @@ async def started(start_node: StartNode, source: str, node: NodeSpec, **options:
     return under_test
 
 
-async def send_large(node: NodeUnderTest, subject: str = ENTRYPOINT, **fields: Any) -> None:
+async def send_large(
+    node: NodeUnderTest, subject: str = ENTRYPOINT, *, value: Any = PAYLOAD, message_id: str = "in", **fields: Any
+) -> None:
     """Store a request whose payload lies in the object store."""
     claims = Claims(node.outside, STORE, node.clock, room_bytes=1_000_000, max_bytes=1_000_000)
-    message = Message(request_id="r1", payload=encode_value(PAYLOAD), from_node="entrypoint", **fields)
-    data = await claims.fit(encode(message), LIMIT_BYTES, lambda digest: claim_object(subject, "in", digest))
+    message = Message(request_id="r1", payload=encode_value(value), from_node="entrypoint", **fields)
+    data = await claims.fit(encode(message), LIMIT_BYTES, lambda digest: claim_object(subject, message_id, digest))
     publisher = node.outside.publisher(STREAM)
     stored = Confirmation()
-    await publisher.publish(subject, data, message_id="in", confirm=stored)
+    await publisher.publish(subject, data, message_id=message_id, confirm=stored)
     await stored
 
 
@@ -133,6 +138,31 @@ async def test_a_join_names_the_size_of_a_part_that_it_cannot_keep(start_node: S
     [(_, letter)] = node.dead_letters()
     assert letter.reason == "too-large"
     assert f"a part has {len(encode_value(PAYLOAD)):,} bytes" in letter.error
+
+
+async def test_fields_are_looked_for_in_what_is_fetched_once_and_only_if_the_headers_fit(
+    start_node: StartNode, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetched: list[str] = []
+    fetch = Claims.fetch
+
+    async def counted(claims: Claims, claim: Claim) -> bytes:
+        fetched.append(claim.object.rpartition("/")[2])
+        return await fetch(claims, claim)
+
+    monkeypatch.setattr(Claims, "fetch", counted)
+    conditions = Conditions(headers={"kind": ("scan",)}, fields={"label": ("cat",)})
+    handler = "async def handler(ctx, data: dict):\n    return data['label']\n"
+    node = await started(start_node, handler, spec(when={ENTRYPOINT: conditions}))
+
+    for number, (kind, label) in enumerate((("scan", "cat"), ("scan", "dog"), ("text", "cat"))):
+        value = {"label": label, "page": PAYLOAD.hex()}
+        await send_large(node, value=value, message_id=f"in{number}", headers={"kind": kind})
+    await node.settled()
+
+    assert node.outputs() == ["cat"]
+    assert (sorted(fetched), node.dead_letters()) == (["in0", "in1"], [])
+    assert node.process.metrics.totals()["left_out"] == 2
 
 
 async def test_a_node_among_kres_programs_takes_no_claim(start_node: StartNode) -> None:
