@@ -155,6 +155,8 @@ def _step_line(step: "Step") -> str:
         died = step.letter.letter
         parts[0] += f" {step.letter.id}"
         parts.append(f"{died.reason} after {len(died.attempts)} attempts: {died.error}")
+    if step.unfit:
+        parts.append(f"{step.unfit} does not fit")
     if step.wait_s is not None and step.run_s is not None:
         parts.append(f"waited {span(step.wait_s)}, ran {span(step.run_s)}")
     elif step.run_s is not None:
@@ -187,6 +189,7 @@ def _step_record(step: "Step") -> dict[str, Any]:
     return {
         "node": step.node,
         "fate": step.fate,
+        "unfit": step.unfit,
         "took_s": step.took_s,
         "wait_s": step.wait_s,
         "run_s": step.run_s,

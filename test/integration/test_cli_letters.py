@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from runtime import wire
+from runtime.bus.base import StreamConfig
 from runtime.bus.embedded import EmbeddedServer
 from runtime.bus.nats import NatsBus
 from runtime.cli import exits
@@ -19,7 +20,8 @@ from runtime.message import Message
 from runtime.node.state import StateEntry
 from runtime.payload import encode_value
 from runtime.spec import names
-from test.support.letters import STREAM, Flow, envelope
+from runtime.spec.selection import SELECTION_METADATA, Conditions, SelectionSpec
+from test.support.letters import ENTRYPOINT, STREAM, Flow, envelope
 
 FILE = "name: flow\nnodes: [{name: score, handler: score.py, config: {limit: '7'}, env: {MODE: fast}}, {name: audit}]\n"
 FAILS = "def handler(ctx, data: dict):\n    return data['missing']\n"
@@ -269,6 +271,26 @@ def test_a_trace_is_told_as_json_and_a_request_that_is_not_there_as_missing(krt:
     assert krt("trace", "r9", "--limit", "1") == (
         exits.FAILED, "", "request r9 is not among the newest 1 messages; look at more with --limit\n",
     )  # fmt: skip
+
+
+def test_a_trace_says_what_a_node_has_left_a_message_out_for(krt: Krt) -> None:
+    async def leave_out(flow: Flow) -> None:
+        asked = SelectionSpec(nodes={"score": {ENTRYPOINT: Conditions(fields={"meta.camera": ("gate-3",)})}})
+        subjects = tuple(names.stream_subjects(STREAM))
+        metadata = {SELECTION_METADATA: asked.model_dump_json()}
+        await flow.bus.ensure_stream(StreamConfig(name=STREAM, subjects=subjects, metadata=metadata))
+        await flow.send(envelope({"meta": {"camera": "gate-1"}}, "r1"))
+        for node in ("score", "audit"):
+            await flow.handle(node)
+
+    krt.prepare(leave_out)
+
+    _, output, _ = krt("trace", "r1")
+    _, text, _ = krt("trace", "r1", "--json")
+
+    assert "score: left out, field 'meta.camera' does not fit" in output
+    steps = json.loads(text)["messages"][0]["steps"]
+    assert [(step["node"], step["unfit"]) for step in steps] == [("audit", ""), ("score", "field 'meta.camera'")]
 
 
 def test_a_trace_shows_dead_letters_of_messages_that_are_purged(krt: Krt) -> None:
