@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from runtime import File
 from runtime.cli import exits
-from runtime.cli.main import app
+from runtime.cli.commands import app
 from runtime.drivers.fastapi_driver import FastAPIDriver
 from runtime.inference import init
 from runtime.testing import run_workflow

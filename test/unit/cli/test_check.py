@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from runtime.cli import exits
-from runtime.cli.main import app
+from runtime.cli.commands import app
 from runtime.spec.schema import workflow_schema
 from runtime.version import __version__
 

@@ -6,7 +6,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from runtime.cli.main import app
+from runtime.cli.commands import app
 from runtime.errors import ConfigError, WorkflowError
 
 WORKFLOW = "name: hello\nnodes: [{name: greet, handler: handler.py}]\n"

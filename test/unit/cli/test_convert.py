@@ -8,7 +8,7 @@ import yaml
 from typer.testing import CliRunner
 
 from runtime.cli import exits
-from runtime.cli.main import app
+from runtime.cli.commands import app
 from runtime.errors import ConfigError, WorkflowError
 from runtime.spec.load import load
 

@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from runtime.cli import exits
-from runtime.cli.main import COMMANDS
+from runtime.cli.commands import COMMANDS
 
 # Packages that take longer to import than most commands take for what they do.
 HEAVY = {"aiohttp", "google.protobuf", "motor", "numpy", "pydantic", "rich"}

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from runtime.cli.main import app
+from runtime.cli.commands import app
 from runtime.errors import ConfigError, WorkflowError
 
 WORKFLOW = "name: hello\nnodes: [{name: greet, handler: handler.py, secrets: [API_TOKEN]}]\n"

@@ -7,7 +7,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from runtime.cli.main import app
+from runtime.cli.commands import app
 
 ROOT = Path(__file__).parents[3]
 SERVERS = ("nats", "mongo", "influx")
