@@ -1,4 +1,4 @@
-"""How `krt` ends when Ctrl-C comes while it still imports what a command needs."""
+"""The way into `krt`, and how it ends when Ctrl-C comes while it still imports what a command needs."""
 
 import subprocess
 import sys
@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from runtime.cli import exits
+from runtime.version import __version__
 
 # Presses Ctrl-C as a module is imported.
 PROGRAM = """
@@ -37,3 +38,9 @@ def test_ctrl_c_while_it_imports_ends_it_quietly(entry: str, module: str, argume
     ran = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60)
 
     assert (ran.returncode, ran.stdout, ran.stderr) == (exits.INTERRUPTED, "", "")
+
+
+def test_python_m_runtime_is_krt() -> None:
+    done = subprocess.run([sys.executable, "-m", "runtime", "--version"], capture_output=True, text=True, timeout=30)
+
+    assert (done.returncode, done.stdout, done.stderr) == (exits.OK, f"krt {__version__}\n", "")
