@@ -17,7 +17,7 @@ name: flow
 nodes:
   - {name: clean, handler: clean.py}
   - {name: ocr, handler: read.py, from: {node: clean, when: {header: {kind: [scan, fax]}}}}
-  - {name: words, handler: read.py, from: {node: clean, when: {header: {kind: text}}}}
+  - {name: words, handler: read.py, from: {node: clean, when: {field: {kind: text}}}}
   - {name: verdict, handler: verdict.py, from: [ocr, words]}
   - {name: archive, sink: {collection: verdicts, key: id}, retry: {attempts: 2, first: 100ms}}
   - {name: measure, sink: {measurement: verdict, fields: [length], tags: [label]}}
