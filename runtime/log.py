@@ -88,6 +88,29 @@ def _time(record: logging.LogRecord) -> str:
     return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.") + f"{record.msecs:03.0f}Z"
 
 
+def read_error(line: str) -> str:
+    """Return the message, or its first line, of an ERROR as the formatters here write it; "" for any other line."""
+    if line.startswith("{"):
+        return _read_json_error(line)
+    time, _, message = line.partition(" ERROR ")
+    if " " in time or not time.endswith("Z"):
+        return ""
+    for _ in FIELDS:
+        before, _, last_word = message.rpartition(" ")
+        if last_word.partition("=")[0] not in FIELDS:
+            break
+        message = before
+    return message
+
+
+def _read_json_error(line: str) -> str:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return ""
+    return str(record.get("message", "")).partition("\n")[0] if record.get("level") == "ERROR" else ""
+
+
 def tell_ready(ready_fd: int | None) -> None:
     """Say once to the process that started this one that it is ready: `ready` on the inherited pipe, then close it."""
     _tell(ready_fd, b"ready\n")

@@ -89,9 +89,17 @@ class State(StrEnum):
     STOPPED = "stopped"
 
 
+# States of a process that does its work, as far as is known.
+WORKING = (State.READY, State.RUNNING)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaStatus:
-    """One replica at one moment. last_exit: exit code, or minus the signal's number; None before the first end."""
+    """One replica at one moment.
+
+    last_exit: exit code, or minus the signal's number; None before the first end. last_error: in one line why it does
+    not work, as it said itself or how it ended; "" while it works, and before its first end.
+    """
 
     name: str
     process: str
@@ -99,10 +107,11 @@ class ReplicaStatus:
     pid: int | None
     restarts: int
     last_exit: int | None
+    last_error: str = ""
 
     @property
     def works(self) -> bool:
-        return self.state in (State.READY, State.RUNNING)
+        return self.state in WORKING
 
 
 class RestartRecord:

@@ -4,17 +4,19 @@ Which processes there are, and in which order they start and end, is the supervi
 """
 
 import asyncio
-import collections
 import contextlib
 import logging
 import os
 import signal
 import subprocess
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 from runtime.children import die_with_parent
+from runtime.deploy.printed import Printed
 from runtime.deploy.process import (
     CONFIGURATION_EXIT_CODE,
+    WORKING,
     Process,
     Readiness,
     ReplicaStatus,
@@ -36,8 +38,6 @@ REPLICA_VARIABLE = "KRT_REPLICA"
 
 # Exit code of a command that could not be started at all, as shells have it.
 CANNOT_START_EXIT_CODE = 127
-# Lines of a process that the report of its failure quotes.
-QUOTED_LINES = 20
 
 
 class Replica:
@@ -61,14 +61,16 @@ class Replica:
         self._number = number
         self._own_environment = environment
         self._command = [*command, *process.arguments]
-        self._on_line = on_line
+        self._printed = Printed(partial(on_line, name))
         self._on_change = on_change
         self._record = RestartRecord(process.policy or policy)
-        self._last_lines: collections.deque[str] = collections.deque(maxlen=QUOTED_LINES)
         self._state = State.STARTING
         self._child: asyncio.subprocess.Process | None = None
         self._starts = 0
         self._last_exit: int | None = None
+        # What it said of its last end, and whether it had said all of it at the end before.
+        self._last_error = ""
+        self._ended_as_before = False
         self._stop_requested = False
         self._restart_requested = False
         # Ends a pause between two starts.
@@ -82,6 +84,7 @@ class Replica:
             pid=self._child.pid if self._child is not None else None,
             restarts=max(self._starts - 1, 0),
             last_exit=self._last_exit,
+            last_error=self._why_down(),
         )
 
     @property
@@ -111,6 +114,7 @@ class Replica:
         """Ask the process to end if it runs, and start it at once with a clean record."""
         self._restart_requested = True
         self._record.forget()
+        self._printed.forget()
         self._woken.set()
         self._signal_child(signal.SIGTERM)
 
@@ -123,23 +127,27 @@ class Replica:
         self._restart_requested = False
         self._woken.clear()
         self._starts += 1
+        self._printed.begin()
         # Before there is a child: a quick one is ready before the call that starts it has returned.
         self._enter(State.CRASH_LOOPING if self._record.crash_looping else State.STARTING)
         loop = asyncio.get_running_loop()
         started_s = loop.time()
-        output, readiness = LinePipe(self._take_line), LinePipe(self._take_readiness)
+        output, readiness = LinePipe(self._printed.take), LinePipe(self._take_readiness)
         try:
             self._last_exit = await self._run_child(output, readiness)
         finally:
             output.close()
             readiness.close()
+            self._ended_as_before = self._printed.end()
+        # One that was killed had no time to say why.
+        self._last_error = self._printed.error if self._last_exit > 0 else ""
         return self._last_exit, loop.time() - started_s
 
     async def _run_child(self, output: LinePipe, readiness: LinePipe) -> int:
         try:
             self._child = child = await self._spawn(output.write_fd, readiness.write_fd)
         except OSError as err:
-            self._take_line(f"cannot be started: {err}")
+            self._printed.take(f"cannot be started: {err}")
             return CANNOT_START_EXIT_CODE
         finally:
             output.close_write_end()
@@ -185,45 +193,49 @@ class Replica:
 
     async def _pause(self, exit_code: int, lived_s: float) -> None:
         """Return when the process, which has ended by itself, is to be started again."""
+        how = f"{describe_exit(exit_code)}{' as before' if self._ended_as_before else ''}"
         if exit_code in self._record.policy.final_exit_codes:
             wrong = exit_code == CONFIGURATION_EXIT_CODE
-            reason = "its configuration is wrong" if wrong else "another start would end the same way"
-            await self._fail(exit_code, reason)
+            reason = "its configuration or its code is wrong" if wrong else "another start would end the same way"
+            await self._fail(how, reason)
             return
         was_crash_looping = self._record.crash_looping
         delay_s = self._record.note_exit(at_s=asyncio.get_running_loop().time(), lived_s=lived_s)
         if self._record.crash_looping and self._record.policy.gives_up:
-            await self._fail(exit_code, "its restarts are used up")
+            await self._fail(how, "its restarts are used up")
             return
         self._enter(State.CRASH_LOOPING if self._record.crash_looping else State.BACKOFF)
-        if not self._record.crash_looping:
-            reason = describe_exit(exit_code)
+        if self._record.crash_looping and not was_crash_looping:
+            self._report_failure(how, f"it does so again and again, and is now tried every {delay_s:g} s")
+        else:
             extra = {"action": "process-ended"}
-            log.warning("%s ended with %s; it is started again in %.1f s", self.name, reason, delay_s, extra=extra)
-        elif not was_crash_looping:
-            self._report_failure(exit_code, f"it does so again and again, and is now tried every {delay_s:g} s")
+            log.warning("%s ended with %s; it is started again in %.1f s", self.name, how, delay_s, extra=extra)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(delay_s):
                 await self._woken.wait()
 
-    async def _fail(self, exit_code: int, reason: str) -> None:
+    async def _fail(self, how: str, reason: str) -> None:
         """Stay down until somebody asks for a restart, or for the end."""
         self._enter(State.FAILED)
-        self._report_failure(exit_code, f"{reason}, so it stays down until it is restarted")
+        self._report_failure(how, f"{reason}, so it stays down until it is restarted")
         await self._woken.wait()
 
-    def _report_failure(self, exit_code: int, consequence: str) -> None:
-        log.error(
-            "%s ended with %s; %s. Its last lines:\n%s",
-            self.name,
-            describe_exit(exit_code),
-            consequence,
-            "\n".join(self._last_lines) or "(it printed nothing)",
-            extra={"action": f"process-{self._state}"},
-        )
+    def _report_failure(self, how: str, consequence: str) -> None:
+        said = f": {self._last_error}" if self._last_error else ""
+        extra = {"action": f"process-{self._state}"}
+        log.error("%s ended with %s; %s%s", self.name, how, consequence, said, extra=extra)
+
+    def _why_down(self) -> str:
+        if self._state in (*WORKING, State.STOPPED):
+            return ""
+        if self._child is not None and self._printed.error:
+            return self._printed.error
+        return self._last_error or ("" if self._last_exit is None else describe_exit(self._last_exit))
 
     def _enter(self, state: State) -> None:
         self._state = state
+        if state in WORKING:
+            self._printed.forget()
         self._on_change()
 
     def _signal_child(self, signal_number: signal.Signals) -> None:
@@ -235,10 +247,6 @@ class Replica:
                 os.killpg(self._child.pid, signal.SIGKILL)
             else:
                 self._child.send_signal(signal_number)
-
-    def _take_line(self, line: str) -> None:
-        self._last_lines.append(line)
-        self._on_line(self.name, line)
 
     def _take_readiness(self, line: str) -> None:
         if line == FAILED_LINE:

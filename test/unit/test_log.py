@@ -179,3 +179,39 @@ def test_a_closed_pipe_is_no_failure() -> None:
     os.close(write_end)
 
     logs.tell_ready(write_end)
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_the_message_of_an_error_is_read_out_of_its_line(log_format: str) -> None:
+    stream = configured(log_format)
+
+    logging.getLogger("x").error("no %s = 3 here", "model", extra={"node": "score", "action": "failed"})
+
+    assert logs.read_error(stream.getvalue().rstrip("\n")) == "no model = 3 here"
+
+
+def test_an_error_with_a_traceback_is_its_first_line() -> None:
+    stream = configured()
+
+    try:
+        raise ValueError("inside")
+    except ValueError:
+        logging.getLogger("x").exception("the node has failed", extra={"action": "failed"})
+
+    told = [logs.read_error(line) for line in stream.getvalue().splitlines()]
+    assert told[0] == "the node has failed"
+    assert set(told[1:]) == {""}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "",
+        "2026-11-22T10:00:00.000Z WARN no model",
+        "ERROR no model",
+        '{"level": "INFO", "message": "ready"}',
+        "{no json",
+    ],
+)
+def test_any_other_line_holds_no_error(line: str) -> None:
+    assert logs.read_error(line) == ""
