@@ -24,6 +24,7 @@
     │   ├── CorruptObjectError         the bytes of a stored object are not those that were written
     │   ├── DriftError                 a stream or consumer differs from the plan in a way that is not updatable
     │   └── ServerError                no usable nats-server, or one below the floor
+    │       └── StoreInUseError        another nats-server has the folder; two would destroy its data
     ├── StoreError                     a document or point could not be stored or found
     │   ├── StoreUnavailableError      passes by itself; worth a retry
     │   ├── DuplicateDocumentError     another document has this _id
@@ -194,6 +195,10 @@ class DriftError(BusError):
 
 class ServerError(BusError):
     """There is no usable nats-server, or the one found is below the floor; the message names the ways to get one."""
+
+
+class StoreInUseError(ServerError):
+    """Another nats-server has the folder of the data. It passes when that one ends."""
 
 
 class StoreError(KrtError):

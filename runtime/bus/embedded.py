@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from runtime.children import die_with_parent
-from runtime.errors import ServerError
+from runtime.errors import ServerError, StoreInUseError
 
 # Oldest server that is accepted (major, minor): several filter subjects per consumer, and stream metadata. Older ones
 # ignore both without an error, and a consumer then receives everything.
@@ -141,8 +141,8 @@ class EmbeddedServer:
     async def start(self) -> None:
         """Return once clients can connect. Cancelling it ends the server.
 
-        Raises ServerError with the end of the server's log when it does not come up, or when another server has the
-        store.
+        Raises ServerError with the end of the server's log when it does not come up, StoreInUseError when another
+        server has the store.
         """
         lock = await asyncio.to_thread(self._lock_store)
         self._launch(lock)
@@ -208,9 +208,9 @@ class EmbeddedServer:
                 with lock:
                     lock.seek(0)
                     owner = lock.read().strip() or "unknown"
-                raise ServerError(
-                    f"{self.store} is in use by another nats-server (process {owner}), and two would destroy its "
-                    "data; stop that one, or choose another folder"
+                raise StoreInUseError(
+                    f"{self.store} is in use by another nats-server (process {owner}), of a run or of a command that "
+                    "reads what one has left, and two would destroy its data; end that one, or choose another folder"
                 )
             time.sleep(POLL_S)
         return lock

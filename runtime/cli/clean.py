@@ -1,6 +1,6 @@
 """`krt clean`: shows and removes what removed nodes, or a whole workflow that is gone, have left on NATS."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -41,6 +41,7 @@ def clean(
 
     --all STREAM is everything of a workflow, whose file may be gone: with --yes --data also its messages and dead
     letters, with --drop even those not handled. It is removed as a whole, and not while one of its processes lives.
+    Without --nats it is that of the local run, alive or ended.
 
     Exit codes: 0 shown or removed, 1 something was left, as the output says, 2 wrong arguments, 5 not reachable.
 
@@ -48,8 +49,8 @@ def clean(
     """
     requested = _Requested(yes=yes, drop=drop, data=data)
     if everything_of:
-        server = nats or target.find_all()[0].nats
-        gone = target.Target(name=everything_of, nats=server, stream=everything_of)
+        here = target.find_all(nats=nats, stream=everything_of if nats else "", ended=True)[0]
+        gone = replace(here, stream=everything_of)
         raise typer.Exit(target.run(lambda: _clean_all(gone, requested)))
     from runtime.deploy.manager_spec import manager_spec
     from runtime.deploy.wiring import stream_of
@@ -60,7 +61,7 @@ def clean(
         raise errors.WorkflowError(loaded.report.problems)
     spec = manager_spec(loaded.workflow, runtime_id)
     stream = stream_of(loaded.workflow, runtime_id) if nats else ""
-    found = target.find(str(path), nats=nats, stream=stream)
+    found = target.find(str(path), nats=nats, stream=stream, ended=True)
     raise typer.Exit(target.run(lambda: _clean(found, spec, requested)))
 
 

@@ -1,4 +1,4 @@
-"""`krt dlq`: the dead letters of a running workflow, to be looked at, given back or dropped."""
+"""`krt dlq`: the dead letters of a workflow, to be looked at, given back or dropped; its run may have ended."""
 
 import time
 from collections.abc import AsyncIterator, Sequence
@@ -41,7 +41,9 @@ class _Choice:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this group."""
-    group = typer.Typer(help="Look at dead letters, give them back, drop them.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Look at dead letters, give them back, drop them; after a local run, too.", no_args_is_help=True
+    )
     group.command("ls")(list_letters)
     group.command("show")(show)
     group.command("redrive")(redrive)
@@ -66,7 +68,7 @@ def list_letters(
     Example: krt dlq ls --node score --reason timeout --since 2h
     """
     wanted = _wanted(node, reason, since, until)
-    found = target.find_one(workflow, nats=nats, stream=stream)
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=True)
     target.run(lambda: _list(found, wanted, as_json))
 
 
@@ -83,7 +85,7 @@ def show(
 
     Example: krt dlq show 3
     """
-    found = target.find_one(workflow, nats=nats, stream=stream)
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=True)
     target.run(lambda: _show(found, letter_id, as_json))
 
 
@@ -100,7 +102,8 @@ def redrive(
 ) -> None:
     """Give dead letters back to the node that failed, with fresh attempts, and to no other node.
 
-    A letter is deleted once its input is stored again. Ctrl-C in between loses nothing: repeat the command.
+    A letter is deleted once its input is stored again. Ctrl-C in between loses nothing: repeat the command. Where the
+    local run has ended, the next one handles it.
 
     Exit codes: 0 all redriven, 1 some are left or not there, 2 wrong arguments, 5 not running or not reachable,
     130 ended by Ctrl-C.
@@ -109,7 +112,7 @@ def redrive(
     Example: krt dlq redrive --node score --reason timeout
     """
     choice = _choice(ids or [], _wanted(node, reason, since, until), everything)
-    found = target.find_one(workflow, nats=nats, stream=stream)
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=True)
     raise typer.Exit(target.run(lambda: _redrive(found, choice)))
 
 
@@ -131,7 +134,7 @@ def drop(
     Example: krt dlq drop --until 7d
     """
     choice = _choice(ids or [], _wanted(node, reason, since, until), everything)
-    found = target.find_one(workflow, nats=nats, stream=stream)
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=True)
     raise typer.Exit(target.run(lambda: _drop(found, choice)))
 
 

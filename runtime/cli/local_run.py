@@ -28,7 +28,7 @@ from runtime.cli.driver_host import HostedWorkflow
 from runtime.cli.local_drivers import LocalDrivers
 from runtime.cli.local_nats import embedded_nats, keep_running
 from runtime.cli.reload import changes
-from runtime.cli.run_file import FOLDER, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
+from runtime.cli.run_file import FOLDER, LastRun, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
 from runtime.cli.serving import end_processes, on_signals, only_one
 from runtime.deploy.drivers import output_subjects, process_name
 from runtime.deploy.gpus import GpuPool, asking_for_gpus, choose_gpus
@@ -48,6 +48,7 @@ log = logging.getLogger(__name__)
 DEMO_FILE = "demo.py"
 LOCK_FILE = "run.lock"
 DATA_FILE = "data.db"
+NATS_FOLDER = "nats"
 # States that a process does not leave without an edit or a long wait.
 DOWN = (State.FAILED, State.CRASH_LOOPING)
 
@@ -167,7 +168,7 @@ class LocalRun:
             self._servers = tuple(self._options.nats.split(","))
             yield
             return
-        async with embedded_nats(self._options.store / "nats") as self._server:
+        async with embedded_nats(self._options.store / NATS_FOLDER) as self._server:
             self._servers = (self._server.url,)
             yield
 
@@ -207,7 +208,7 @@ class LocalRun:
     async def _start(self, supervisor: Supervisor) -> None:
         """Start everything, tell when it is ready, and run the demo if there is one."""
         await supervisor.start(self._plan(self._workflow))
-        self._write_run_file()
+        self._write_run_files()
         if not _all_work(supervisor.states()):
             self._console.say(f"the rest runs, but not yet: {_list_idle(supervisor.states())}; see their lines above")
         if self._options.demo:
@@ -290,7 +291,7 @@ class LocalRun:
         self._console.name_processes([name for process in processes for name in process.replica_names()])
         # The plan holds each handler's version, so that an edited handler makes a different process.
         await supervisor.update(processes)
-        self._write_run_file()
+        self._write_run_files()
         if any(path.suffix == ".py" and path not in handlers for path in changed):
             # A module that several share; which of them import it is not known.
             kept = [state.process for state in supervisor.states() if before.get(state.name) == state.pid]
@@ -305,7 +306,7 @@ class LocalRun:
     def _say_header(self, processes: Sequence[Process]) -> None:
         where = redact(", ".join(self._servers))
         store = _short(self._options.store, self._options.place)
-        kept = "" if self._server is None else f", kept in {store}/nats"
+        kept = "" if self._server is None else f", kept in {store}/{NATS_FOLDER}"
         self._console.say(f"workflow  {self._workflow}")
         self._console.say(f"NATS      {where}{kept}")
         self._console.say(f"data      {store}/{DATA_FILE}")
@@ -320,7 +321,7 @@ class LocalRun:
             self._console.say(described)
         self._said_of_gpus = described
 
-    def _write_run_file(self) -> None:
+    def _write_run_files(self) -> None:
         workflow, runtime_id = self._workflow, self._options.runtime_id
         nodes = {node.name: RunNode(durable=durable_of(node), replicas=node.replicas) for node in workflow.nodes}
         found = RunWorkflow(
@@ -330,8 +331,10 @@ class LocalRun:
             version=workflow.version,
             nodes=nodes,
         )
-        run = RunFile(nats=",".join(self._servers), pid=os.getpid(), workflows={workflow.name: found})
-        run.write(self._options.place)
+        workflows, place = {workflow.name: found}, self._options.place
+        RunFile(nats=",".join(self._servers), pid=os.getpid(), workflows=workflows).write(place)
+        if self._server is not None:
+            LastRun(store=_short(self._server.store, place), workflows=workflows).write(place)
 
     def _on_signal(self) -> None:
         """The first signal stops in order, the second by force."""

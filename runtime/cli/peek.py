@@ -51,14 +51,16 @@ def peek(
 ) -> None:
     """Show messages of a node as they lie in the stream; with --json one line of JSON each.
 
-    Nothing is taken from anybody: no consumer is moved, and none holds back the purge.
+    Nothing is taken from anybody: no consumer is moved, and none holds back the purge. Without --follow it reads what a
+    local run has left, too.
 
     Exit codes: 0 shown, 1 no such node, 2 wrong arguments, 5 not running or not reachable, 130 ended by Ctrl-C.
 
     Example: krt peek score --last 3 --follow
     """
     wish = _Wish(source=source, reads=reads, first=first, last=count, follow=follow, as_json=as_json)
-    found = target.find_one(workflow, nats=nats, stream=stream)
+    # Nothing more comes from a run that has ended.
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=not follow)
     raise typer.Exit(target.run(lambda: _peek(found, wish)))
 
 

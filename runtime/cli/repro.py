@@ -54,13 +54,13 @@ def repro(
 
     Nothing is sent or stored: the context keeps it. Documents begin empty; configuration and state are copies of what
     the node has now. `init` runs first. The handler is the file as it is now, so the same command tells whether a
-    correction helps.
+    correction helps. The local run may have ended.
 
     Exit codes: 0 it passes, 1 it fails, 2 wrong arguments or a handler that cannot be loaded, 5 not running.
 
     Example: krt repro 3 --pdb
     """
-    found = target.find_one(workflow, nats=nats, stream=stream)
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=True)
     given = target.run(lambda: _fetch(found, letter_id))
     place = folder or (Path(found.run.folder) if found.run else None)
     if place is None:

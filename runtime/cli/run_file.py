@@ -4,14 +4,15 @@
 |---|---|---|
 | `.krt/run.json` | once NATS runs; removed at the end | where NATS is, who runs, which workflows with which nodes |
 | `.krt/processes.json` | at every change of a process | state, pid and restarts of every replica, by its name |
+| `.krt/last.json` | with `run.json`, and stays | the store that the run leaves, and the workflows that are in it |
 
-Both are replaced as a whole, so a reader never sees half a file.
+Each is replaced as a whole, so a reader never sees half a file.
 """
 
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from runtime import errors
 FOLDER = ".krt"
 RUN_FILE = "run.json"
 PROCESSES_FILE = "processes.json"
+LAST_FILE = "last.json"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,20 +63,51 @@ class RunFile:
         if found is None:
             return None
         try:
-            workflows = {name: _workflow(fields) for name, fields in found["workflows"].items()}
-            return cls(nats=found["nats"], pid=int(found["pid"]), workflows=workflows)
+            return cls(nats=found["nats"], pid=int(found["pid"]), workflows=_workflows(found))
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise _broken(place / FOLDER / RUN_FILE, error) from error
 
     @staticmethod
     def remove(place: Path) -> None:
-        """Remove what a run has left in the folder `place`; repeating it is fine."""
+        """Remove what tells of a run in the folder `place`, but what it leaves; repeating it is fine."""
         for name in (RUN_FILE, PROCESSES_FILE):
             (place / FOLDER / name).unlink(missing_ok=True)
 
     def is_alive(self) -> bool:
         """Say whether the process of `krt run` is there."""
         return is_alive(self.pid)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LastRun:
+    """What runs with a NATS server of their own leave in a folder, for commands that look at it when they have ended.
+
+    store: of that server, from the folder. workflows: all that have run on it, by name; the last one at the end.
+    """
+
+    store: str
+    workflows: Mapping[str, RunWorkflow]
+
+    def write(self, place: Path) -> None:
+        """Add this run to those before it on the same store; one on another store is forgotten."""
+        try:
+            before = LastRun.read(place)
+        except errors.ConfigError:  # this file replaces it
+            before = None
+        earlier = before.workflows if before is not None and before.store == self.store else {}
+        kept = {name: each for name, each in earlier.items() if name not in self.workflows}
+        write_json(place / FOLDER / LAST_FILE, asdict(replace(self, workflows={**kept, **self.workflows})))
+
+    @classmethod
+    def read(cls, place: Path) -> "LastRun | None":
+        """Return what was left in the folder `place`, None for nothing. Raises ConfigError for a broken file."""
+        found = read_json(place / FOLDER / LAST_FILE)
+        if found is None:
+            return None
+        try:
+            return cls(store=str(found["store"]), workflows=_workflows(found))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise _broken(place / FOLDER / LAST_FILE, error) from error
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,6 +139,10 @@ def places_to_look(start: Path) -> Iterator[Path]:
     """Yield the folders in which a run may have left its file: `start` and its parents, nearest first."""
     resolved = start.resolve()
     yield from (resolved, *resolved.parents)
+
+
+def _workflows(found: Mapping[str, Any]) -> dict[str, RunWorkflow]:
+    return {name: _workflow(fields) for name, fields in found["workflows"].items()}
 
 
 def _workflow(fields: Mapping[str, Any]) -> RunWorkflow:

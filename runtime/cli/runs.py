@@ -1,4 +1,4 @@
-"""`krt runs`: batch runs of a running workflow, to be asked for, watched, ended, and their files fetched."""
+"""`krt runs`: batch runs of a workflow, to be asked for, watched, ended, and their files fetched."""
 
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
@@ -40,7 +40,10 @@ class Place:
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this group."""
-    group = typer.Typer(help="Ask for batch runs, watch and end them, fetch their files.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Ask for batch runs, watch and end them, fetch their files; what only reads works after a local run, too.",
+        no_args_is_help=True,
+    )
     group.command("submit")(submit)
     group.command("ls")(list_runs)
     group.command("show")(show)
@@ -110,7 +113,7 @@ def list_runs(
         if len(shown) < len(found):
             typer.echo(f"{len(found) - len(shown)} more, older ones; --limit 0 lists all", err=True)
 
-    _run(workflow, nats, stream, main)
+    _run(workflow, nats, stream, main, ended=True)
 
 
 def show(
@@ -133,7 +136,7 @@ def show(
         record = (await place.records.read(run_id)).record
         typer.echo(record.encode().decode() if as_json else run_text(record, place.records.now_ms()))
 
-    _run(workflow, nats, stream, main)
+    _run(workflow, nats, stream, main, ended=True)
 
 
 def logs(
@@ -165,7 +168,7 @@ def logs(
         else:
             raise errors.NotFoundError(f"run '{run_id}' has not ended, and its log is not stored yet; follow it by -f")
 
-    _run(workflow, nats, stream, main)
+    _run(workflow, nats, stream, main, ended=not follow)
 
 
 def cancel(
@@ -214,7 +217,7 @@ def artifacts(
         lines = (each.model_dump_json(by_alias=True) for each in found) if as_json else runs_text.artifact_lines(found)
         typer.echo("\n".join(lines))
 
-    _run(workflow, nats, stream, main)
+    _run(workflow, nats, stream, main, ended=True)
 
 
 def download(
@@ -244,7 +247,7 @@ def download(
             wanted = runs_files.chosen(await files.list(), path)
             await download_all(files, wanted, output or Path(run_id))
 
-    _run(workflow, nats, stream, main)
+    _run(workflow, nats, stream, main, ended=True)
 
 
 def retry_store(
@@ -286,9 +289,14 @@ def _print_runs(runs: "Sequence[Listed]", as_json: bool, now_ms: int) -> None:
 # --- where ---
 
 
-def _run(workflow: str, nats: str, stream: str, main: Callable[[Place], Coroutine[Any, Any, T]]) -> T:
-    """Find the workflow, and run a command on it. Raises NotRunningError, ConfigError and what `main` raises."""
-    found = target.find_one(workflow, nats=nats, stream=stream)
+def _run(
+    workflow: str, nats: str, stream: str, main: Callable[[Place], Coroutine[Any, Any, T]], *, ended: bool = False
+) -> T:
+    """Find the workflow, and run a command on it. Raises NotRunningError, ConfigError and what `main` raises.
+
+    ended: as for `target.find`.
+    """
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=ended)
     return target.run(lambda: _with_place(found, main))
 
 

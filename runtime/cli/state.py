@@ -1,4 +1,4 @@
-"""`krt state`: what the nodes of a running workflow keep for each state id."""
+"""`krt state`: what the nodes of a workflow keep for each state id; its run may have ended."""
 
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime
@@ -21,7 +21,9 @@ IdArgument = Annotated[str, typer.Argument(metavar="STATE_ID", help='"" is the s
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this group."""
-    group = typer.Typer(help="Look at the states that nodes keep, and remove them.", no_args_is_help=True)
+    group = typer.Typer(
+        help="Look at the states that nodes keep, and remove them; after a local run, too.", no_args_is_help=True
+    )
     group.command("ls")(list_states)
     group.command("get")(get)
     group.command("rm")(remove)
@@ -41,7 +43,7 @@ def list_states(
 
     Example: krt state ls --node count
     """
-    found = target.find_one(workflow, nats=nats, stream=stream)
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=True)
     target.run(lambda: _list(found, node, as_json))
 
 
@@ -58,7 +60,7 @@ def get(
 
     Example: krt state get count cam-1
     """
-    found = target.find_one(workflow, nats=nats, stream=stream)
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=True)
     raise typer.Exit(target.run(lambda: _get(found, node, state_id)))
 
 
@@ -77,7 +79,7 @@ def remove(
 
     Example: krt state rm count cam-1
     """
-    found = target.find_one(workflow, nats=nats, stream=stream)
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=True)
     raise typer.Exit(target.run(lambda: _remove(found, node, state_id)))
 
 

@@ -4,7 +4,7 @@ import asyncio
 import json
 import sys
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import AsyncExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Annotated, Any
@@ -52,16 +52,17 @@ def status(
 
     Replicas are live/planned; one that was killed counts for up to 12 s. The rate is of messages handled, retries and
     dead letters included, over one second. The lines below are about manager, writer and measurements, with what the
-    live processes have counted since their start, and about the GPUs of the nodes that have some.
+    live processes have counted since their start, and about the GPUs of the nodes that have some. After a local run it
+    tells, without --watch, what that has left.
 
     Exit codes: 0 shown, 2 wrong arguments, 5 not running or not reachable, 130 ended by Ctrl-C.
 
     Example: krt status hello --watch
     """
     if workflow or (nats and stream):
-        targets = [target.find(workflow or stream, nats=nats, stream=stream)]
+        targets = [target.find(workflow or stream, nats=nats, stream=stream, ended=not watch)]
     else:
-        targets = target.find_all(nats=nats, stream=stream)
+        targets = target.find_all(nats=nats, stream=stream, ended=not watch)
     target.run(lambda: _show(targets, watch=watch, as_json=as_json, monitoring=monitoring))
     raise typer.Exit(exits.OK)
 
@@ -81,11 +82,14 @@ async def _show(targets: list[target.Target], *, watch: bool, as_json: bool, mon
 
 @dataclass(frozen=True, slots=True)
 class _Reached:
-    """A workflow within reach, and the watch over its processes."""
+    """A workflow within reach, and the watch over its processes; None where its run has ended."""
 
     target: target.Target
     bus: "Bus"
-    present: "PresenceSet"
+    present: "PresenceSet | None"
+
+    def live(self) -> "Iterable[ServiceRecord]":
+        return self.present.records.values() if self.present is not None else ()
 
 
 async def _reach(found: target.Target, stack: AsyncExitStack) -> _Reached:
@@ -93,14 +97,24 @@ async def _reach(found: target.Target, stack: AsyncExitStack) -> _Reached:
     from runtime.bus.presence import PresenceSet
 
     bus = await stack.enter_async_context(target.connected(found, name="krt status"))
+    if found.store is not None:  # the records of processes that were killed have not expired, for there was no server
+        return _Reached(found, bus, None)
     present = await PresenceSet.open(bus, names.PRESENCE_BUCKET, names.presence_keys(found.stream), SystemClock())
     stack.push_async_callback(present.close)
     return _Reached(found, bus, present)
 
 
 async def _statuses(reached: list[_Reached], monitoring: str) -> AsyncIterator[Statuses]:
-    """Yield the statuses of every workflow by name, first after two looks, then after each."""
+    """Yield the statuses of every workflow by name, first after two looks, then after each.
+
+    Of runs that have ended there is one: without rates, for which nobody waits then.
+    """
+    from runtime.cli.status_look import compare
+
     before = await _look_at_all(reached, monitoring)
+    if all(each.present is None for each in reached):
+        yield {only.target.name: compare(only) for only in before}
+        return
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
         now = await _look_at_all(reached, monitoring)
@@ -112,9 +126,7 @@ async def _look_at_all(reached: list[_Reached], monitoring: str) -> "list[Look]"
     from runtime.cli.status_look import look
 
     loop = asyncio.get_running_loop()
-    return [
-        await look(each.bus, each.target, each.present.records.values(), loop.time(), monitoring) for each in reached
-    ]
+    return [await look(each.bus, each.target, each.live(), loop.time(), monitoring) for each in reached]
 
 
 def _compare(now: "list[Look]", before: "list[Look]") -> Statuses:

@@ -43,14 +43,15 @@ def trace(
     """Show what became of a request: every message, what each node made of it, how long it waited and ran.
 
     A stream has no index of requests, so messages are read one after the other, some 50,000 a second; --since and
-    --limit say how many. Nothing is taken from anybody. Where a time is missing, the stream does not tell it.
+    --limit say how many. Nothing is taken from anybody. Where a time is missing, the stream does not tell it. After a
+    local run it reads what that has left.
 
     Exit codes: 0 found, 1 not found, 2 wrong arguments, 5 not running or not reachable.
 
     Example: krt trace 0f8d2b7a91c34e5d --since 10m
     """
     since_ns = parse_moment_ns(since, time.time_ns())
-    found = target.find_one(workflow, nats=nats, stream=stream)
+    found = target.find_one(workflow, nats=nats, stream=stream, ended=True)
     seen = target.run(lambda: _trace(found, request_id, since_ns, limit))
     if not seen.messages and not seen.letters:
         typer.echo(_not_found(seen), err=True)
