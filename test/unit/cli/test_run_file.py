@@ -2,11 +2,12 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from runtime.cli.run_file import ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
+from runtime.cli.run_file import LastRun, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
 from runtime.errors import ConfigError
 
 RUN = RunFile(
@@ -63,6 +64,31 @@ def test_removing_a_run_removes_both_files_and_may_be_repeated(tmp_path: Path) -
     RunFile.remove(tmp_path)
 
     assert list((tmp_path / ".krt").iterdir()) == []
+
+
+def test_what_runs_leave_outlives_them_and_is_added_up_for_one_store(tmp_path: Path) -> None:
+    first, second = RUN.workflows["hello"], replace(RUN.workflows["hello"], stream="local_dev_other")
+    LastRun(store=".krt/nats", workflows={"hello": first}).write(tmp_path)
+    LastRun(store=".krt/nats", workflows={"other": second}).write(tmp_path)
+
+    RunFile.remove(tmp_path)
+    added_up = LastRun.read(tmp_path)
+    LastRun(store="/elsewhere/nats", workflows={"other": second}).write(tmp_path)
+
+    assert added_up == LastRun(store=".krt/nats", workflows={"hello": first, "other": second})
+    assert LastRun.read(tmp_path) == LastRun(store="/elsewhere/nats", workflows={"other": second})
+
+
+def test_a_broken_file_of_what_was_left_is_told_and_the_next_run_replaces_it(tmp_path: Path) -> None:
+    (tmp_path / ".krt").mkdir()
+    (tmp_path / ".krt" / "last.json").write_text('{"store": ".krt/nats"}')
+    last = LastRun(store=".krt/nats", workflows=RUN.workflows)
+
+    with pytest.raises(ConfigError, match=r"last\.json cannot be read"):
+        LastRun.read(tmp_path)
+    last.write(tmp_path)
+
+    assert LastRun.read(tmp_path) == last
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"nats": "x", "pid": 1, "workflows": []}'])
