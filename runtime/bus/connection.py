@@ -9,6 +9,8 @@ import asyncio
 import importlib.util
 import logging
 import secrets
+import socket
+import ssl
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -314,9 +316,18 @@ class Connection:
             if self.on_violation is not None:
                 self.on_violation(text)
         elif self._sender is not None:
-            # After the end of the connection comes "NATS is away", in every process at once: it says as much.
-            is_news = not repeated and not isinstance(error, nats.errors.UnexpectedEOF)
+            is_news = not repeated and not self._is_known_absence(error)
             log.log(logging.WARNING if is_news else logging.DEBUG, "NATS: %s", text, extra={"action": "nats-error"})
+
+    def _is_known_absence(self, error: Exception) -> bool:
+        """Say whether an error tells no more than "NATS is away", which every process says for itself already.
+
+        A name that is not known any more, and a certificate that has expired, do.
+        """
+        if isinstance(error, nats.errors.UnexpectedEOF):  # the end itself
+            return True
+        is_about_the_way = isinstance(error, OSError) and not isinstance(error, socket.gaierror | ssl.SSLError)
+        return is_about_the_way and not self.client.is_connected
 
     def _note_refusal(self, error: Exception) -> None:
         self._refusals += 1

@@ -147,8 +147,10 @@ class Heartbeat:
 
     def _report(self, error: BusError) -> None:
         """Log a lost beat, for somebody to see once in an outage that makes the process count as gone."""
-        self._lost_beats += 1
-        level = logging.WARNING if self._lost_beats == FORGIVEN_BEATS + 1 else logging.DEBUG
+        is_away = not self._bus.online_s  # which its connection has told
+        self._lost_beats += not is_away
+        is_news = not is_away and self._lost_beats == FORGIVEN_BEATS + 1
+        level = logging.WARNING if is_news else logging.DEBUG
         log.log(level, "this process cannot announce itself: %s", error, extra={"action": "presence"})
 
     async def _withdraw(self) -> None:

@@ -24,8 +24,10 @@ log = logging.getLogger(__name__)
 # Seconds between the server's heartbeats, and without any sign of life until the watch begins again.
 HEARTBEAT_S = 1.0
 SILENCE_S = 3 * HEARTBEAT_S
-# Seconds between two tries to begin again.
+# Seconds between two tries to begin again; and tries that nobody has to look at: a bucket that a server had in memory
+# is gone with it, and whoever writes to it makes it anew within some seconds.
 RETRY_S = 0.5
+FORGIVEN_TRIES = 8
 
 
 class NatsWatch:
@@ -119,18 +121,19 @@ class NatsWatch:
 
     async def _keep(self) -> None:
         """Begin again whenever something may have been missed."""
-        failing = False
+        tries = 0  # in a row
         while True:
             await self._until_stale()
             try:
                 await self._open()
-                failing = False
+                tries = 0
             except BusClosedError:
                 return
             except BusError as error:
-                level = logging.DEBUG if failing else logging.WARNING
+                is_away = not self._connection.is_connected  # which it has told
+                tries += not is_away
+                level = logging.WARNING if not is_away and tries == FORGIVEN_TRIES + 1 else logging.DEBUG
                 log.log(level, "bucket %s cannot be watched: %s", self._stream, error, extra={"action": "watch"})
-                failing = True
                 self._stale.set()
                 await asyncio.sleep(RETRY_S)
 

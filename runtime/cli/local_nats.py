@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from runtime.bus.embedded import EmbeddedServer, find_binary
+from runtime.children import describe_exit
 from runtime.errors import ServerError
 
 log = logging.getLogger(__name__)
@@ -35,7 +36,8 @@ async def keep_running(server: EmbeddedServer) -> None:
     while True:
         if server.is_running():
             exit_code = await server.wait_for_exit()
-            log.error("NATS ended with exit code %d and is started again:\n%s", exit_code, server.log_tail())
+            how = describe_exit(exit_code)
+            log.error("the NATS server ended with %s and is started again; its log: %s", how, server.log_path)
         await asyncio.sleep(delay_s)
         try:
             await server.start()

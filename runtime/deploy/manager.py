@@ -58,16 +58,18 @@ class Manager:
 
     async def run(self) -> None:
         """Keep room in the stream until cancelled. Raises BusClosedError, DriftError; other failures are waited out."""
-        failing = False
+        was_told = False
         while True:
             try:
                 await self.look()
-                failing = False
+                was_told = False
             except (BusClosedError, DriftError):
                 raise
             except BusError as error:
-                log.log(logging.DEBUG if failing else logging.WARNING, "the stream cannot be looked after: %s", error)
-                failing = True
+                # That NATS is away was told by its connection.
+                is_news = not was_told and self._bus.online_s > 0
+                log.log(logging.WARNING if is_news else logging.DEBUG, "the stream cannot be looked after: %s", error)
+                was_told = was_told or is_news
             pressed = self._clock.monotonic() < self._pressed_until_s
             await self._clock.sleep(LOOK_WHEN_PRESSED_S if pressed else LOOK_EVERY_S)
 

@@ -320,9 +320,13 @@ def test_the_server_comes_back_with_its_data_when_it_crashes(run: Callable[..., 
     (server,) = set(started.pids()) - {each["pid"] for each in started.processes().values()}
 
     os.kill(server, signal.SIGKILL)
-    started.wait_for("ERROR NATS ended with exit code -9 and is started again")
+    started.wait_for("ERROR the NATS server ended with SIGKILL and is started again")
 
     assert started.answer('{"n": 1}') == {"echo": {"n": 1}}
+    started.wait_for("echo +.* NATS is back")
+    assert started.stop() == exits.OK
+    warned = [line.partition(" |")[0].rstrip() for line in started.lines if " WARN " in line and " | " in line]
+    assert sorted(warned) == ["echo", "krt.manager", "krt.writer"]
 
 
 def test_an_edit_of_a_handler_is_picked_up(run: Callable[..., Run], flow: Path) -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from typing import Any
 
 import pytest
@@ -56,15 +57,35 @@ async def test_a_closed_bus_connects_no_more_though_the_cancellation_of_its_last
     assert not going_on
 
 
-async def test_a_server_that_is_gone_is_told_once_and_then_why_it_does_not_come_back(
+async def test_a_server_that_is_gone_is_told_once_and_that_it_is_back(
     nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.DEBUG, "runtime.bus.connection")
+    bus = await NatsBus.connect([nats_server.url], name="test")
+
+    nats_server.kill()
+    await until(lambda: [record.levelname for record in caplog.records].count("DEBUG") >= 2)
+    await nats_server.start()
+    await until(lambda: bus._connection.is_connected)
+    await bus.close()
+
+    told = [(record.levelname, getattr(record, "action", "")) for record in caplog.records]
+    assert [each for each in told if each[0] != "DEBUG"] == [("WARNING", "disconnect"), ("INFO", "reconnect")]
+
+
+async def test_a_reason_why_nats_does_not_come_back_is_told(
+    nats_server: EmbeddedServer, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def find_no_address(client: Any, server: Any) -> None:
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+
     caplog.set_level(logging.WARNING, "runtime.bus.connection")
     bus = await NatsBus.connect([nats_server.url], name="test")
 
+    monkeypatch.setattr(Client, "_connect_to_server", find_no_address)
     nats_server.kill()
     await until(lambda: len(caplog.records) >= 2)
     await bus.close()
 
-    told = [(record.levelname, getattr(record, "action", "")) for record in caplog.records]
-    assert told == [("WARNING", "disconnect"), ("WARNING", "nats-error")]
+    told = [record.getMessage() for record in caplog.records]
+    assert told == ["NATS is away; what runs goes on", "NATS: [Errno -2] Name or service not known"]

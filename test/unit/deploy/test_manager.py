@@ -13,7 +13,7 @@ from runtime.bus.memory_kv import MemoryKeyValue
 from runtime.bus.object_store import ObjectStoreConfig
 from runtime.clock import FakeClock, settle
 from runtime.deploy.manager import LOOK_EVERY_S, LOOK_WHEN_PRESSED_S, Manager
-from runtime.errors import DriftError, StreamFullError
+from runtime.errors import BusUnavailableError, DriftError, StreamFullError
 from runtime.spec.manager import ConsumerSpec, DeadLetterSpec, ManagerSpec, ObjectStoreSpec
 
 KEEP_S = 60.0
@@ -440,7 +440,7 @@ async def test_who_holds_up_a_full_stream_is_told_once_and_its_relief_too(
     assert "clean__entrypoint is furthest behind: 80 waiting, 0 in hand" in caplog.messages[0]
 
 
-async def test_an_outage_is_waited_out_and_told_once(
+async def test_an_outage_is_waited_out_and_not_told_here(
     running: Flow, clock: FakeClock, broker: MemoryBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     await running.store("s.entrypoint")
@@ -452,4 +452,18 @@ async def test_an_outage_is_waited_out_and_told_once(
     await clock.advance(KEEP_S + LOOK_EVERY_S)
 
     assert await running.first() == 2
-    assert len([record for record in caplog.records if record.levelno == logging.WARNING]) == 1
+    assert [record for record in caplog.records if record.levelno == logging.WARNING] == []
+
+
+async def test_a_stream_that_cannot_be_read_though_nats_is_there_is_told_once(
+    running: Flow, clock: FakeClock, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(stream: str) -> None:
+        raise BusUnavailableError("no leader")
+
+    caplog.set_level(logging.WARNING)
+    monkeypatch.setattr(running.bus, "stream_state", refuse)
+
+    await clock.advance(5 * LOOK_EVERY_S)
+
+    assert caplog.messages == ["the stream cannot be looked after: no leader"]
