@@ -407,7 +407,7 @@ def _list_idle(states: Sequence[ReplicaStatus]) -> str:
 
 
 def _record_of(state: ReplicaStatus) -> ReplicaRecord:
-    return ReplicaRecord(state=state.state, pid=state.pid, restarts=state.restarts)
+    return ReplicaRecord(state=state.state, pid=state.pid, restarts=state.restarts, last_error=state.last_error)
 
 
 def _short(path: Path, folder: Path) -> str:

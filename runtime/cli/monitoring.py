@@ -7,13 +7,15 @@ from typing import Any
 
 # Seconds for an answer of the monitoring port.
 TIMEOUT_S = 2.0
-UNKNOWN = "unknown (give --monitoring)"
 
 
 async def sync_interval(url: str) -> str:
-    """Return in words how often a server syncs files, from its monitoring address; why not, if it does not tell."""
+    """Return in words how often a server syncs files, from its monitoring address; why not, if it does not tell.
+
+    Without an address it is "": no other port of a server tells.
+    """
     if not url:
-        return UNKNOWN
+        return ""
     try:
         return _in_words(await asyncio.to_thread(_read, url))
     except (OSError, ValueError) as error:  # urllib's own errors are OSErrors

@@ -3,7 +3,7 @@
 | file | written | holds |
 |---|---|---|
 | `.krt/run.json` | once NATS runs; removed at the end | where NATS is, who runs, which workflows with which nodes |
-| `.krt/processes.json` | at every change of a process | state, pid and restarts of every replica, by its name |
+| `.krt/processes.json` | at every change of a process | state, pid, restarts, last error of every replica by its name |
 | `.krt/last.json` | with `run.json`, and stays | the store that the run leaves, and the workflows that are in it |
 
 Each is replaced as a whole, so a reader never sees half a file.
@@ -112,16 +112,29 @@ class LastRun:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReplicaRecord:
-    """A replica of the run: state is a word of `deploy.process.State`, pid is None while it does not run."""
+    """A replica of the run: state is a word of `deploy.process.State`, pid is None while it does not run.
+
+    last_error: in one line why it does not work, "" while it does.
+    """
 
     state: str
     pid: int | None
     restarts: int
+    last_error: str = ""
 
 
 def write_replicas(place: Path, replicas: Mapping[str, ReplicaRecord]) -> None:
     """Write what every replica is doing, by its name (`score`, or `score/2` of several)."""
     write_json(place / FOLDER / PROCESSES_FILE, {name: asdict(replica) for name, replica in replicas.items()})
+
+
+def read_replicas(place: Path) -> dict[str, ReplicaRecord]:
+    """Return what every replica of the run in the folder `place` is doing. Raises ConfigError for a broken file."""
+    found = read_json(place / FOLDER / PROCESSES_FILE) or {}
+    try:
+        return {name: ReplicaRecord(**fields) for name, fields in found.items()}
+    except TypeError as error:
+        raise _broken(place / FOLDER / PROCESSES_FILE, error) from error
 
 
 def is_alive(pid: int) -> bool:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from runtime.bus.base import Bus, StreamPlacement
     from runtime.bus.presence import PresenceSet, ServiceRecord
-    from runtime.cli.status_look import Look, NodeStatus, WorkflowStatus
+    from runtime.cli.status_look import FailingProcess, Look, NodeStatus, WorkflowStatus
 
 # Seconds between two looks: rates are what happened between them.
 LOOK_EVERY_S = 1.0
@@ -51,9 +51,10 @@ def status(
     """Show for every node its replicas, what waits, what is in flight, its dead letters and its rate.
 
     Replicas are live/planned; one that was killed counts for up to 12 s. The rate is of messages handled, retries and
-    dead letters included, over one second. The lines below are about manager, writer and measurements, with what the
-    live processes have counted since their start, and about the GPUs of the nodes that have some. After a local run it
-    tells, without --watch, what that has left.
+    dead letters included, over one second. The lines below are about processes that a local run does not get to work,
+    with their last error, about manager, writer and measurements, with what the live processes have counted since their
+    start, and about the GPUs of the nodes that have some. After a local run it tells, without --watch, what that has
+    left.
 
     Exit codes: 0 shown, 2 wrong arguments, 5 not running or not reachable, 130 ended by Ctrl-C.
 
@@ -163,10 +164,13 @@ def _tables(found: Statuses) -> "RenderableType":
 
 
 def _parts(name: str, workflow: "WorkflowStatus") -> "Iterator[RenderableType]":
+    from rich.text import Text
+
     from runtime.cli.status_gpus import gpu_table
 
     yield _table(name, workflow)
-    yield from _lines(workflow)
+    # Not as plain strings: rich takes brackets in them for its markup.
+    yield from map(Text, _lines(workflow))
     if workflow.gpus:
         yield gpu_table(workflow.gpus)
 
@@ -185,14 +189,21 @@ def _table(name: str, workflow: "WorkflowStatus") -> "RenderableType":
 
 
 def _lines(workflow: "WorkflowStatus") -> list[str]:
-    """Return what stands below the nodes: where the stream is, manager, writer, measurements, and what was left out."""
+    """Return what stands below the nodes: what does not work, where the stream is, manager, writer and so on."""
     services = [_service(kind, [each for each in workflow.services if each.kind == kind]) for kind in _SERVICES]
     return [
+        *map(_describe_failing, workflow.failing),
         describe_stream(workflow.placement, workflow.sync),
         *services,
         f"measurements: {_counted([asdict(node.points) for node in workflow.nodes]) or 'none'}",
         *_left_out(workflow),
     ]
+
+
+def _describe_failing(process: "FailingProcess") -> str:
+    """Return `score: crash-looping, 4 restarts: the node has failed: KeyError: 'model'`."""
+    restarts = f", {process.restarts:,} restart{'' if process.restarts == 1 else 's'}" if process.restarts else ""
+    return f"{process.name}: {process.state}{restarts}: {process.error}"
 
 
 def _left_out(workflow: "WorkflowStatus") -> list[str]:
@@ -210,8 +221,9 @@ def describe_stream(placement: "StreamPlacement", sync: str) -> str:
     behind = ", ".join(
         f"{one.name} offline" if one.offline else f"{one.name} lags by {one.lag:,}" for one in placement.behind()
     )
-    synced = f"; synced {sync}" if placement.storage == "file" else "; lost when its servers end"
-    return f"stream: {placement.storage} on {servers}{led}{behind and f'; behind: {behind}'}{synced}"
+    synced = sync and f"; synced {sync}"
+    kept = synced if placement.storage == "file" else "; lost when its servers end"
+    return f"stream: {placement.storage} on {servers}{led}{behind and f'; behind: {behind}'}{kept}"
 
 
 def _service(kind: str, live: "list[ServiceRecord]") -> str:

@@ -8,6 +8,7 @@ from runtime import errors
 from runtime.bus.base import Bus, ConsumerState, StreamPlacement, StreamState
 from runtime.bus.presence import ServiceRecord
 from runtime.cli.monitoring import sync_interval
+from runtime.cli.run_file import read_replicas
 from runtime.cli.status_gpus import GpuStatus, gpus_of
 from runtime.cli.target import Target
 from runtime.spec import names
@@ -41,17 +42,28 @@ class NodeStatus:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FailingProcess:
+    """A process of a local run that does not work. state: a word of `deploy.process.State`; error: one line."""
+
+    name: str
+    state: str
+    restarts: int
+    error: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class WorkflowStatus:
     """One workflow: its nodes, planned ones first in their order, and the managers and writers that are alive.
 
-    placement: of its stream. sync: how often the server forces its files to the disk, in words. gpus: that its
-    processes were given.
+    placement: of its stream. sync: how often the server forces its files to the disk, in words, "" if that was not
+    asked. failing: as far as it runs locally. gpus: that its processes were given.
     """
 
     nodes: tuple[NodeStatus, ...]
     services: tuple[ServiceRecord, ...]
     placement: StreamPlacement
     sync: str
+    failing: tuple[FailingProcess, ...] = ()
     gpus: tuple[GpuStatus, ...] = ()
 
 
@@ -67,12 +79,13 @@ class Look:
     live: tuple[ServiceRecord, ...]
     placement: StreamPlacement
     sync: str
+    failing: tuple[FailingProcess, ...] = ()
 
 
 async def look(bus: Bus, target: Target, live: Iterable[ServiceRecord], at_s: float, monitoring: str = "") -> Look:
     """Look at the workflow now. monitoring: address of the server's, "" for none.
 
-    Raises NotFoundError, BusUnavailableError.
+    Raises NotFoundError, BusUnavailableError, ConfigError.
     """
     return Look(
         target=target,
@@ -83,6 +96,7 @@ async def look(bus: Bus, target: Target, live: Iterable[ServiceRecord], at_s: fl
         live=tuple(sorted(live, key=lambda record: (record.name, record.replica, record.started_ms))),
         placement=await bus.stream_placement(target.stream),
         sync=await sync_interval(monitoring),
+        failing=_failing(target),
     )
 
 
@@ -103,7 +117,19 @@ def compare(now: Look, before: Look | None = None) -> WorkflowStatus:
         services=tuple(record for record in now.live if record.kind != names.NODE),
         placement=now.placement,
         sync=now.sync,
+        failing=now.failing,
         gpus=gpus_of(now.live),
+    )
+
+
+def _failing(target: Target) -> tuple[FailingProcess, ...]:
+    """Return what `krt run` tells of the processes that it does not get to work; of a run that has ended, nothing."""
+    if target.place is None or target.store is not None:
+        return ()
+    return tuple(
+        FailingProcess(name=name, state=replica.state, restarts=replica.restarts, error=replica.last_error)
+        for name, replica in read_replicas(target.place).items()
+        if replica.last_error
     )
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from test.acceptance.test_run import SAVE, Run, environment
+from runtime.cli import exits
+from test.acceptance.test_run import SAVE, Run, environment, krt
 
 # Looks, one a second, after which something that has to show has not: a killed process counts for up to 12 s.
 LOOKS = 30
@@ -97,3 +99,18 @@ def test_a_killed_process_disappears_and_its_successor_shows(flow: Run, tmp_path
 
         status = look_until(lambda seen: [each["pid"] != before["pid"] for each in seen["nodes"][0]["live"]] == [True])
         assert status["nodes"][0]["live"][0]["instance"] != before["instance"]
+
+
+def test_a_node_that_does_not_start_is_told_once_in_full_and_by_the_status(tmp_path: Path, flow: Run) -> None:
+    handler = "def init(ctx):\n    raise RuntimeError('no [model] here')\n\n\n"
+    (tmp_path / "flow" / "handler.py").write_text(handler + SAVE.strip() + "\n")
+    os.kill(flow.processes()["save"]["pid"], signal.SIGKILL)
+    flow.wait_for("save ended with exit code 1 as before")
+
+    shown = krt(tmp_path, "status", "flow")
+
+    assert shown.returncode == exits.OK, shown.stderr
+    assert re.search(
+        r"^save: [a-z-]+, \d restarts: the node has failed: RuntimeError: no \[model\] here$", shown.stdout, re.M
+    )
+    assert len([line for line in flow.lines if "Traceback" in line]) == 1

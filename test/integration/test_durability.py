@@ -44,6 +44,12 @@ async def test_the_monitoring_port_tells_how_often_files_are_synced(
     assert await sync_interval(f"http://127.0.0.1:{port}/") == told
 
 
-@pytest.mark.parametrize("url", ["", "http://127.0.0.1:1", "nats://127.0.0.1:4222"])
+async def test_a_status_that_was_not_asked_how_often_files_are_synced_does_not_speak_of_it() -> None:
+    sync = await sync_interval("")
+
+    assert describe_stream(StreamPlacement(storage="file", replicas=1), sync) == "stream: file on 1 server"
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1", "nats://127.0.0.1:4222"])
 async def test_what_cannot_be_found_out_is_called_unknown(url: str) -> None:
     assert (await sync_interval(url)).startswith("unknown")

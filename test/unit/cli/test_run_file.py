@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from runtime.cli.run_file import LastRun, ReplicaRecord, RunFile, RunNode, RunWorkflow, write_replicas
+from runtime.cli.run_file import LastRun, ReplicaRecord, RunFile, RunNode, RunWorkflow, read_replicas, write_replicas
 from runtime.errors import ConfigError
 
 RUN = RunFile(
@@ -41,15 +41,28 @@ def test_the_file_is_for_its_owner_alone_because_an_address_may_hold_a_password(
 def test_the_replicas_of_a_run_stand_in_a_file_by_name(tmp_path: Path) -> None:
     replicas = {
         "greet/1": ReplicaRecord(state="ready", pid=7, restarts=0),
-        "greet/2": ReplicaRecord(state="backoff", pid=None, restarts=3),
+        "greet/2": ReplicaRecord(state="backoff", pid=None, restarts=3, last_error="SIGKILL"),
     }
 
     write_replicas(tmp_path, replicas)
 
     assert json.loads((tmp_path / ".krt" / "processes.json").read_text()) == {
-        "greet/1": {"state": "ready", "pid": 7, "restarts": 0},
-        "greet/2": {"state": "backoff", "pid": None, "restarts": 3},
+        "greet/1": {"state": "ready", "pid": 7, "restarts": 0, "last_error": ""},
+        "greet/2": {"state": "backoff", "pid": None, "restarts": 3, "last_error": "SIGKILL"},
     }
+    assert read_replicas(tmp_path) == replicas
+
+
+def test_a_folder_without_a_run_has_no_replicas(tmp_path: Path) -> None:
+    assert read_replicas(tmp_path) == {}
+
+
+def test_replicas_that_cannot_be_read_are_a_broken_file(tmp_path: Path) -> None:
+    (tmp_path / ".krt").mkdir()
+    (tmp_path / ".krt" / "processes.json").write_text('{"greet": {"status": "ready"}}')
+
+    with pytest.raises(ConfigError, match=r"processes\.json cannot be read"):
+        read_replicas(tmp_path)
 
 
 def test_a_folder_without_a_run_has_none(tmp_path: Path) -> None:

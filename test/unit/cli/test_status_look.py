@@ -8,7 +8,7 @@ import pytest
 from runtime.bus.base import ConsumerConfig, StreamConfig, StreamPlacement
 from runtime.bus.memory import MemoryBroker, MemoryBus
 from runtime.bus.presence import ServiceRecord
-from runtime.cli.run_file import RunNode, RunWorkflow
+from runtime.cli.run_file import ReplicaRecord, RunNode, RunWorkflow, write_replicas
 from runtime.cli.status import _lines
 from runtime.cli.status_look import NodeStatus, WorkflowStatus, compare, look, subjects_of
 from runtime.cli.target import Target
@@ -77,7 +77,7 @@ async def test_a_node_shows_replicas_backlog_and_dead_letters(bus: MemoryBus, ta
         ),
         services=(writer,),
         placement=StreamPlacement(storage="memory", replicas=1),
-        sync="unknown (give --monitoring)",
+        sync="",
     )  # fmt: skip
     await reader.close()
 
@@ -98,6 +98,23 @@ async def test_what_the_live_replicas_of_a_node_have_left_out_is_told_in_a_line(
 
     assert [node.left_out for node in told.nodes] == [1_200, 0]
     assert [line for line in _lines(told) if line not in _lines(silent)] == ["left out: 1,200 by echo"]
+
+
+async def test_a_process_that_does_not_work_is_told_with_its_last_error(
+    bus: MemoryBus, target: Target, tmp_path: Path
+) -> None:
+    ended = replace(target, store=tmp_path)
+    replicas = {
+        "echo": ReplicaRecord(state="crash-looping", pid=None, restarts=4, last_error="KeyError: 'a[0]'"),
+        "planned": ReplicaRecord(state="failed", pid=None, restarts=0, last_error="SIGKILL"),
+        "krt.writer": ReplicaRecord(state="ready", pid=7, restarts=1),
+    }
+    write_replicas(tmp_path, replicas)
+
+    status, left = [compare(await look(bus, each, NOBODY, at_s=0.0)) for each in (target, ended)]
+
+    assert _lines(status)[:2] == ["echo: crash-looping, 4 restarts: KeyError: 'a[0]'", "planned: failed: SIGKILL"]
+    assert (len(status.failing), left.failing) == (2, ())
 
 
 async def test_without_a_run_the_nodes_are_those_of_the_consumers(bus: MemoryBus) -> None:
