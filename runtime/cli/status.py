@@ -201,9 +201,9 @@ def _lines(workflow: "WorkflowStatus") -> list[str]:
 
 
 def _describe_failing(process: "FailingProcess") -> str:
-    """Return `score: crash-looping, 4 restarts: the node has failed: KeyError: 'model'`."""
+    """Return `failing: score (crash-looping, 4 restarts): the node has failed: KeyError: 'model'`."""
     restarts = f", {process.restarts:,} restart{'' if process.restarts == 1 else 's'}" if process.restarts else ""
-    return f"{process.name}: {process.state}{restarts}: {process.error}"
+    return f"failing: {process.name} ({process.state}{restarts}): {process.error}"
 
 
 def _left_out(workflow: "WorkflowStatus") -> list[str]:

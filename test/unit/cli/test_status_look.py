@@ -113,7 +113,10 @@ async def test_a_process_that_does_not_work_is_told_with_its_last_error(
 
     status, left = [compare(await look(bus, each, NOBODY, at_s=0.0)) for each in (target, ended)]
 
-    assert _lines(status)[:2] == ["echo: crash-looping, 4 restarts: KeyError: 'a[0]'", "planned: failed: SIGKILL"]
+    assert _lines(status)[:2] == [
+        "failing: echo (crash-looping, 4 restarts): KeyError: 'a[0]'",
+        "failing: planned (failed): SIGKILL",
+    ]
     assert (len(status.failing), left.failing) == (2, ())
 
 
