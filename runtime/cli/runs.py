@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-RunArgument = Annotated[str, typer.Argument(metavar="ID", help="Id of the run, as `krt runs ls` shows it.")]
+RunArgument = Annotated[str, typer.Argument(metavar="RUN", help="Id of the run, as `krt runs ls` shows it.")]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ def list_runs(
     nats: NatsOption = "",
     stream: StreamOption = "",
 ) -> None:
-    """List runs, the newest first; with --json one record a line.
+    """List runs, the newest first; with --json one record a line: `runId` is the run's, `id` that of its request.
 
     Exit codes: 0 listed, 1 the workflow has no batch nodes, 2 wrong arguments, 5 not running or not reachable.
 
@@ -148,7 +148,7 @@ def logs(
 ) -> None:
     """Print what a run has written, its two streams on the two of this command; -f follows one that has not ended.
 
-    What it wrote before -f is not told again until it has ended. `krt runs download ID log` has all of it with times.
+    What it wrote before -f is not told again until it has ended. `krt runs download RUN log` has all of it with times.
 
     Exit codes: 0 printed, 1 there is no such run or no log, or it has not ended and there is no -f, 2 wrong arguments,
     5 not running or not reachable, 130 ended by Ctrl-C.
