@@ -204,7 +204,7 @@ def test_a_signal_stops_everything_in_order(
     assert len(pidfds) == 4
     assert all(has_ended(pidfd) for pidfd in pidfds)
     assert "killed" not in "\n".join(started.lines)
-    assert sorted(path.name for path in (tmp_path / ".krt").iterdir()) == ["nats", "run.lock"]
+    assert sorted(path.name for path in (tmp_path / ".krt").iterdir()) == ["last.json", "nats", "run.lock"]
     for pidfd in pidfds:
         os.close(pidfd)
 
