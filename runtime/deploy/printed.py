@@ -34,8 +34,11 @@ class Printed:
 
     def take(self, line: str) -> None:
         self.error = logs.read_error(line) or self.error
+        if not self._is_starting:
+            self._on_line(line)
+            return
         timeless = _TIME.sub("", line)
-        if self._is_starting and len(self._compared) < MAX_COMPARED_LINES:
+        if len(self._compared) < MAX_COMPARED_LINES:
             self._compared.append(timeless)
         if self._before[len(self._held) : len(self._held) + 1] == [timeless]:
             self._held.append(line)

@@ -68,7 +68,7 @@ class Replica:
         self._child: asyncio.subprocess.Process | None = None
         self._starts = 0
         self._last_exit: int | None = None
-        # What it said of its last end, and whether it had said all of it at the end before.
+        # What it said of its last end, and whether that was the same as the one before.
         self._last_error = ""
         self._ended_as_before = False
         self._stop_requested = False
@@ -131,14 +131,14 @@ class Replica:
         # Before there is a child: a quick one is ready before the call that starts it has returned.
         self._enter(State.CRASH_LOOPING if self._record.crash_looping else State.STARTING)
         loop = asyncio.get_running_loop()
-        started_s = loop.time()
+        started_s, exit_before = loop.time(), self._last_exit
         output, readiness = LinePipe(self._printed.take), LinePipe(self._take_readiness)
         try:
             self._last_exit = await self._run_child(output, readiness)
         finally:
             output.close()
             readiness.close()
-            self._ended_as_before = self._printed.end()
+        self._ended_as_before = self._printed.end() and self._last_exit == exit_before
         # One that was killed had no time to say why.
         self._last_error = self._printed.error if self._last_exit > 0 else ""
         return self._last_exit, loop.time() - started_s
