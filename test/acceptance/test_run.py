@@ -257,7 +257,8 @@ def test_a_node_in_a_crash_loop_is_shown_and_the_rest_works(run: Callable[..., R
     started = run()
 
     assert started.wait_for("the rest runs") == "the rest runs, but not yet: loop (backoff); see their lines above"
-    started.wait_for("ERROR loop ended with exit code 3; it does so again and again")
+    started.wait_for("ERROR loop ended with exit code 3 as before; it does so again and again")
+    assert len([line for line in started.lines if "boom" in line]) == 1
 
     assert started.answer('{"n": 1}') == {"echo": {"n": 1}}
     assert started.processes()["loop"]["state"] == "crash-looping"
