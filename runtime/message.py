@@ -1,5 +1,6 @@
 """The envelope of a message as an immutable value, and its outcome words. No bytes and no I/O: see `wire.py`."""
 
+import operator
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -100,30 +101,19 @@ class Message(NamedTuple):
 
     def output(self, payload: bytes, node: str) -> "Message":
         """Return what `node` makes of this message for the next one: its ids, deadline and headers, another payload."""
-        # As `_replace` does, in a third of the time.
-        return tuple.__new__(
-            Message,
-            (
-                self.request_id,
-                payload,
-                "",
-                node,
-                _OK,
-                self.state_id,
-                self.deadline_ms,
-                self.reply_to,
-                self.traceparent,
-                self.headers,
-                "",
-                self.first,
-                None,
-            ),
-        )
+        # As `_replace` does, in a fifth of the time.
+        request_id, state_id, deadline_ms, reply_to, traceparent, headers, first = _passed_on(self)
+        ids = request_id, payload, "", node, _OK, state_id, deadline_ms, reply_to, traceparent
+        return tuple.__new__(Message, (*ids, headers, "", first, None))
 
     @property
     def deadline(self) -> datetime | None:
         """The request's deadline as an aware time, or None."""
         return datetime.fromtimestamp(self.deadline_ms / 1000, UTC) if self.deadline_ms else None
+
+
+_PASSED_ON = ("request_id", "state_id", "deadline_ms", "reply_to", "traceparent", "headers", "first")
+_passed_on = operator.itemgetter(*map(Message._fields.index, _PASSED_ON))
 
 
 def new_request_id() -> str:

@@ -72,19 +72,19 @@ class MissingValueError(AttributeError, KeyError):
 class Context:
     """What `handler(ctx, data)`, `init(ctx)` and `teardown(ctx)` receive."""
 
+    __slots__ = ("__dict__", "_services", "_work")
     _services: Services
     _work: Work | None
 
     def __init__(self, services: Services, work: Work | None) -> None:
-        own = self.__dict__  # past __setattr__, which is for the user's attributes
-        own["_services"] = services
-        own["_work"] = work
+        _set_services(self, services)
+        _set_work(self, work)
 
     def __getattr__(self, name: str) -> Any:
         try:
-            return vars(self)["_services"].attributes[name]
+            return self._services.attributes[name]
         except KeyError:
-            known = ", ".join(sorted(vars(self)["_services"].attributes)) or "none"
+            known = ", ".join(sorted(self._services.attributes)) or "none"
             raise AttributeError(f"ctx has no member '{name}' (attributes assigned in init: {known})") from None
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -290,6 +290,11 @@ class Context:
 
     def _message(self, member: str) -> Message:
         return self._current(member).message
+
+
+# Past __setattr__, which is for the user's attributes.
+_set_services = vars(Context)["_services"].__set__
+_set_work = vars(Context)["_work"].__set__
 
 
 class Database:

@@ -9,12 +9,16 @@ acknowledged last, once, and a process that dies before leaves nothing undone.
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable
 from functools import partial
+from typing import TypeAlias
 
-from runtime.bus.base import Confirm, Delivery, Reader, ReaderClosed
+from runtime import log as logs
+from runtime.bus.base import Delivery, Reader, ReaderClosed
 from runtime.clock import Clock
 from runtime.errors import BusError, BusUnavailableError
 from runtime.node.handed import Handed
+from runtime.node.metrics import NodeMetrics
 from runtime.spec import names
 
 # Messages, and their bytes, that a node may have got from the one before and not settled, those that wait for another
@@ -23,6 +27,11 @@ MAX_HANDED = 1_000
 MAX_HANDED_BYTES = 64 * 1024 * 1024
 # Of these, those that no slot has: no round trip has to be hidden, and what lies longer leaves the processor's caches.
 MAX_WAITING = 64
+# Mean seconds of a handler below which a message is handled in the slot of the node before: it is free again at once.
+QUICK_S = 0.0005
+
+# `Runner.work_on`: message, its reader, and the slot to work in.
+WorkOn: TypeAlias = Callable[[Delivery, Reader, asyncio.Task[None]], Awaitable[None]]
 
 
 class ChainReader:
@@ -107,12 +116,16 @@ class Link:
     def __init__(self, stream: Reader, clock: Clock) -> None:
         # Set by the node's runner: messages beyond its free slots that are worth having at hand.
         self.prefetch = 0
+        # The node that reads it, once that is known.
+        self._node = ""
+        self._work_on: WorkOn | None = None
+        self._metrics: NodeMetrics | None = None
         self._stream = stream
         self._clock = clock
         self._waiting: deque[Delivery] = deque()
         self._takers: deque[asyncio.Future[Delivery]] = deque()
-        self._handed: dict[Delivery, Confirm] = {}
-        self._handed_bytes = 0
+        self._in_hand = 0
+        self._in_hand_bytes = 0
         self._retries: set[Handed] = set()
         self._stopping = False
         self._over: BusError | None = None
@@ -122,32 +135,76 @@ class Link:
 
     @property
     def in_hand(self) -> int:
-        return len(self._handed)
+        return self._in_hand
 
     async def start(self) -> None:
         """There is nothing to find."""
 
+    def connect(self, node: str, work_on: WorkOn, metrics: NodeMetrics) -> None:
+        """Tell whose reader this is: from now on it may get messages past `take`."""
+        self._node = node
+        self._work_on = work_on
+        self._metrics = metrics
+
     # --- handing over ---
 
-    def hand(self, handed: Handed, confirm: Confirm) -> bool:
-        """Hand over one message if there is room for it, and say whether. `confirm`: called once, later."""
-        if self._over is not None or len(self._handed) >= MAX_HANDED or self._handed_bytes >= MAX_HANDED_BYTES:
+    @property
+    def _is_full(self) -> bool:
+        return self._in_hand >= MAX_HANDED or self._in_hand_bytes >= MAX_HANDED_BYTES
+
+    def hand(self, handed: Handed) -> bool:
+        """Hand over one message if there is room for it, and say whether."""
+        if self._over is not None or self._is_full:
             return False
         if len(self._waiting) >= min(self.prefetch, MAX_WAITING) and not self._takers:
             return False
-        self._handed[handed] = confirm
-        self._handed_bytes += handed.size_bytes
+        self._count(handed)
         self.offer(handed)
         return True
 
-    async def put(self, handed: Handed, confirm: Confirm) -> None:
-        """The same once there is room. Raises BusUnavailableError once closed; `confirm` is not called then."""
-        while not self.hand(handed, confirm):
+    async def put(self, handed: Handed) -> None:
+        """The same once there is room. Raises BusUnavailableError once closed; nothing was handed over then."""
+        while not self.hand(handed):
             if self._over is not None:
                 raise BusUnavailableError("the next node of the chain has stopped")
             self._is_awaited = True
             self._room.clear()
             await self._room.wait()
+
+    def lend(self) -> asyncio.Future[Delivery] | None:
+        """Return the place of a slot that waits, for a call of `handle`; None where the node has to be left apart.
+
+        The slot takes nothing until its place is given back, so that the node handles no more at once than it says.
+        """
+        if not self._takers or self._metrics is None or self._metrics.mean_s >= QUICK_S or self._is_full:
+            return None
+        return self._takers.pop()
+
+    async def handle(self, handed: Handed, slot: asyncio.Task[None], place: asyncio.Future[Delivery]) -> None:
+        """Let the node handle a message at once, in the slot of the one before."""
+        assert self._work_on is not None, "connected before a place is lent"
+        self._count(handed)
+        before = logs.NODE.set(self._node)
+        try:
+            await self._work_on(handed, self, slot)
+        finally:
+            logs.NODE.reset(before)
+            self.give_back(place)
+
+    def give_back(self, place: asyncio.Future[Delivery]) -> None:
+        """Let the slot that was lent take again."""
+        if place.done():  # cancelled meanwhile
+            return
+        if self._over is not None:
+            place.set_exception(self._over)
+        elif self._waiting:
+            place.set_result(self._waiting.popleft())
+        else:
+            self._takers.append(place)
+
+    def _count(self, handed: Handed) -> None:
+        self._in_hand += 1
+        self._in_hand_bytes += handed.size_bytes
 
     def offer(self, delivery: Delivery) -> None:
         """Give a message to the next slot that is free."""
@@ -177,46 +234,42 @@ class Link:
     # --- settling ---
 
     def ack(self, delivery: Delivery) -> None:
-        confirm = self._settle(delivery)
-        if confirm is None:
+        if not isinstance(delivery, Handed):
             self._stream.ack(delivery)
-        else:
-            confirm(None)
+        elif not delivery.settled:
+            self._settle(delivery)
+            delivery.confirm(None)
 
     def term(self, delivery: Delivery) -> None:
-        confirm = self._settle(delivery)
-        if confirm is None:
+        if not isinstance(delivery, Handed):
             self._stream.term(delivery)
         else:
-            confirm(None)
+            self.ack(delivery)
 
     def nak(self, delivery: Delivery, delay_s: float) -> None:
-        confirm = self._settle(delivery)
-        if confirm is None:
+        if not isinstance(delivery, Handed):
             self._stream.nak(delivery, delay_s)
-        elif self._stopping:
-            confirm(BusUnavailableError("the process stops before the next attempt"))
-        elif isinstance(delivery, Handed):
-            self._try_again(delivery, confirm, delay_s)
+        elif not delivery.settled:
+            self._settle(delivery)
+            if self._stopping:
+                delivery.confirm(BusUnavailableError("the process stops before the next attempt"))
+            else:
+                self._try_again(delivery, delay_s)
 
-    def _settle(self, delivery: Delivery) -> Confirm | None:
-        """Return who is to hear of it; None for a delivery of the stream, or one that is settled."""
-        confirm = self._handed.pop(delivery, None)
-        if confirm is not None and isinstance(delivery, Handed):
-            delivery.settled = True
-            self._handed_bytes -= delivery.size_bytes
-            if self._is_awaited:
-                self._tell_room()
-        return confirm
+    def _settle(self, handed: Handed) -> None:
+        handed.settled = True
+        self._in_hand -= 1
+        self._in_hand_bytes -= handed.size_bytes
+        if self._is_awaited:
+            self._tell_room()
 
     def _tell_room(self) -> None:
         self._is_awaited = False
         self._room.set()
 
-    def _try_again(self, handed: Handed, confirm: Confirm, delay_s: float) -> None:
+    def _try_again(self, handed: Handed, delay_s: float) -> None:
         again = handed.again()
-        self._handed[again] = confirm
-        self._handed_bytes += again.size_bytes
+        self._count(again)
         self._retries.add(again)
         self._clock.call_later(delay_s, partial(self._offer_again, again))
 
@@ -227,7 +280,7 @@ class Link:
 
     def keep_alive(self, delivery: Delivery) -> None:
         """What was handed over needs nothing: the chain's own delivery is kept alive as long as it is in hand."""
-        if delivery not in self._handed:
+        if not isinstance(delivery, Handed):
             self._stream.keep_alive(delivery)
 
     def hold(self, held: bool) -> None:
@@ -254,5 +307,3 @@ class Link:
     async def close(self) -> None:
         await self.drain()
         self._stopping = True
-        for delivery in list(self._handed):
-            self.nak(delivery, 0.0)

@@ -28,6 +28,7 @@ from runtime.node.handler import HandlerFunction, LoadedHandler
 from runtime.node.handler_types import told_schemas
 from runtime.node.history import History
 from runtime.node.join import Joins, parts_decoder, without_decoding
+from runtime.node.link import WorkOn
 from runtime.node.object_store import ObjectStore
 from runtime.node.parts import Parts
 from runtime.node.runner import Runner
@@ -112,6 +113,12 @@ class NodeProcess:
         """Raises when an essential task of the runner has died."""
         assert self._runner is not None, "start first"
         return self._runner.failed
+
+    @property
+    def work_on(self) -> WorkOn:
+        """See `Runner.work_on`."""
+        assert self._runner is not None, "start first"
+        return self._runner.work_on
 
     @property
     def gathering(self) -> int:

@@ -3,8 +3,8 @@
     1. take     a free slot waits for a delivery                         _slot
     2. decode   a failure is a dead letter, never a retry                _read, _decode
     3. handle   under the node's timeout, one fresh context each         _handle
-    4. publish  every output under its deterministic id                  _emit
-    5. settle   when the last PubAck is in: exactly one of ack,          _finish, _settle_failure
+    4. publish  every output under its deterministic id                  Outputs.emit
+    5. settle   when the last PubAck is in: exactly one of ack,          _finish, failures.py
                 nak with a delay, or dead letter + term
 
 A slot is a long-lived task, so a message costs no task of its own. It is free again when the handler is through:
@@ -17,15 +17,13 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import Any
 
-from runtime.bus.base import Confirmation, Delivery, Reader, ReaderClosed
-from runtime.deadletter import Attempt
-from runtime.errors import BusClosedError, BusError, DecodeError, Drop, HandlerTimeoutError, Outcome, Wait
+from runtime.bus.base import Delivery, Reader, ReaderClosed
+from runtime.errors import BusClosedError, DecodeError, Drop, HandlerTimeoutError, Outcome
 from runtime.message import Message, MessageType
 from runtime.node.context import Context
+from runtime.node.failures import Failures
 from runtime.node.handler import CallKind, HandlerFunction
-from runtime.node.history import Record
 from runtime.node.parts import Parts
-from runtime.node.settle import Decision, decide, describe
 from runtime.node.watchdog import LoopWatchdog
 from runtime.node.work import Work
 from runtime.payload import decode_any, encode_result
@@ -38,8 +36,6 @@ TICK_S = 0.05
 YIELD_EVERY = 8
 # Deliveries whose end is being decided at once; beyond it the slots wait, or a node that only fails would pile them up.
 MAX_FAILING = 256
-# Delay of a message whose end could not be settled because the bus was away.
-UNSETTLED_DELAY_S = 5.0
 # Seconds that a stopping node waits for its last PubAcks, even when the handlers have used up the grace time.
 LAST_PUBLISHES_S = 1.0
 # Plain handlers that never come back keep their threads; with this many the process starts afresh.
@@ -52,23 +48,30 @@ class Runner:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._clock = parts.clock
+        self._monotonic = parts.clock.monotonic
+        self._services = parts.services
         self._outputs = parts.outputs
         self._metrics = parts.metrics
+        self._counts = parts.metrics.counts
         self._node = parts.services.node
         self._gate = parts.gate
         self._is_ordered = parts.spec.partitions is not None
         self._timeout_s = parts.spec.timeout_s
+        # The one function that every plain message is for, where nothing else has to be asked.
+        self._only = parts.handler.default if parts.gate is None and not parts.handler.by_node else None
         # Whether the handlers send by themselves, and what they return is nothing.
         self._sends_itself = parts.handler.from_node_style
         # Slot -> the work whose handler it is running, for the ticker.
         self._running: dict[asyncio.Task[None], Work | None] = {}
         self._slots: list[asyncio.Task[None]] = []
+        self._failures = Failures(parts)
         self._failing: set[asyncio.Task[None]] = set()
         self._ticker: asyncio.Task[None] | None = None
         self._watchdog = LoopWatchdog()
         # As many at once as the node says, also where there are several readers: of inputs (bare), or of partitions.
         self._turn = asyncio.Semaphore(parts.concurrency) if len(parts.readers) > 1 else None
         self._warned_of_result = False
+        self._is_over = False
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # --- life ---
@@ -103,6 +106,7 @@ class Runner:
         self._watchdog.stop()
         for reader in self._parts.readers:
             await reader.close()
+        self._is_over = True
         self._metrics.flush()
 
     async def _wait_for_publishes(self, limit_s: float) -> None:
@@ -129,48 +133,59 @@ class Runner:
             except ReaderClosed:
                 return
             if self._turn is None:
-                await self._work_on(delivery, reader, slot)
+                await self.work_on(delivery, reader, slot)
             else:
                 async with self._turn:
-                    await self._work_on(delivery, reader, slot)
+                    await self.work_on(delivery, reader, slot)
             done += 1
             if done % YIELD_EVERY == 0:
                 await asyncio.sleep(0)
 
-    async def _work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
-        self._metrics.counts.taken += 1
-        work = Work(delivery, reader, self._finish)
+    async def work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
+        """Work on one message, in the slot of whoever calls."""
+        self._counts.taken += 1
+        work = Work(delivery, reader, self._finish, slot)
         failure: BaseException | None = None
         try:
-            self._read(work)
-            if work.message.claim is not None:
-                await self._fetch_payload(work, slot)
-            call = self._decode(work)
-            if call is None:
-                await self._pass_along(work)
-            elif self._gate is None:
-                await self._handle(work, slot, call[0], call[1])  # not *call, which takes twice as long
+            message = self._read(work)
+            only = self._only
+            if only is not None and message.type is _OK and message.claim is None:
+                await self._handle(work, only, only.decode(message.payload))
             else:
-                function, data = call
-                await self._gate.handle(work, partial(self._handle, work, slot, function), data)
-        except asyncio.CancelledError as error:
-            if _is_stopping(work):  # nothing is settled, `close` of the reader gives it back
-                raise
-            failure = error  # the handler awaited something that was cancelled
-        except BusClosedError:  # the process is about to end, and the message comes again
-            raise
-        except (Exception, SystemExit) as error:  # whatever it is, it decides about this one message only
-            failure = error
+                await self._choose(work)
+        except BaseException as error:
+            failure = _failure_of(work, error)
+        self._end(work, failure)
+        if len(self._failing) >= MAX_FAILING:
+            await self._wait_for_failing()
+
+    def _end(self, work: Work, failure: BaseException | None) -> None:
         if work.overdue:  # whatever the handler made of its cancellation
             _uncancel()
             failure = HandlerTimeoutError(f"the handler took longer than {self._parts.spec.timeout_s:g} s")
         work.end(failure)
+
+    async def _wait_for_failing(self) -> None:
         while len(self._failing) >= MAX_FAILING:
             await asyncio.wait(self._failing, return_when=asyncio.FIRST_COMPLETED)
 
+    async def _choose(self, work: Work) -> None:
+        """Do with a message what its kind, its payload and the node's handlers ask for."""
+        if work.message.claim is not None:
+            await self._fetch_payload(work)
+        call = self._decode(work)
+        if call is None:
+            await self._pass_along(work)
+            return
+        function, data = call
+        if self._gate is None:
+            await self._handle(work, function, data)
+        else:
+            await self._gate.handle(work, partial(self._handle, work, function), data)
+
     # --- 2. decode ---
 
-    def _read(self, work: Work) -> None:
+    def _read(self, work: Work) -> Message:
         """Read the envelope. Raises DecodeError, and Drop for what is skipped."""
         if work.failure is not None:
             raise work.failure
@@ -181,14 +196,15 @@ class Runner:
             work.message = message = message._replace(deadline_ms=0)
         if self._parts.skips:
             self._parts.skips.check(work)
+        return message
 
-    async def _fetch_payload(self, work: Work, slot: asyncio.Task[None]) -> None:
+    async def _fetch_payload(self, work: Work) -> None:
         """Get a payload that lies in an object store, within the handler's time.
 
         Raises as `Claims.fetch` does, and Drop for what is skipped.
         """
         assert self._parts.claims is not None and work.message.claim is not None, "read by `decode` of the parts"
-        work.start(self._clock.monotonic(), self._timeout_s)
+        slot = work.start(self._monotonic(), self._timeout_s)
         self._running[slot] = work
         try:
             work.message = work.message._replace(payload=await self._parts.claims.fetch(work.message.claim))
@@ -226,11 +242,12 @@ class Runner:
 
     # --- 3. handle ---
 
-    async def _handle(self, work: Work, slot: asyncio.Task[None], function: HandlerFunction, data: Any) -> None:
+    async def _handle(self, work: Work, function: HandlerFunction, data: Any) -> None:
         """Call the handler; the ticker cancels the slot when its time is over."""
-        context = Context(self._parts.services, work)
-        work.start(self._clock.monotonic(), self._timeout_s)
+        context = Context(self._services, work)
+        slot = work.start(self._monotonic(), self._timeout_s)
         self._running[slot] = work
+        result: Any = None
         ok = False
         try:
             if function.kind is _ASYNC:
@@ -238,19 +255,18 @@ class Runner:
             elif function.kind is CallKind.PLAIN:
                 result = await self._parts.threads.call(function.function, context, data)
             else:
-                result = None
                 await self._iterate(work, function, context, data)
             ok = not isinstance(result, Outcome)
         finally:
             self._running[slot] = None
-            work.run_s = self._clock.monotonic() - work.started_s
-            self._metrics.observe(work.run_s, ok, work.message)
+            work.run_s = run_s = self._monotonic() - work.started_s
+            self._metrics.observe(run_s, ok, work.message)
         if work.overdue:
             return
-        if result is not None:
-            await self._emit(work, result)
-        elif not self._sends_itself:
-            self._outputs.require(work)
+        if result is None or self._sends_itself or isinstance(result, (list, Outcome)):
+            await self._emit_other(work, result)
+        else:
+            await self._outputs.emit_result(work, encode_result(result))
 
     async def _iterate(self, work: Work, function: HandlerFunction, context: Context, data: Any) -> None:
         """Publish a generator's items as they come; what follows an item runs after it is handed over."""
@@ -272,21 +288,19 @@ class Runner:
 
     # --- 4. publish ---
 
-    def _emit(self, work: Work, result: Any) -> Awaitable[None]:
-        if isinstance(result, list) or self._sends_itself:
-            return self._emit_all(work, result)
-        return self._emit_one(work, result, last=True)
-
-    async def _emit_all(self, work: Work, result: Any) -> None:
+    async def _emit_other(self, work: Work, result: Any) -> None:
+        """Hand over what is not one output, or none."""
         if isinstance(result, Outcome):
             raise result
         if self._sends_itself:
-            if not self._warned_of_result:
+            if result is not None and not self._warned_of_result:
                 self._warned_of_result = True
                 log.warning("default_handler and custom_handlers send by ctx.send_output; what they return is ignored")
-            return
-        for number, item in enumerate(result, start=1):
-            await self._emit_one(work, item, last=number == len(result))
+        elif result is None:
+            self._outputs.require(work)
+        else:
+            for number, item in enumerate(result, start=1):
+                await self._emit_one(work, item, last=number == len(result))
 
     def _emit_one(self, work: Work, value: Any, *, last: bool) -> Awaitable[None]:
         if isinstance(value, Outcome):
@@ -298,7 +312,7 @@ class Runner:
 
     def _finish(self, work: Work) -> None:
         """The handler is through and the last PubAck is in. Called on the loop, possibly for every message."""
-        if work.finished or work.delivery.settled:  # settled: given back while stopping
+        if work.finished or work.delivery.settled or self._is_over:  # given back while stopping
             return
         work.finished = True
         if work.failure is None:
@@ -311,10 +325,10 @@ class Runner:
             if work.message.reply_to:
                 self._close_reply(work)
             work.reader.ack(work.delivery)
-            self._metrics.counts.ok += 1
+            self._counts.ok += 1
             if work.delivery.attempt == 1:
                 return
-        task = self._spawn(self._settle_failure(work), f"{self._node} settles {work.delivery!r}")
+        task = self._spawn(self._failures.settle(work), f"{self._node} settles {work.delivery!r}")
         self._failing.add(task)
         task.add_done_callback(self._failing.discard)
 
@@ -327,63 +341,6 @@ class Runner:
         waits = kind in _EARLY or (kind is not MessageType.ERROR and self._sends_itself)
         if work.answered or not waits:
             self._outputs.close_reply(work)
-
-    async def _settle_failure(self, work: Work) -> None:
-        """End a delivery that failed, or one that failed before; never leaves it without an end."""
-        try:
-            if work.failure is None:
-                await self._parts.history.forget(work)
-                return
-            await self._decide_and_settle(work, work.failure)
-        except Exception as error:  # the bus is away, or a defect of ours: the message must come again
-            log.warning(
-                "message %d is not settled (%s); it comes again", work.delivery.sequence, error,
-                exc_info=not isinstance(error, BusError),
-                extra={"action": "unsettled", "request_id": work.message.request_id},
-            )  # fmt: skip
-            work.reader.nak(work.delivery, UNSETTLED_DELAY_S)
-
-    async def _decide_and_settle(self, work: Work, failure: BaseException) -> None:
-        record = await self._parts.history.read(work)
-        now_s = self._clock.time_ns() / 1e9
-        decision = decide(
-            failure,
-            self._parts.spec.retry,
-            failures=record.failures,
-            delivery=work.delivery.attempt,
-            waited_s=record.waited_s(now_s),
-        )
-        if decision.counts:
-            record.add(Attempt(attempt=work.delivery.attempt, time_s=now_s, error=describe(failure)))
-        if decision.action == "retry":
-            await self._retry(work, failure, decision, record)
-            return
-        await self._bury(work, failure, decision, record)
-        if work.delivery.attempt > 1:
-            await self._parts.history.forget(work)
-
-    async def _retry(self, work: Work, failure: BaseException, decision: Decision, record: Record) -> None:
-        # Written down before it is given back: in the other order another replica might not count this failure.
-        if decision.counts or (decision.waits and record.begin_wait(self._clock.time_ns() / 1e9)):
-            await self._parts.history.write(work, record)
-        log.log(
-            logging.DEBUG if isinstance(failure, Wait) else logging.WARNING,
-            "message %d failed (%s), again in %.2f s", work.delivery.sequence, describe(failure), decision.delay_s,
-            exc_info=failure if log.isEnabledFor(logging.DEBUG) else None,
-            extra={"action": "retry", "request_id": work.message.request_id, "attempt": work.delivery.attempt},
-        )  # fmt: skip
-        work.reader.nak(work.delivery, decision.delay_s)
-        self._metrics.counts.retried += 1
-
-    async def _bury(self, work: Work, failure: BaseException, decision: Decision, record: Record) -> None:
-        """Store the dead letter, tell the caller, and only then end the message: a crash in between repeats both."""
-        await self._parts.dead_letters.store(work, decision.reason, failure, record.attempts)
-        if work.message.request_id:
-            stored = Confirmation()
-            await self._outputs.fail(work, self._parts.error_subject, failure, decision.reply_outcome, stored)
-            await stored
-        work.reader.term(work.delivery)
-        self._metrics.counts.dead += 1
 
     # --- the ticker ---
 
@@ -423,6 +380,16 @@ _END: Any = object()
 _OK = MessageType.OK
 _EARLY = (MessageType.EARLY_REPLY, MessageType.EARLY_EXIT)
 _ASYNC = CallKind.ASYNC
+
+
+def _failure_of(work: Work, error: BaseException) -> BaseException:
+    """Return what decides about this one message, whatever it is. Raises what is not for a message to decide about."""
+    if isinstance(error, asyncio.CancelledError):  # the handler awaited something that was cancelled
+        if _is_stopping(work):  # nothing is settled, `close` of the reader gives it back
+            raise error
+    elif isinstance(error, BusClosedError) or not isinstance(error, (Exception, SystemExit)):
+        raise error  # the process is about to end, and the message comes again
+    return error
 
 
 def _is_stopping(work: Work) -> bool:

@@ -4,12 +4,13 @@
 and when, is decided in `runner.py`.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from runtime import wire
-from runtime.bus.base import Bus, Confirm, Delivery, Publisher, Reader
+from runtime.bus.base import Bus, Confirm, Delivery, Headers, Publisher, Reader
 from runtime.bus.claims import Claims
 from runtime.errors import BusError, ContextError, DecodeError, Drop
 from runtime.message import NO_HEADERS, Message, MessageType, Payload, ReplyOutcome
@@ -64,15 +65,24 @@ class Work:
         "replied",
         "run_s",
         "saves",
+        "slot",
         "started_s",
         "state",
         "timeout_s",
         "wait_s",
     )
 
-    def __init__(self, delivery: Delivery, reader: Reader, on_finished: Callable[["Work"], None]) -> None:
+    def __init__(
+        self,
+        delivery: Delivery,
+        reader: Reader,
+        on_finished: Callable[["Work"], None],
+        slot: asyncio.Task[None] | None = None,
+    ) -> None:
+        """slot: the task that the handler runs in, None outside of a runner."""
         self.delivery = delivery
         self.reader = reader
+        self.slot = slot
         self.message = _UNREAD
         self.on_finished = on_finished
         # The first input's sequence, the path behind it in a fused chain (see `spec/hops.py`), and the number of
@@ -106,22 +116,24 @@ class Work:
         self.overdue = False
         # How long the handler ran, once it is through.
         self.run_s = 0.0
-        if delivery.headers is not None and names.REDRIVE_HEADER in delivery.headers:
-            self._read_redrive()
+        # What a node of a chain hands on has an origin, and was not redriven.
+        if not delivery.origin and (headers := delivery.headers) is not None and names.REDRIVE_HEADER in headers:
+            self._read_redrive(headers)
 
-    def _read_redrive(self) -> None:
-        headers = self.delivery.headers or {}
+    def _read_redrive(self, headers: Headers) -> None:
         try:
             self.origin, self.path = hops.read_place(headers.get(names.ORIGIN_HEADER, str(self.origin)))
             self.redrive = int(headers[names.REDRIVE_HEADER])
         except ValueError:
             self.failure = DecodeError(f"the headers of a redriven message are no numbers: {headers}", reason="headers")
 
-    def start(self, now_s: float, timeout_s: float | None) -> None:
-        """The handler begins, and has `timeout_s` seconds (None: no limit)."""
+    def start(self, now_s: float, timeout_s: float | None) -> asyncio.Task[None]:
+        """The handler begins, and has `timeout_s` seconds (None: no limit). Return the slot that it runs in."""
+        assert self.slot is not None, "given by the runner"
         self.started_s = now_s
         self.timeout_s = timeout_s
         self.ends_s = None if timeout_s is None else now_s + timeout_s
+        return self.slot
 
     def begin_again(self) -> None:
         """The handler is called anew within this delivery: what it sends and saves has the ids of the call before."""
@@ -246,6 +258,10 @@ class Outputs:
         run_us = int(work.run_s * 1e6) if self._own_fields else 0
         data = wire.encode_output(work.message, payload, from_node=self.node, kind=kind, outcome=outcome, run_us=run_us)
         return self._publish(work, subject, data, kind, answers=answers, closes=bool(outcome), stored=stored)
+
+    def emit_result(self, work: Work, payload: Payload) -> Awaitable[None]:
+        """Hand over what the handler has returned: its last output. As `emit`."""
+        return self.emit(work, payload, kind=MessageType.EARLY_EXIT if work.early_exit else _OK, last=True)
 
     def require(self, work: Work) -> None:
         """Take note of a handler that returned None, which is no output here."""

@@ -182,7 +182,7 @@ async def call(function: Callable[..., Any], ctx: RecordingContext | RecordingBa
     A plain `def` runs in a thread, as in a runner; a generator's items are returned as a list. Raises what it raises.
     """
     for each in (ctx, *ctx.items) if isinstance(ctx, RecordingBatch) else (ctx,):
-        vars(each)["_services"] = replace(each._services, loop=asyncio.get_running_loop())
+        object.__setattr__(each, "_services", replace(each._services, loop=asyncio.get_running_loop()))
     context = ctx if data else Context(ctx._services, None)
     if inspect.isasyncgenfunction(function):
         return [item async for item in function(context, *data)]

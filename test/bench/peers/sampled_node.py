@@ -21,7 +21,7 @@ STAGES = {
     DirectParser.parse: "read",
     NatsReader._on_message: "take",
     NatsReader.take: "take",
-    Runner._work_on: "run",
+    Runner.work_on: "run",
     Runner._read: "decode",
     Runner._decode: "decode",
     encode_value: "encode",

@@ -7,6 +7,7 @@ import pytest
 
 from runtime.clock import settle
 from runtime.node.metrics import MEAN_WEIGHT
+from runtime.node.runner import TICK_S
 from runtime.spec.batching import BatchingSpec
 from runtime.spec.node import RetryPolicy
 from test.support.node import RETRY, NodeUnderTest, node_spec
@@ -451,6 +452,7 @@ async def test_the_time_of_a_message_is_that_of_its_call(start_node: StartNode) 
 
     node.module.go.set()
     await node.settled()
+    await node.clock.advance(TICK_S)
 
     assert node.process.metrics.mean_s == pytest.approx(0.25 * MEAN_WEIGHT)
 
