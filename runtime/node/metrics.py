@@ -22,7 +22,7 @@ SUMMARY_S = 60.0
 # Weight of the newest call in the mean handling time.
 MEAN_WEIGHT = 0.05
 # Seconds of work that a runner keeps at hand: enough to hide a round trip, too little to hoard from other replicas.
-PREFETCH_S = 0.25
+PREFETCH_S = 0.1
 MAX_PREFETCH = 2_000
 
 MEASUREMENT = "node_elapsed_time"

@@ -113,8 +113,8 @@ async def test_a_minute_in_which_nothing_happened_is_not_summed_up(caplog: pytes
     assert caplog.records == []
 
 
-@pytest.mark.parametrize(("seconds", "expected"), [(10.0, 0), (0.05, 80), (0.0, MAX_PREFETCH)])
-def test_the_prefetch_is_a_quarter_second_of_work(seconds: float, expected: int) -> None:
+@pytest.mark.parametrize(("seconds", "expected"), [(10.0, 0), (0.05, 32), (0.0, MAX_PREFETCH)])
+def test_the_prefetch_is_a_tenth_of_a_second_of_work(seconds: float, expected: int) -> None:
     measured = metrics(Points(), FakeClock())
     assert measured.prefetch(16) == 0
 
