@@ -188,6 +188,7 @@ async def test_status_shows_every_node_as_a_table_and_as_json(krt: Krt) -> None:
             "services": [json.loads(writer.encode())],
             "placement": {"storage": "memory", "replicas": 1, "leader": "", "followers": []},
             "sync": "",
+            "failing": [],
             "gpus": [],
         }
     }
