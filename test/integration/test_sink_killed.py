@@ -13,6 +13,7 @@ from runtime.message import Message
 from runtime.payload import encode_value
 from runtime.spec import names
 from runtime.spec.node import NodeSpec
+from runtime.spec.selection import Conditions
 from runtime.spec.sink import DocumentSink, PointSink
 from runtime.stores.open import open_documents, open_points
 from runtime.stores.writer import Writer
@@ -116,7 +117,7 @@ async def test_messages_wait_for_a_writer_that_comes_late(open_workbench: OpenWo
 
 @pytest.mark.timeout(40)
 async def test_replicas_store_what_fits_once_and_leave_out_the_rest(open_workbench: OpenWorkbench) -> None:
-    spec = POINTS.model_copy(update={"when": {ENTRYPOINT: {"kind": ("scan", "fax")}}})
+    spec = POINTS.model_copy(update={"when": {ENTRYPOINT: Conditions(headers={"kind": ("scan", "fax")})}})
     bench = await open_workbench("", ack_wait_s=1.0, spec=spec)
     replicas = [await bench.start_child(spec) for _ in range(2)]
     publisher = bench.bus.publisher(STREAM)

@@ -21,9 +21,10 @@ class FirstTryRunner(Runner):
     async def work_on(self, delivery: Delivery, reader: Reader, slot: asyncio.Task[None]) -> None:
         self._counts.taken += 1
         work = Work(delivery, reader, self._finish, slot)
-        message = self._read(work)
-        assert self._only is not None, "the benchmark's node has one handler"
-        await self._handle(work, self._only, self._only.decode(message.payload))
+        self._read(work)
+        call = self._decode(work)
+        assert call is not None, "no message of the benchmark passes by"
+        await self._handle(work, *call)
         work.end(None)
 
     def _finish(self, work: Work) -> None:
