@@ -45,7 +45,6 @@ class FusedProcess:
         consumer = ConsumerConfig(stream=first.stream, durable=read_spec(first).durable, filter_subjects=first.inputs)
         self._grace_s = first.grace_s
         self._reader = ChainReader(bus.reader(consumer, create=False))
-        self._links: dict[str, Link] = {}
         self.nodes: list[NodeProcess] = []
         self.failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         for member in members:
@@ -56,8 +55,7 @@ class FusedProcess:
     def _link_to(self, node: str, clock: Clock) -> Link:
         """Return the reader of a node, to which the last one so far hands its output over."""
         link = Link(self._reader, clock)
-        self._reader.add(node, link)
-        self._links[node] = link
+        self._reader.links[node] = link
         before = self.nodes[-1]
         assert isinstance(before.outputs, FusedOutputs) and before.spec.hand_over, "planned as a node of a chain"
         before.outputs.connect(link, before.spec.hand_over)
@@ -73,7 +71,7 @@ class FusedProcess:
             finally:
                 logs.NODE.reset(before)
             node.failed.add_done_callback(self._on_failure)
-            if (link := self._links.get(node.settings.node)) is not None:
+            if (link := self._reader.links.get(node.settings.node)) is not None:
                 link.connect(node.settings.node, node.work_on, node.metrics)
 
     async def stop(self) -> None:

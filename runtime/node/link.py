@@ -39,11 +39,9 @@ class ChainReader:
 
     def __init__(self, stream: Reader) -> None:
         self._stream = stream
-        self._links: dict[str, Link] = {}
+        # By node.
+        self.links: dict[str, Link] = {}
         self._settled = asyncio.Event()
-
-    def add(self, node: str, link: "Link") -> None:
-        self._links[node] = link
 
     @property
     def prefetch(self) -> int:
@@ -63,7 +61,7 @@ class ChainReader:
     async def take(self) -> Delivery:
         while True:
             delivery = await self._stream.take()
-            link = self._links.get(names.redriven_node(delivery.subject))
+            link = self.links.get(names.redriven_node(delivery.subject))
             if link is None:
                 return delivery
             link.offer(delivery)
@@ -95,7 +93,7 @@ class ChainReader:
     async def finish(self, limit_s: float) -> None:
         """Take no more, and return when the chain has settled all that it took, or `limit_s` seconds later."""
         await self.drain()
-        for link in self._links.values():
+        for link in self.links.values():
             link.give_up_retries()
         try:
             async with asyncio.timeout(limit_s):
@@ -201,6 +199,8 @@ class Link:
             place.set_result(self._waiting.popleft())
         else:
             self._takers.append(place)
+            if self._is_awaited:
+                self._tell_room()
 
     def _count(self, handed: Handed) -> None:
         self._in_hand += 1

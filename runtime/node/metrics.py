@@ -96,7 +96,7 @@ class NodeMetrics:
         self._calls.append((elapsed_s, ok, message.from_node))
 
     def _add_up(self) -> None:
-        """Count what was observed since the last time: at once, for that takes a third of the time."""
+        """Count what was observed since the last time, together, so that the path of a message has less to do."""
         calls, self._calls = self._calls, []
         if not calls:
             return

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from runtime.node.link import QUICK_S
+from runtime.bus.base import Delivery
+from runtime.clock import settle
+from runtime.message import Message
+from runtime.node.handed import Handed
+from runtime.node.link import QUICK_S, Link
+from runtime.payload import encode_value
 from test.support.chain import Chain, open_chain, write_flow
 
 PASS = "async def handler(ctx, data):\n    return data\n"
@@ -103,6 +108,26 @@ async def test_a_node_that_takes_its_time_has_slots_of_its_own(flow: Callable[..
 
         [task] = b.tasks
         assert task.startswith("b slot ")
+
+
+async def test_who_waits_for_room_gets_the_place_that_is_given_back(flow: Callable[..., Path]) -> None:
+    async with open_chain(flow(PASS), fused=True) as chain:
+        link = chain.node("b")._reader
+        assert isinstance(link, Link)
+        await settle()
+        places = list(iter(link.lend, None))
+        told = asyncio.get_running_loop().create_future()
+        message = Message(request_id="r", payload=encode_value(1), from_node="a")
+        taken = Delivery("s", b"", None, 1, 1, 0, 0, "", 0.0)
+        waits = asyncio.create_task(link.put(Handed(taken, "s.a", 1, "-0", "a 1", told.set_result, message)))
+        await settle()
+        assert (link.lend(), waits.done()) == (None, False)
+
+        for place in places:
+            link.give_back(place)
+
+        assert await _within(told) is None
+        await waits
 
 
 async def test_a_stop_gives_back_what_waits_in_the_slot_of_another_node(flow: Callable[..., Path]) -> None:
